@@ -1,0 +1,162 @@
+"""Every error that Coalition raises on purpose.
+
+    CoalitionError                  500  something is wrong inside
+    ├── BadInput                    422  a field's value is not allowed; `fields` names each
+    │   ├── BadFilter               422  a filter or a cursor cannot be read
+    │   └── TooLarge                413  a body, a text or a list is over its limit
+    ├── NotAuthenticated            401  no credential, or a wrong one
+    ├── NotAllowed                  403  a good credential without the right
+    ├── NotFound                    404  no such job, worker, instance ...
+    ├── Conflict                    409  the thing is not in a state that allows this
+    │   ├── IllegalTransition       409  not in the table of states.py; nothing was changed
+    │   ├── StaleCall               409  a newer call of the same worker was seen
+    │   ├── LogGap                  409  a log write that would leave a hole; `offset` is what is there
+    │   └── OverBudget              409  a hard budget's cap would be exceeded; nothing was reserved
+    ├── Unavailable                 503  the database is away; come again after `retry_after_s`
+    ├── ConfigError                 ---  cloud.ini cannot be used: file, line, nearest valid name (exit 2)
+    ├── WrongSchema                 ---  the database is not at this version's schema (exit 2)
+    └── ServerUnreachable           ---  the client or worker found no server (exit 3)
+
+Errors of cloud providers live in providers/base.py: they are named by what the autoscaler does next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+
+class CoalitionError(Exception):
+    """The root; `str(error)` says what happened and what to do."""
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str = "", *, fields: Mapping[str, str] | None = None, **extra: Any) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        self.fields = dict(fields or {})
+        self.extra = extra
+
+    def to_problem(self) -> dict[str, Any]:
+        """The problem body of RFC 9457: type, title, status, detail, and `fields` where input was wrong."""
+        problem: dict[str, Any] = {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            **self.extra,
+        }
+        if self.fields:
+            problem["fields"] = self.fields
+        return problem
+
+
+class BadInput(CoalitionError):
+    status = 422
+    title = "Input not allowed"
+
+    def __init__(self, detail: str = "", *, fields: Mapping[str, str] | None = None, **extra: Any) -> None:
+        if not detail and fields:
+            detail = "; ".join(f"{name}: {message}" for name, message in fields.items())
+        super().__init__(detail, fields=fields, **extra)
+
+
+class BadFilter(BadInput):
+    title = "Filter cannot be read"
+
+
+class TooLarge(BadInput):
+    status = 413
+    title = "Too large"
+
+
+class NotAuthenticated(CoalitionError):
+    status = 401
+    title = "Not authenticated"
+
+
+class NotAllowed(CoalitionError):
+    status = 403
+    title = "Not allowed"
+
+
+class NotFound(CoalitionError):
+    status = 404
+    title = "Not found"
+
+
+class Conflict(CoalitionError):
+    status = 409
+    title = "Not possible now"
+
+
+class IllegalTransition(Conflict):
+    pass
+
+
+class StaleCall(Conflict):
+    title = "A newer call was seen"
+
+
+class LogGap(Conflict):
+    title = "Log gap"
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"the log ends at byte {offset}; send from there", offset=offset)
+        self.offset = offset
+
+
+class OverBudget(Conflict):
+    title = "Over budget"
+
+
+class Unavailable(CoalitionError):
+    status = 503
+    title = "Unavailable"
+
+    def __init__(self, detail: str = "", retry_after_s: float = 2.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class ConfigError(CoalitionError):
+    title = "Configuration error"
+
+
+class WrongSchema(CoalitionError):
+    title = "Wrong database schema"
+
+
+class ServerUnreachable(CoalitionError):
+    title = "No server"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A hint for a misspelt name: ' (did you mean "x"?)', else the list of what is valid."""
+    names = sorted(valid)
+    close = get_close_matches(name, names, n=1)
+    return f'did you mean "{close[0]}"?' if close else f"allowed: {', '.join(names)}"
+
+
+BY_STATUS: dict[int, type[CoalitionError]] = {
+    401: NotAuthenticated,
+    403: NotAllowed,
+    404: NotFound,
+    409: Conflict,
+    413: TooLarge,
+    422: BadInput,
+    503: Unavailable,
+}
+
+
+def from_problem(status: int, problem: Mapping[str, Any]) -> CoalitionError:
+    """The error a server's problem body stands for, for the client to raise."""
+    detail = str(problem.get("detail") or problem.get("title") or f"the server answered {status}")
+    if status == 409 and "offset" in problem:
+        return LogGap(int(problem["offset"]))
+    kind = BY_STATUS.get(status, BadInput if 400 <= status < 500 else CoalitionError)
+    if kind is Unavailable:
+        return Unavailable(detail)
+    return kind(detail, fields=problem.get("fields") or {})

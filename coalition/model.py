@@ -1,0 +1,519 @@
+"""The wire form: every object that crosses HTTP, as a frozen dataclass. There is no other definition of it.
+
+`from_dict(Kind, data)` checks a JSON object field by field and raises BadInput that names each wrong field;
+`to_dict(value)` is its inverse. Units: seconds (`_s`), bytes (`_bytes`), money in integer micro-units (`_micro`),
+times as seconds since 1970 in UTC (`_at`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from coalition.errors import BadInput, nearest
+
+PROTOCOL = 1
+MAX_INT = 2**63 - 1
+MAX_TITLE = 255
+MAX_COMMAND = 65_536
+MAX_TEXT = 4_096
+MAX_FRAMES = 1_000_000
+MAX_CHILDREN = 1_000_000
+MAX_PRIORITY = 255
+DEFAULT_PRIORITY = 127
+INLINE_LOG_BYTES = 4_096
+TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}$")
+NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+
+T = TypeVar("T")
+Check = Callable[[Any], "str | None"]
+
+
+def spec(
+    default: Any = dataclasses.MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    length: int | None = None,
+    check: Check | None = None,
+    help: str = "",
+) -> Any:
+    """A dataclass field with its bounds: numbers from `low` to `high`, texts and lists up to `length`, `check` gives a complaint."""
+    metadata = {"low": low, "high": high, "length": length, "check": check, "help": help}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _tags(value: Sequence[str]) -> str | None:
+    bad = [tag for tag in value if not TAG.match(tag)]
+    if not bad:
+        return None
+    return f"tag {bad[0][:80]!r} is not allowed; a tag is 1 to 64 letters, digits or _ . # : + - and starts with a letter, digit, _ or #"
+
+
+def _tag_lines(value: Sequence[Sequence[str]]) -> str | None:
+    return next((complaint for line in value if (complaint := _tags(line))), None)
+
+
+def _environment(value: Mapping[str, str]) -> str | None:
+    bad = [name for name in value if not NAME.match(name)]
+    if bad:
+        return f"{bad[0][:80]!r} is not a variable's name (letters, digits and _, not starting with a digit)"
+    return "a value holds a NUL byte" if any("\0" in text for text in value.values()) else None
+
+
+def _pattern(value: str | None) -> str | None:
+    if not value:
+        return None
+    try:
+        re.compile(value)
+    except re.error as error:
+        return f"is not a regular expression: {error}"
+    return None
+
+
+def _text(value: str | None) -> str | None:
+    return "holds a NUL byte" if value and "\0" in value else None
+
+
+def _depends(value: Sequence[int | str]) -> str | None:
+    bad = [x for x in value if isinstance(x, int) and x <= 0 or x == ""]
+    return f"{bad[0]!r} is not a job; give ids, or the `ref` of a job in the same call" if bad else None
+
+
+# ---------------------------------------------------------------- jobs
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What a client submits: one job, a group with `children`, or a frame range.
+
+    With `frames` ("1-100", "1-100x2", "1,5,9-12") it becomes a group of one job per frame; then {frame}, {frame:04d},
+    {start} and {end} are replaced in command, title and url, and nowhere else.
+    """
+
+    title: str = spec("", length=MAX_TITLE, check=_text)
+    command: str | None = spec(None, length=MAX_COMMAND, check=_text, help="run by the worker's shell; a group has none")
+    dir: str = spec("", length=MAX_TEXT, check=_text)
+    environment: Mapping[str, str] = spec(dict, length=1_000, check=_environment)
+    user: str = spec("", length=64, check=_text)
+    parent: int = spec(0, low=0, help="the group's id, 0 for the root")
+    priority: int = spec(DEFAULT_PRIORITY, low=0, high=MAX_PRIORITY)
+    affinity: Sequence[str] = spec(tuple, length=64, check=_tags)
+    paused: bool = False
+    timeout_s: float = spec(0.0, low=0, help="0: none")
+    retries: int = spec(0, low=0, high=1_000, help="how many errors are run again")
+    depends_on: Sequence[int | str] = spec(tuple, length=10_000, check=_depends)
+    url: str = spec("", length=MAX_TEXT, check=_text)
+    progress_pattern: str | None = spec(None, length=MAX_TEXT, check=_pattern)
+    cpus: int = spec(0, low=0, high=65_536)
+    memory_bytes: int = spec(0, low=0)
+    gpus: int = spec(0, low=0, high=1_024)
+    frames: str | None = spec(None, length=MAX_TEXT)
+    group: bool = False
+    ref: str | None = spec(None, length=MAX_TITLE, help="a label for `depends_on` within the same call")
+    children: Sequence[JobSpec] = spec(tuple, length=MAX_CHILDREN)
+
+
+@dataclass(frozen=True)
+class JobChanges:
+    """What PATCH may change of a job; a field that is left out stays as it is."""
+
+    title: str | None = spec(None, length=MAX_TITLE, check=_text)
+    command: str | None = spec(None, length=MAX_COMMAND, check=_text)
+    dir: str | None = spec(None, length=MAX_TEXT, check=_text)
+    environment: Mapping[str, str] | None = spec(None, length=1_000, check=lambda v: _environment(v or {}))
+    user: str | None = spec(None, length=64, check=_text)
+    parent: int | None = spec(None, low=0, help="moves the job")
+    priority: int | None = spec(None, low=0, high=MAX_PRIORITY)
+    affinity: Sequence[str] | None = spec(None, length=64, check=lambda v: _tags(v or ()))
+    timeout_s: float | None = spec(None, low=0)
+    retries: int | None = spec(None, low=0, high=1_000)
+    depends_on: Sequence[int] | None = spec(None, length=10_000, check=lambda v: _depends(v or ()))
+    url: str | None = spec(None, length=MAX_TEXT, check=_text)
+    progress_pattern: str | None = spec(None, length=MAX_TEXT, check=_pattern)
+    cpus: int | None = spec(None, low=0, high=65_536)
+    memory_bytes: int | None = spec(None, low=0)
+    gpus: int | None = spec(None, low=0, high=1_024)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The leaves below a group by state; `total` is their sum."""
+
+    total: int = 0
+    waiting: int = 0
+    pending: int = 0
+    working: int = 0
+    finished: int = 0
+    error: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the server shows it. Groups have `counts`, and their state, progress, times and cost come from their leaves."""
+
+    id: int
+    parent: int
+    title: str
+    group: bool
+    state: str
+    paused: bool
+    priority: int
+    affinity: Sequence[str]
+    user: str
+    command: str | None
+    dir: str
+    environment: Mapping[str, str]
+    url: str
+    timeout_s: float
+    retries: int
+    errors: int
+    cpus: int
+    memory_bytes: int
+    gpus: int
+    progress_pattern: str | None
+    progress: float
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    run_s: float
+    cost_micro: int
+    depends_on: Sequence[int]
+    attempt: int
+    worker: str
+    counts: Counts | None
+    reason: str
+    allowed_actions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a job on a worker."""
+
+    id: int
+    job: int
+    job_title: str
+    worker: str
+    state: str
+    leased_at: float
+    started_at: float | None
+    ended_at: float | None
+    run_s: float
+    progress: float
+    exit_code: int | None
+    signal: int | None
+    reason: str
+    cost_micro: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which jobs an action is for."""
+
+    ids: Sequence[int] = spec(length=1_000_000, check=lambda v: "is empty; name at least one" if not v else None)
+
+
+@dataclass(frozen=True)
+class ResetSelection(Selection):
+    errors_only: bool = False
+
+
+@dataclass(frozen=True)
+class Edit:
+    ids: Sequence[int] = spec(length=1_000_000, check=lambda v: "is empty; name at least one" if not v else None)
+    changes: JobChanges = spec(JobChanges)
+
+
+# ---------------------------------------------------------------- workers
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a worker says of its machine."""
+
+    cpus: int = spec(1, low=1, high=65_536)
+    memory_bytes: int = spec(0, low=0)
+    gpus: int = spec(0, low=0, high=1_024)
+    os: str = spec("linux", length=64, check=_text)
+    host: str = spec("", length=255, check=_text)
+
+
+@dataclass(frozen=True)
+class Enrol:
+    """A worker's first call. The answer's credential replaces `token` from then on."""
+
+    name: str = spec(length=128, check=lambda v: None if re.match(r"^[\w.\-]{1,128}$", v) else "use letters, digits and _ . - only")
+    session: str = spec(length=64, help="random, new at each start of the agent")
+    slots: int = spec(1, low=1, high=4_096)
+    affinity: Sequence[Sequence[str]] = spec(tuple, length=64, check=_tag_lines, help="tag sets, best first")
+    facts: Facts = spec(Facts)
+    version: str = spec("", length=64)
+    protocol: int = spec(PROTOCOL, low=1)
+    token: str = spec("", length=256)
+    credential: str = spec("", length=256, help="the one of an earlier start, if it is still at hand")
+    identity: str = spec("", length=255, help="a cloud machine's own id, bound to one use of the token")
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    worker: int
+    name: str
+    credential: str
+    epoch: int
+    farm: str
+    protocol: int
+    sync_s: float
+    lease_s: float
+    grace_s: float
+    umask: int
+    paths: Sequence[Mapping[str, str]]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to run one attempt."""
+
+    attempt: int
+    job: int
+    title: str
+    command: str
+    dir: str
+    environment: Mapping[str, str]
+    user: str
+    timeout_s: float
+    progress_pattern: str | None
+
+
+@dataclass(frozen=True)
+class Running:
+    attempt: int = spec(low=1)
+    started: bool = False
+    progress: float = spec(0.0, low=0, high=1)
+
+
+@dataclass(frozen=True)
+class Result:
+    """An attempt that ended. `log` is base64, for logs of up to INLINE_LOG_BYTES that were not sent before."""
+
+    attempt: int = spec(low=1)
+    state: str = spec(check=lambda v: None if v in ("FINISHED", "ERROR", "STOPPED") else "is one of FINISHED, ERROR, STOPPED")
+    run_s: float = spec(0.0, low=0)
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = spec("", length=MAX_TEXT)
+    log: str = spec("", length=8_192)
+    log_offset: int = spec(0, low=0)
+
+
+@dataclass(frozen=True)
+class Sync:
+    """Heartbeat, report, renewal and fetch in one call. A newer `seq` of an epoch ends an older call that still waits."""
+
+    epoch: int = spec(low=0)
+    seq: int = spec(low=0)
+    free: int = spec(0, low=0, high=4_096, help="slots that could start a job now")
+    running: Sequence[Running] = spec(tuple, length=20_000, help="every attempt it holds, started or queued")
+    finished: Sequence[Result] = spec(tuple, length=20_000)
+    load: float = spec(0.0, low=0)
+    memory_free_bytes: int = spec(0, low=0)
+    wait_s: float = spec(0.0, low=0, high=60, help="how long the server may hold the call when there is nothing to do")
+
+
+@dataclass(frozen=True)
+class Refused:
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SyncReply:
+    """`desired` is run, drain (take no more) or exit (end when empty). Leases may repeat: run each attempt once."""
+
+    leases: Sequence[Lease]
+    stop: Sequence[int]
+    refused: Sequence[Refused]
+    desired: str
+    funded_for_s: float | None
+    next_sync_s: float
+
+
+@dataclass(frozen=True)
+class Worker:
+    id: int
+    name: str
+    state: str
+    active: bool
+    slots: int
+    running: int
+    affinity: Sequence[Sequence[str]]
+    facts: Mapping[str, Any]
+    version: str
+    load: float
+    memory_free_bytes: int
+    finished: int
+    errors: int
+    enrolled_at: float
+    seen_at: float
+    idle_since: float | None
+    instance: int | None
+    jobs: Sequence[int]
+    reason: str
+    allowed_actions: Sequence[str]
+
+
+@dataclass(frozen=True)
+class WorkerChanges:
+    affinity: Sequence[Sequence[str]] | None = spec(None, length=64, check=lambda v: _tag_lines(v or ()))
+    active: bool | None = None
+    slots: int | None = spec(None, low=1, high=4_096)
+
+
+@dataclass(frozen=True)
+class WorkerEdit:
+    ids: Sequence[int] = spec(length=100_000, check=lambda v: "is empty; name at least one" if not v else None)
+    changes: WorkerChanges = spec(WorkerChanges)
+
+
+# ---------------------------------------------------------------- from and to JSON
+
+
+@lru_cache(maxsize=None)
+def _fields(kind: type) -> dict[str, tuple[Any, Mapping[str, Any], bool]]:
+    hints = typing.get_type_hints(kind)
+    return {
+        f.name: (hints[f.name], f.metadata, f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
+        for f in dataclasses.fields(kind)
+    }
+
+
+@lru_cache(maxsize=None)
+def _reader(hint: Any) -> tuple[str, Callable[[Any, str], Any]]:
+    """The words for a type, and a function (value, path) -> value that raises BadInput."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _union_reader(args)
+    if dataclasses.is_dataclass(hint):
+        return "an object", lambda value, path: from_dict(hint, value, path)  # type: ignore[arg-type]
+    if hint is Any:
+        return "anything", lambda value, path: value
+    if origin is not None and issubclass(origin, Mapping):
+        return _mapping_reader(_reader(args[1]))
+    if origin is not None and issubclass(origin, Sequence):
+        return _sequence_reader(_reader(args[0]))
+    return _scalar_reader(hint)
+
+
+def _wrong(path: str, value: Any, words: str) -> BadInput:
+    shown = repr(value)
+    return BadInput(fields={path: f"{shown[:80]}{'...' if len(shown) > 80 else ''} is not {words}"})
+
+
+def _scalar_reader(hint: Any) -> tuple[str, Callable[[Any, str], Any]]:
+    words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}[hint]
+
+    def read(value: Any, path: str) -> Any:
+        if type(value) is int and not -MAX_INT <= value <= MAX_INT:
+            raise _wrong(path, value, "a number of 64 bits")
+        if hint is float and type(value) is int:
+            value = float(value)
+        if type(value) is not hint or (hint is float and not math.isfinite(value)):
+            raise _wrong(path, value, words)
+        return value
+
+    return words, read
+
+
+def _union_reader(args: tuple[Any, ...]) -> tuple[str, Callable[[Any, str], Any]]:
+    optional = type(None) in args
+    readers = [_reader(arg) for arg in args if arg is not type(None)]
+    words = " or ".join([words for words, _ in readers] + ["null"] * optional)
+
+    def read(value: Any, path: str) -> Any:
+        if value is None and optional:
+            return None
+        if len(readers) == 1:
+            return readers[0][1](value, path)
+        for _, reader in readers:
+            try:
+                return reader(value, path)
+            except BadInput:
+                continue
+        raise _wrong(path, value, words)
+
+    return words, read
+
+
+def _mapping_reader(item: tuple[str, Callable[[Any, str], Any]]) -> tuple[str, Callable[[Any, str], Any]]:
+    def read(value: Any, path: str) -> Any:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise _wrong(path, value, "an object")
+        return {key: item[1](entry, f"{path}.{key}") for key, entry in value.items()}
+
+    return "an object", read
+
+
+def _sequence_reader(item: tuple[str, Callable[[Any, str], Any]]) -> tuple[str, Callable[[Any, str], Any]]:
+    def read(value: Any, path: str) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise _wrong(path, value, "a list")
+        return tuple(item[1](entry, f"{path}[{index}]") for index, entry in enumerate(value))
+
+    return "a list", read
+
+
+def _complaint(value: Any, rules: Mapping[str, Any]) -> str | None:
+    if value is None:
+        return None
+    low, high, length, check = rules.get("low"), rules.get("high"), rules.get("length"), rules.get("check")
+    if (low is not None and value < low) or (high is not None and value > high):
+        return f"{value} is not allowed; " + (f"{low:g} to {high:g}" if high is not None else f"{low:g} or more")
+    if length is not None and len(value) > length:
+        return f"is {len(value):,} long; at most {length:,}"
+    return check(value) if check else None
+
+
+def from_dict(kind: type[T], data: Any, path: str = "") -> T:
+    """A `kind` from a JSON object. BadInput names every field that is unknown, missing, of a wrong type or out of bounds."""
+    if not isinstance(data, Mapping):
+        raise _wrong(path or "body", data, "an object")
+    fields = _fields(kind)
+    prefix = f"{path}." if path else ""
+    problems: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if name not in fields:
+            problems[f"{prefix}{name}"] = f"unknown field; {nearest(str(name), fields)}"
+            continue
+        hint, rules, _ = fields[name]
+        try:
+            values[name] = _reader(hint)[1](value, f"{prefix}{name}")
+            complaint = _complaint(values[name], rules)
+            if complaint:
+                problems[f"{prefix}{name}"] = complaint
+        except BadInput as error:
+            problems.update(error.fields)
+    problems.update({f"{prefix}{name}": "is missing" for name, (_, _, required) in fields.items() if required and name not in data})
+    if problems:
+        raise BadInput(fields=problems)
+    return kind(**values)
+
+
+def to_dict(value: Any) -> Any:
+    """JSON data of a dataclass, deep; `from_dict` reads it back."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_dict(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_dict(entry) for entry in value]
+    return value

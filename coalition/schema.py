@@ -1,0 +1,329 @@
+"""The tables. Money is BIGINT micro-units; times are seconds since 1970 in UTC; JSON columns hold text written here only.
+
+Dispatch writes the narrow tables (job, ready, attempt, group_count) and never the wide one (spec).
+The cascade of a job's requirements: own_set is what the job itself asks for; class.set_id is that with its ancestors'.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts rows only in INTEGER primary keys; the others want 64 bits.
+Id = BigInteger().with_variant(Integer, "sqlite")
+LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+Money = BigInteger
+Seconds = Double
+
+
+def _table(name: str, *parts: Column | Index | UniqueConstraint, rowid: bool = True) -> Table:  # type: ignore[type-arg]
+    return Table(name, metadata, *parts, sqlite_with_rowid=rowid, mysql_charset="utf8mb4", mysql_collate="utf8mb4_bin")
+
+
+def _text(name: str, length: int, default: str = "") -> Column[str]:
+    return Column(name, String(length), nullable=False, server_default=default)
+
+
+# ---------------------------------------------------------------- jobs
+
+job = _table(
+    "job",
+    Column("id", Id, primary_key=True, autoincrement=False),
+    Column("parent", Id, nullable=False, server_default="0"),
+    Column("is_group", Boolean, nullable=False),
+    Column("prio", SmallInteger, nullable=False),
+    Column("own_set", Id, nullable=False),
+    Column("class_id", Id, nullable=False, server_default="0"),  # where a leaf's ready row stands; 0 for groups
+    Column("state", String(10), nullable=False),  # leaves only; a group's comes from group_count
+    Column("paused", Boolean, nullable=False),
+    Column("holds", Integer, nullable=False, server_default="0"),  # own dependencies that are not met
+    Column("errors", Integer, nullable=False, server_default="0"),  # attempts in error since the last reset
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("not_before", Seconds, nullable=False, server_default="0"),
+    Column("attempt_id", Id, nullable=False, server_default="0"),  # the newest lease; a late result of an older one is refused
+    Index("ix_job_parent_id", "parent", "id"),
+)
+
+spec = _table(
+    "spec",
+    Column("job_id", Id, primary_key=True, autoincrement=False),
+    _text("title", 255),
+    Column("command", LongText),
+    Column("dir", LongText, nullable=False),
+    Column("environment", LongText, nullable=False),  # JSON object
+    _text("user", 64),
+    Column("timeout_s", Seconds, nullable=False),
+    Column("url", LongText, nullable=False),
+    Column("progress_pattern", LongText),
+    Column("created_at", Seconds, nullable=False),
+    Index("ix_spec_user", "user", "job_id"),
+)
+
+dependency = _table(
+    "dependency",
+    Column("job_id", Id, primary_key=True, autoincrement=False),
+    Column("on_id", Id, primary_key=True, autoincrement=False),
+    Column("met", Boolean, nullable=False),
+    Index("ix_dependency_on_id", "on_id"),
+    rowid=False,
+)
+
+# What a group hands down: priority path (hex, two digits a level, no trailing zeros), requirements, pause, holds of it and above.
+group_inherited = _table(
+    "group_inherited",
+    Column("group_id", Id, primary_key=True, autoincrement=False),
+    Column("prio_path", String(2_000), nullable=False),
+    Column("set_id", Id, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("holds", Integer, nullable=False),
+)
+
+group_count = _table(
+    "group_count",
+    Column("group_id", Id, primary_key=True, autoincrement=False),
+    Column("total", Integer, nullable=False, server_default="0"),
+    Column("waiting", Integer, nullable=False, server_default="0"),
+    Column("pending", Integer, nullable=False, server_default="0"),
+    Column("working", Integer, nullable=False, server_default="0"),
+    Column("finished", Integer, nullable=False, server_default="0"),
+    Column("error", Integer, nullable=False, server_default="0"),
+    Column("run_ms", BigInteger, nullable=False, server_default="0"),
+    Column("cost_micro", Money, nullable=False, server_default="0"),
+    Column("started_at", Seconds),
+    Column("ended_at", Seconds),
+)
+
+reqset = _table(
+    "reqset",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("json", LongText, nullable=False),  # matching.Requirement
+)
+
+klass = _table(
+    "class",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("set_id", Id, nullable=False),
+    Column("prio_path", String(2_000), nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("nonempty", Boolean, nullable=False),
+    Column("generation", BigInteger, nullable=False, server_default="0"),  # raised by whoever adds to ready
+    Index("ix_class_nonempty", "nonempty"),
+)
+
+ready = _table(
+    "ready",
+    Column("class_id", Id, primary_key=True, autoincrement=False),
+    Column("job_id", Id, primary_key=True, autoincrement=False),
+    rowid=False,
+)
+
+attempt = _table(
+    "attempt",
+    Column("id", Id, primary_key=True, autoincrement=False),
+    Column("job_id", Id, nullable=False),
+    Column("worker_id", Id, nullable=False),
+    Column("open_worker", Id),  # worker_id while the lease is open, else NULL
+    Column("epoch", Integer, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("deadline", Seconds, nullable=False),
+    Column("leased_at", Seconds, nullable=False),
+    Column("started_at", Seconds),
+    Column("ended_at", Seconds),
+    Column("run_ms", BigInteger, nullable=False, server_default="0"),
+    Column("progress", Seconds, nullable=False, server_default="0"),
+    Column("exit_code", Integer),
+    Column("signal", Integer),
+    Column("reason", LongText),
+    Column("cost_micro", Money, nullable=False, server_default="0"),
+    Index("ix_attempt_job_id", "job_id"),
+    Index("ix_attempt_worker_id", "worker_id", "id"),
+)
+Index(
+    "ix_attempt_open_worker",
+    attempt.c.open_worker,
+    sqlite_where=attempt.c.open_worker.is_not(None),
+    postgresql_where=attempt.c.open_worker.is_not(None),
+)
+
+# ---------------------------------------------------------------- workers, identity, history
+
+worker = _table(
+    "worker",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("name", String(128), nullable=False, unique=True),
+    Column("session", String(64), nullable=False),
+    Column("credential", String(64), nullable=False),  # sha256, hex
+    Column("state", String(12), nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("affinity", LongText, nullable=False),  # JSON list of tag lists, best first
+    Column("facts", LongText, nullable=False),  # JSON of model.Facts
+    _text("version", 64),
+    Column("load", Seconds, nullable=False, server_default="0"),
+    Column("memory_free_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("finished", BigInteger, nullable=False, server_default="0"),
+    Column("errors", BigInteger, nullable=False, server_default="0"),
+    Column("enrolled_at", Seconds, nullable=False),
+    Column("seen_at", Seconds, nullable=False),
+    Column("idle_since", Seconds),  # NULL while it runs something
+    Column("instance_id", Id),
+)
+
+token = _table(
+    "token",
+    Column("id", String(32), primary_key=True),
+    Column("kind", String(8), nullable=False),  # user, enrol, site
+    Column("hash", String(64), nullable=False),  # sha256 of the secret, hex; also the key of discovery's answers
+    _text("user", 64),
+    _text("role", 16),  # of a user token: admin, user
+    Column("uses_left", Integer),  # NULL: any number
+    Column("expires_at", Seconds),
+    Column("intent_id", Id),
+    Column("created_at", Seconds, nullable=False),
+)
+
+event = _table(
+    "event",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("at", Seconds, nullable=False),
+    Column("kind", String(32), nullable=False),  # noun.verb, for example job.pause
+    _text("who", 128),
+    Column("job_id", Id),
+    Column("worker_id", Id),
+    Column("instance_id", Id),
+    Column("text", LongText, nullable=False),
+    Index("ix_event_job_id", "job_id"),
+    Index("ix_event_worker_id", "worker_id"),
+    Index("ix_event_instance_id", "instance_id"),
+    Index("ix_event_at", "at"),
+)
+
+# Numbers that processes share: id sequences, and versions that tell the others to read again.
+counter = _table(
+    "counter",
+    Column("name", String(32), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+# One row a role ("autoscaler", "sweeper"): who holds it, until when, and a number that only grows.
+leader = _table(
+    "leader",
+    Column("role", String(32), primary_key=True),
+    _text("holder", 64),
+    Column("fence", BigInteger, nullable=False),
+    Column("deadline", Seconds, nullable=False),
+)
+
+# ---------------------------------------------------------------- cloud and money
+
+budget_window = _table(
+    "budget_window",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("budget", String(64), nullable=False),
+    Column("starts_at", Seconds, nullable=False),
+    Column("ends_at", Seconds, nullable=False),
+    Column("cap_micro", Money, nullable=False),
+    Column("committed_micro", Money, nullable=False, server_default="0"),  # spend plus reservation
+    _text("currency", 3),
+    UniqueConstraint("budget", "starts_at"),
+)
+
+intent = _table(
+    "intent",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("token", String(64), nullable=False, unique=True),
+    Column("pool", String(64), nullable=False),
+    Column("request", LongText, nullable=False),  # JSON, frozen: what is sent, whatever cloud.ini says later
+    Column("count", Integer, nullable=False),
+    Column("state", String(12), nullable=False),  # OPEN, DONE, REFUSED, UNKNOWN
+    Column("launch_by", Seconds, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("sponsors", LongText, nullable=False),  # JSON list of budget names
+    _text("payer", 255),
+    Column("reason", LongText, nullable=False),
+    Column("created_at", Seconds, nullable=False),
+    Index("ix_intent_state", "state"),
+)
+
+instance = _table(
+    "instance",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("intent_id", Id, ForeignKey("intent.id"), nullable=False),
+    Column("k", Integer, nullable=False),
+    Column("pool", String(64), nullable=False),
+    Column("offering", String(255), nullable=False),
+    _text("provider_id", 255),
+    Column("state", String(12), nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("price_micro", Money, nullable=False),  # ceiling per hour, overhead included
+    _text("currency", 3),
+    _text("payer", 255),
+    Column("worker_id", Id),
+    Column("funded_until", Seconds, nullable=False),
+    Column("created_at", Seconds, nullable=False),
+    Column("launched_at", Seconds),
+    Column("enrolled_at", Seconds),
+    Column("ended_at", Seconds),
+    Column("spent_micro", Money, nullable=False, server_default="0"),  # booked at settlement
+    _text("reason", 1_000),
+    Index("ix_instance_state", "state"),
+    UniqueConstraint("intent_id", "k"),
+)
+
+commitment = _table(
+    "commitment",
+    Column("instance_id", Id, ForeignKey("instance.id"), primary_key=True),
+    Column("window_id", Id, ForeignKey("budget_window.id"), primary_key=True),
+    Column("amount_micro", Money, nullable=False),
+)
+
+ledger = _table(
+    "ledger",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("at", Seconds, nullable=False),
+    Column("kind", String(12), nullable=False),  # run, boot, idle
+    Column("instance_id", Id),
+    Column("pool", String(64), nullable=False),
+    Column("seconds", Seconds, nullable=False),
+    Column("amount_micro", Money, nullable=False),
+    _text("currency", 3),
+    Index("ix_ledger_instance_id", "instance_id"),
+    Index("ix_ledger_at", "at"),
+)
+
+decision = _table(
+    "decision",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("at", Seconds, nullable=False),
+    Column("last_at", Seconds, nullable=False),  # the same decision again only moves this
+    Column("pool", String(64), nullable=False),
+    Column("action", String(12), nullable=False),  # launch, drain, terminate, hold
+    Column("count", Integer, nullable=False),
+    Column("reason", LongText, nullable=False),
+    Index("ix_decision_at", "at"),
+)
