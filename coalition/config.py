@@ -2,7 +2,8 @@
 
 An unknown section or key, or a value that is not allowed, raises ConfigError with file, line and the nearest valid name.
 A field's unit (`idle_s`, `log_max_bytes`, `amount_micro`) is not part of its key (`idle`, `log_max`, `amount`).
-Durations are written 30, 30s, 5m, 2h, 7d; sizes 512, 64K, 10M, 2G, 1T; money 12.50; lists with commas.
+Durations are written 30, 30s, 5m, 2h, 7d; sizes 512, 64K, 10M, 2G, 1T; money 12.50; lists with commas. A comment is a line
+that starts with # or ;, or what follows a # or ; with a space on both sides. `documented()` is the shipped cloud.ini.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import configparser
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from coalition.errors import ConfigError, nearest
@@ -24,7 +25,7 @@ from coalition.model import NAME, TAG
 
 MICRO = 1_000_000
 PLATFORMS = ("linux", "macos", "windows")
-NAME_OF_SECTION = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}$")
+NAME_OF_SECTION = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}\Z")
 T = TypeVar("T")
 
 
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 
 def a_text(text: str) -> str:
+    if any(ord(character) < 32 for character in text):
+        raise ValueError("one line of text; an indented line goes on with the key above it")
     return text
 
 
@@ -59,7 +62,7 @@ def a_size(text: str) -> int:
     match = re.fullmatch(r"(\d{1,15})\s*([KMGT])?", text)
     if not match:
         raise ValueError("a size such as 512, 64K, 10M or 2G")
-    return int(match[1]) * 1_024 ** " KMGT".index(match[2] or " ")
+    return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
 
 
 def a_money(text: str) -> int:
@@ -73,7 +76,7 @@ def a_money(text: str) -> int:
 
 
 def a_list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    return tuple(a_text(part.strip()) for part in text.split(",") if part.strip())
 
 
 def a_tag_list(text: str) -> tuple[str, ...]:
@@ -99,27 +102,55 @@ def a_share_list(text: str) -> tuple[float, ...]:
 
 
 def an_address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 <= int(port) <= 65_535:
+    match = re.fullmatch(r"(?:[\w.\-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", text)
+    if not match or int(match[1]) > 65_535:
         raise ValueError("host:port, for example 127.0.0.1:19211 or [::]:19211")
     return text
 
 
 def a_url(text: str) -> str:
-    if text and urlsplit(text).scheme not in ("http", "https"):
+    parts = urlsplit(a_text(text))
+    if text and (parts.scheme not in ("http", "https") or not parts.hostname):
         raise ValueError("an http:// or https:// address, or nothing")
     return text.rstrip("/")
 
 
 def an_octal(text: str) -> int:
-    if not re.fullmatch(r"[0-7]{3,4}", text):
-        raise ValueError("three or four octal digits, for example 002")
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError("three octal digits, for example 002")
     return int(text, 8)
 
 
 def a_currency(text: str) -> str:
     if not re.fullmatch(r"[A-Z]{3}", text):
         raise ValueError("a currency's three capital letters, for example USD")
+    return text
+
+
+def a_timezone(text: str) -> str:
+    if text == "UTC":  # known also where the machine has no table of time zones
+        return text
+    import zoneinfo
+
+    try:
+        return zoneinfo.ZoneInfo(text).key
+    except (KeyError, ValueError, OSError):  # not there, not a name, a folder of zones
+        hint = nearest(text, zoneinfo.available_timezones())
+        raise ValueError(f"a time zone such as UTC or Europe/Paris; {hint[:200]}") from None
+
+
+def a_pair_list(text: str) -> tuple[str, ...]:
+    for pair in a_list(text):
+        name, equals, _ = pair.partition("=")
+        if not equals or not NAME.match(name):
+            raise ValueError(f'"{pair}": NAME=value pairs, with commas between them')
+    return a_list(text)
+
+
+def a_target(text: str) -> str:
+    pattern = rf"farm|pool:{NAME_OF_SECTION.pattern[1:-2]}|affinity:{TAG.pattern[1:-2]}|(user|group):\S.*"
+    if not re.fullmatch(pattern, text):
+        raise ValueError("farm, pool:NAME, user:NAME, group:TITLE or affinity:TAG")
     return text
 
 
@@ -134,6 +165,8 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 def some_of(*names: str) -> Callable[[str], tuple[str, ...]]:
     def read(text: str) -> tuple[str, ...]:
+        if not a_list(text):
+            raise ValueError(f"at least one of {', '.join(names)}")
         for part in a_list(text):
             if part not in names:
                 raise ValueError(f'"{part}": {nearest(part, names)}')
@@ -142,9 +175,17 @@ def some_of(*names: str) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
-def knob(default: str, read: Callable[[str], Any], help: str, *, low: float | None = None, required: bool = False) -> Any:
-    """A key of cloud.ini: its default as it would be written there, how it is read, and what it is for."""
-    metadata = {"default": default, "read": read, "help": help, "low": low, "required": required}
+def knob(
+    default: str,
+    read: Callable[[str], Any],
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    required: bool = False,
+) -> Any:
+    """A key of cloud.ini: its default as it would be written there (an example, if required), how it is read, what it is for."""
+    metadata = {"default": default, "read": read, "help": help, "low": low, "high": high, "required": required}
     value = read(default) if not required else dataclasses.MISSING
     return dataclasses.field(default=value, metadata=metadata)
 
@@ -161,8 +202,8 @@ class ServerSettings:
     database: str = knob("", a_text, "an SQLAlchemy address; empty: SQLite in data_dir")
     threads: int = knob("64", a_count, "requests served at a time; half of them may wait in long polls", low=4)
     discovery: bool = knob("yes", a_flag, "answer workers that look for the server by UDP broadcast")
-    discovery_port: int = knob("0", a_count, "UDP port of discovery; 0: the port of `listen`")
-    max_body_bytes: int = knob("64M", a_size, "the largest request body")
+    discovery_port: int = knob("0", a_count, "UDP port of discovery; 0: the port of `listen`", high=65_535)
+    max_body_bytes: int = knob("64M", a_size, "the largest request body", low=1_024)
     log_max_bytes: int = knob("1G", a_size, "the largest log kept of one attempt; what is beyond is cut and marked")
 
 
@@ -176,10 +217,10 @@ class AuthSettings:
 class WorkerSettings:
     sync_s: float = knob("5s", a_duration, "how often a worker calls when nothing happens", low=0.1)
     lease_s: float = knob("60s", a_duration, "a worker silent for so long loses its jobs", low=0.5)
-    wait_s: float = knob("10s", a_duration, "how long an idle worker's call may wait for a job")
+    wait_s: float = knob("10s", a_duration, "how long an idle worker's call may wait for a job", high=60)
     grace_s: float = knob("10s", a_duration, "between SIGTERM and SIGKILL of a job that is stopped")
     umask: int = knob("002", an_octal, "umask of jobs")
-    environment: tuple[str, ...] = knob("", a_list, "NAME=value pairs given to every job")
+    environment: tuple[str, ...] = knob("", a_pair_list, "NAME=value pairs given to every job")
 
 
 @dataclass(frozen=True)
@@ -188,7 +229,7 @@ class AutoscalerSettings:
     interval_s: float = knob("10s", a_duration, "between two decisions when nothing wakes it", low=0.2)
     slot_target_s: float = knob("180s", a_duration, "run time a new slot should find; fewer slots start for shorter work", low=1)
     slack_s: float = knob("60s", a_duration, "paid time reserved beyond the deadline of an instance")
-    stray_age_s: float = knob("120s", a_duration, "an instance of this farm without a record is ended at its second sighting past this age")
+    stray_age_s: float = knob("120s", a_duration, "an instance without a record is ended when seen twice past this age")
     boot_failures: int = knob("3", a_count, "failed boots in a row that stop a pool's launches", low=1)
 
 
@@ -196,7 +237,7 @@ class AutoscalerSettings:
 class PoolSettings:
     name: str
     line: int
-    provider: str = knob("", one_of("local", "fake", "aws", "gce", "libcloud"), "who starts the instances", required=True)
+    provider: str = knob("local", one_of("local", "fake", "aws", "gce", "libcloud"), "who starts the instances", required=True)
     enabled: bool = knob("yes", a_flag, "no: nothing is started, what runs is drained")
     region: str = knob("", a_text, "the provider's region")
     zones: tuple[str, ...] = knob("", a_list, "zones to use; empty: all")
@@ -220,12 +261,12 @@ class PoolSettings:
 class BudgetSettings:
     name: str
     line: int
-    amount_micro: int = knob("", a_money, "the cap", required=True)
+    amount_micro: int = knob("200", a_money, "the cap", required=True)
     currency: str = knob("USD", a_currency, "the cap's currency")
     window: str = knob("month", one_of("hour", "day", "week", "month", "total"), "the time the cap is for")
-    timezone: str = knob("UTC", a_text, "where the window's days begin")
+    timezone: str = knob("UTC", a_timezone, "where the window's days begin")
     hard: bool = knob("yes", a_flag, "yes: nothing is started or extended beyond it; no: it only warns")
-    applies_to: str = knob("farm", a_text, "farm, pool:NAME, user:NAME, group:TITLE or affinity:TAG")
+    applies_to: str = knob("farm", a_target, "farm, pool:NAME, user:NAME, group:TITLE or affinity:TAG")
     alert: tuple[float, ...] = knob("50%, 80%, 100%", a_share_list, "shares of the cap that are told")
 
 
@@ -268,7 +309,8 @@ class Settings:
     @property
     def url(self) -> str:
         """The address that workers and people are told."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 it is compared, not bound
         return self.server.url or f"http://{host}:{self.port}"
 
 
@@ -279,7 +321,11 @@ SINGLE: dict[str, type] = {
     "autoscaler": AutoscalerSettings,
 }
 NAMED: dict[str, type] = {"pool": PoolSettings, "budget": BudgetSettings}
-LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|::1|localhost)$")
+LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|::1|localhost)\Z")
+
+
+Given = Mapping[tuple[str, str | None], str]
+NOTHING: Given = {}
 
 
 def knobs(kind: type) -> dict[str, dataclasses.Field[Any]]:
@@ -290,20 +336,23 @@ def knobs(kind: type) -> dict[str, dataclasses.Field[Any]]:
 # ---------------------------------------------------------------- reading
 
 
-def load(path: str | os.PathLike[str] | None) -> Settings:
-    """Settings of a cloud.ini; the defaults if `path` is None. ConfigError says file, line and what is allowed."""
+def load(path: str | os.PathLike[str] | None, given: Given = NOTHING) -> Settings:
+    """Settings of a cloud.ini; the defaults if `path` is None. ConfigError says file, line and what is allowed.
+
+    `given` are values of the command line, by (section, key), that go before the file's.
+    """
     if path is None:
-        return Settings()
+        return parse("", "cloud.ini", given)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    return parse(text, str(path))
+        raise ConfigError(f"{path}: cannot be read: {error}", file=str(path)) from None
+    return parse(text, str(path), given)
 
 
-def parse(text: str, name: str = "cloud.ini") -> Settings:
+def parse(text: str, name: str = "cloud.ini", given: Given = NOTHING) -> Settings:
     """Settings of the text of a cloud.ini; `name` is what messages call it."""
-    reader = _Reader(name, text)
+    reader = _Reader(name, text, given)
     parts: dict[str, Any] = {}
     pools: list[PoolSettings] = []
     budgets: list[BudgetSettings] = []
@@ -315,13 +364,13 @@ def parse(text: str, name: str = "cloud.ini") -> Settings:
         elif section == "paths":
             parts["paths"] = reader.read_paths(section)
         elif kind in NAMED and NAME_OF_SECTION.match(label):
-            entry = reader.read(section, NAMED[kind], {"name": label, "line": reader.line_of(section)})
+            entry: Any = reader.read(section, NAMED[kind], {"name": label, "line": reader.line_of(section)})
             (pools if kind == "pool" else budgets).append(entry)
         elif kind in NAMED:
             raise reader.error(section, None, f"[{kind} NAME] needs a name of letters, digits and _ . -")
         else:
             valid = [*SINGLE, "paths", *(f"{k} NAME" for k in NAMED)]
-            raise reader.error(section, None, f"unknown section [{section}]; {nearest(section, valid)}")
+            raise reader.error(section, None, f"unknown section [{section}]; {nearest(f'{kind} NAME' if label else kind, valid)}")
     settings = Settings(**parts, pools=tuple(pools), budgets=tuple(budgets))
     _check_together(settings, reader)
     return settings
@@ -331,28 +380,48 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
     if settings.auth.mode == "none" and not LOOPBACK.match(settings.host):
         line = "set `mode = token` in [auth], or `listen` to 127.0.0.1"
         raise reader.error("server", "listen", f"{settings.server.listen} is beyond loopback and [auth] mode is none; {line}")
-    pools = {pool.name for pool in settings.pools}
-    for budget in settings.budgets:
-        kind, _, target = budget.applies_to.partition(":")
-        section = f"budget {budget.name}"
-        if kind not in ("farm", "pool", "user", "group", "affinity") or bool(target) == (kind == "farm"):
-            raise reader.error(section, "applies_to", f'"{budget.applies_to}": farm, pool:NAME, user:NAME, group:TITLE or affinity:TAG')
-        if kind == "pool" and target not in pools:
-            raise reader.error(section, "applies_to", f'no [pool {target}]; {nearest(target, pools)}')
     if settings.worker.lease_s <= settings.worker.sync_s:
         raise reader.error("worker", "lease", "must be longer than `sync`")
+    for kind, named in (("pool", settings.pools), ("budget", settings.budgets)):
+        seen: dict[str, int] = {}
+        for entry in named:
+            if entry.name in seen:
+                raise reader.error_at(entry.line, f"[{kind} {entry.name}] is there already, in line {seen[entry.name]}")
+            seen[entry.name] = entry.line
+    for pool in settings.pools:
+        if pool.min > pool.max:
+            raise reader.error(f"pool {pool.name}", "min", f"{pool.min} is more than `max`, which is {pool.max}")
+    for budget in settings.budgets:
+        _check_budget(budget, settings.pools, reader)
+
+
+def _check_budget(budget: BudgetSettings, pools: tuple[PoolSettings, ...], reader: _Reader) -> None:
+    """A budget may pay for any pool, or for the one it names: they must be there, and in its currency."""
+    kind, _, target = budget.applies_to.partition(":")
+    payable = [pool for pool in pools if kind != "pool" or pool.name == target]
+    section = f"budget {budget.name}"
+    if kind == "pool" and not payable:
+        raise reader.error(section, "applies_to", f"no [pool {target}]; {nearest(target, [pool.name for pool in pools])}")
+    for pool in payable:
+        if pool.currency != budget.currency:
+            where = f"[pool {pool.name}] (line {pool.line})"
+            raise reader.error(section, "currency", f"{budget.currency} cannot pay for {where}, which is in {pool.currency}")
 
 
 class _Reader:
     """configparser, with the line of every section and key for the messages."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, text: str, given: Given) -> None:
         self.name = name
+        self.given = given
         self.lines: dict[tuple[str, str | None], int] = {}
-        self.parser = configparser.ConfigParser(interpolation=None, default_section="\0", inline_comment_prefixes=("#", ";"))
+        self.parser = configparser.ConfigParser(interpolation=None, default_section="\0")
+        # Not by configparser: to it, the tag in `affinity = #big` is a comment.
+        text = re.sub(r"[ \t]+[#;](?:[ \t].*)?$", "", text, flags=re.MULTILINE)
         self._index(text)
         try:
             self.parser.read_string(text, name)
+            self.parser.read_dict(_nested(given))
         except configparser.Error as error:
             number = getattr(error, "lineno", None) or (getattr(error, "errors", None) or [(0, "")])[0][0]
             reason = str(getattr(error, "message", error)).splitlines()[0]
@@ -367,6 +436,9 @@ class _Reader:
             elif match := re.match(r"([^\s#;=:][^=:]*?)\s*[=:]", line):
                 self.lines.setdefault((section, match[1].lower()), number)
 
+    def error_at(self, line: int, message: str) -> ConfigError:
+        return ConfigError(f"{self.name}:{line}: {message}", file=self.name, line=line)
+
     def sections(self) -> list[str]:
         return self.parser.sections()
 
@@ -374,9 +446,10 @@ class _Reader:
         return self.lines.get((section, key)) or self.lines.get((section, None), 0)
 
     def error(self, section: str, key: str | None, message: str) -> ConfigError:
-        line = self.line_of(section, key)
         where = f"[{section}] {key}: " if key else ""
-        return ConfigError(f"{self.name}:{line}: {where}{message}", file=self.name, line=line)
+        if (section, key) in self.given:
+            return ConfigError(f"command line: {where}{message}")
+        return self.error_at(self.line_of(section, key), where + message)
 
     def read(self, section: str, kind: type[T], given: Mapping[str, Any]) -> T:
         valid = knobs(kind)
@@ -393,10 +466,13 @@ class _Reader:
     def _value(self, section: str, key: str, text: str, rules: Mapping[str, Any]) -> Any:
         try:
             value = rules["read"](text)
+            if rules["low"] is not None and value < rules["low"]:
+                raise ValueError(f"{rules['low']:,.10g} or more")
+            if rules["high"] is not None and value > rules["high"]:
+                raise ValueError(f"{rules['high']:,.10g} or less")
         except ValueError as error:
-            raise self.error(section, key, f'"{text[:80]}" is not allowed: {error}') from None
-        if rules["low"] is not None and value < rules["low"]:
-            raise self.error(section, key, f'"{text[:80]}" is not allowed: {rules["low"]:g} or more')
+            shown = text[:80].replace("\n", "\\n")
+            raise self.error(section, key, f'"{shown}" is not allowed: {error}') from None
         return value
 
     def read_paths(self, section: str) -> tuple[PathRule, ...]:
@@ -412,3 +488,124 @@ class _Reader:
                 raise self.error(section, key, "a rule's name has letters, digits and _ only")
             rules.append(PathRule(key.upper(), **places))
         return tuple(rules)
+
+
+def _nested(given: Given) -> dict[str, dict[str, str]]:
+    sections: dict[str, dict[str, str]] = {}
+    for (section, key), text in given.items():
+        sections.setdefault(section, {})[str(key)] = text
+    return sections
+
+
+# ---------------------------------------------------------------- writing
+
+HEAD = """\
+# cloud.ini: everything that Coalition can be told, with what it does when it is not told.
+#
+# Each setting below is commented out and shows its default: take away the # to change one. A name that is not known here,
+# or a value that is not allowed, stops the start with its line; `coalition config check FILE` looks beforehand, and
+# `coalition config show FILE` prints what is in force.
+#
+# Durations: 30, 30s, 5m, 2h, 7d. Sizes: 512, 64K, 10M, 2G, 1T (powers of 1024). Money: 12.50. Switches: yes, no.
+# Lists: with commas. A comment starts a line, or has a space on both sides of its #.
+"""
+SECTIONS = {
+    "server": "The server's process, its address and what it keeps.",
+    "auth": "Who may do what. Beyond loopback, `mode = token` is required.",
+    "worker": "What workers are told when they enrol.",
+    "autoscaler": "When instances of the pools below are started and ended.",
+    "paths": "One place under its name on each platform. A worker replaces the other platforms' prefix by its own, in commands,\n"
+    "# folders and environments; $(SHOWS) works as well. NAME = linux:PATH | macos:PATH | windows:PATH",
+    "pool": "One section [pool NAME] for each kind of machine that may be started.",
+    "budget": "One section [budget NAME] for each cap. With a hard one, money is reserved before a machine starts.",
+}
+PATHS_EXAMPLE = "#shows = linux:/mnt/shows | macos:/Volumes/shows | windows:S:\\shows\n"
+
+
+def documented() -> str:
+    """The text of the shipped cloud.ini: every section and every knob, each with its help and its default."""
+    parts = [HEAD]
+    for section, kind in SINGLE.items():
+        parts.append(f"# {SECTIONS[section]}\n[{section}]\n{_documented_knobs(kind)}")
+    parts.append(f"# {SECTIONS['paths']}\n[paths]\n{PATHS_EXAMPLE}")
+    for section, kind in NAMED.items():
+        parts.append(f"# {SECTIONS[section]}\n#[{section} example]\n{_documented_knobs(kind)}")
+    return "\n".join(parts)
+
+
+def _documented_knobs(kind: type) -> str:
+    lines = []
+    for key, field in knobs(kind).items():
+        needed = " (required)" if field.metadata["required"] else ""
+        lines.append(f"# {field.metadata['help']}{needed}\n#{key} = {field.metadata['default']}".rstrip() + "\n")
+    return "".join(lines)
+
+
+class Knob(NamedTuple):
+    """A setting in force, as it would be written; `default` is None where it must be given."""
+
+    section: str
+    key: str
+    value: str
+    default: str | None
+    help: str
+
+    @property
+    def changed(self) -> bool:
+        return self.value != self.default
+
+
+def describe(settings: Settings) -> Iterator[Knob]:
+    """Every knob of every section, with its value and its default in the same notation."""
+    for section in SINGLE:
+        yield from _described(section, getattr(settings, section))
+    for rule in settings.paths:
+        places = " | ".join(f"{platform}:{getattr(rule, platform)}" for platform in PLATFORMS if getattr(rule, platform))
+        yield Knob("paths", rule.name.lower(), places, None, "a place on each platform")
+    for pool in settings.pools:
+        yield from _described(f"pool {pool.name}", pool)
+    for budget in settings.budgets:
+        yield from _described(f"budget {budget.name}", budget)
+
+
+def _described(section: str, values: Any) -> Iterator[Knob]:
+    for key, field in knobs(type(values)).items():
+        rules = field.metadata
+        default = None if rules["required"] else write(field.default, rules["read"])
+        yield Knob(section, key, write(getattr(values, field.name), rules["read"]), default, rules["help"])
+
+
+def write(value: Any, read: Callable[[str], Any]) -> str:
+    """The text for cloud.ini that `read` reads as `value`."""
+    if read in WRITERS:
+        return WRITERS[read](value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def write_duration(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length and seconds % length == 0:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def write_size(size: int) -> str:
+    for power, unit in ((4, "T"), (3, "G"), (2, "M"), (1, "K")):
+        if size and size % 1_024**power == 0:
+            return f"{size // 1_024**power}{unit}"
+    return str(size)
+
+
+def write_money(micro: int) -> str:
+    return f"{Decimal(micro) / MICRO:f}"
+
+
+WRITERS: dict[Callable[[str], Any], Callable[[Any], str]] = {
+    a_duration: write_duration,
+    a_size: write_size,
+    a_money: write_money,
+    an_octal: lambda mode: f"{mode:03o}",
+    a_share_list: lambda shares: ", ".join(f"{share:.0%}" for share in shares),
+}

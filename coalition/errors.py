@@ -22,7 +22,7 @@ Errors of cloud providers live in providers/base.py: they are named by what the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -93,7 +93,7 @@ class Conflict(CoalitionError):
 
 
 class IllegalTransition(Conflict):
-    pass
+    title = "Not possible in this state"
 
 
 class StaleCall(Conflict):
@@ -117,7 +117,7 @@ class Unavailable(CoalitionError):
     title = "Unavailable"
 
     def __init__(self, detail: str = "", retry_after_s: float = 2.0) -> None:
-        super().__init__(detail)
+        super().__init__(detail, retry_after_s=retry_after_s)
         self.retry_after_s = retry_after_s
 
 
@@ -152,11 +152,21 @@ BY_STATUS: dict[int, type[CoalitionError]] = {
 
 
 def from_problem(status: int, problem: Mapping[str, Any]) -> CoalitionError:
-    """The error a server's problem body stands for, for the client to raise."""
+    """The error a server's problem body stands for, to raise in the client: of the server's type where that is known."""
     detail = str(problem.get("detail") or problem.get("title") or f"the server answered {status}")
-    if status == 409 and "offset" in problem:
-        return LogGap(int(problem["offset"]))
+    fields = problem.get("fields")
     kind = BY_STATUS.get(status, BadInput if 400 <= status < 500 else CoalitionError)
+    kind = next((k for k in _below(kind) if k.status == status and k.title == problem.get("title")), kind)
+    if kind is LogGap and type(problem.get("offset")) is int:
+        return LogGap(problem["offset"])
     if kind is Unavailable:
-        return Unavailable(detail)
-    return kind(detail, fields=problem.get("fields") or {})
+        after = problem.get("retry_after_s")
+        return Unavailable(detail, float(after)) if isinstance(after, (int, float)) else Unavailable(detail)
+    kind = Conflict if kind is LogGap else kind
+    return kind(detail, fields=fields if isinstance(fields, Mapping) else {})
+
+
+def _below(kind: type[CoalitionError]) -> Iterator[type[CoalitionError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _below(child)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar
 
 from coalition.errors import BadInput, nearest
@@ -26,14 +27,17 @@ MAX_COMMAND = 65_536
 MAX_TEXT = 4_096
 MAX_FRAMES = 1_000_000
 MAX_CHILDREN = 1_000_000
+MAX_DEPTH = 64
+MAX_PROBLEMS = 100
 MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 127
 INLINE_LOG_BYTES = 4_096
-TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}$")
-NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}\Z")
+NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 
 T = TypeVar("T")
 Check = Callable[[Any], "str | None"]
+Reader = Callable[[Any, str], Any]
 
 
 def spec(
@@ -45,7 +49,7 @@ def spec(
     check: Check | None = None,
     help: str = "",
 ) -> Any:
-    """A dataclass field with its bounds: numbers from `low` to `high`, texts and lists up to `length`, `check` gives a complaint."""
+    """A dataclass field with its bounds: numbers from `low` to `high`, texts and lists up to `length`; `check` complains."""
     metadata = {"low": low, "high": high, "length": length, "check": check, "help": help}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
@@ -56,7 +60,7 @@ def _tags(value: Sequence[str]) -> str | None:
     bad = [tag for tag in value if not TAG.match(tag)]
     if not bad:
         return None
-    return f"tag {bad[0][:80]!r} is not allowed; a tag is 1 to 64 letters, digits or _ . # : + - and starts with a letter, digit, _ or #"
+    return f"tag {bad[0][:80]!r} is not allowed; 1 to 64 letters, digits or _ . # : + -, of which the first is none of . : + -"
 
 
 def _tag_lines(value: Sequence[Sequence[str]]) -> str | None:
@@ -85,7 +89,7 @@ def _text(value: str | None) -> str | None:
 
 
 def _depends(value: Sequence[int | str]) -> str | None:
-    bad = [x for x in value if isinstance(x, int) and x <= 0 or x == ""]
+    bad = [x for x in value if (isinstance(x, int) and x <= 0) or x == ""]
     return f"{bad[0]!r} is not a job; give ids, or the `ref` of a job in the same call" if bad else None
 
 
@@ -230,7 +234,7 @@ class ResetSelection(Selection):
 @dataclass(frozen=True)
 class Edit:
     ids: Sequence[int] = spec(length=1_000_000, check=lambda v: "is empty; name at least one" if not v else None)
-    changes: JobChanges = spec(JobChanges)
+    changes: JobChanges = spec(JobChanges)  # noqa: RUF009
 
 
 # ---------------------------------------------------------------- workers
@@ -251,11 +255,11 @@ class Facts:
 class Enrol:
     """A worker's first call. The answer's credential replaces `token` from then on."""
 
-    name: str = spec(length=128, check=lambda v: None if re.match(r"^[\w.\-]{1,128}$", v) else "use letters, digits and _ . - only")
-    session: str = spec(length=64, help="random, new at each start of the agent")
+    name: str = spec(check=lambda v: None if re.match(r"[\w.\-]{1,128}\Z", v) else "use 1 to 128 letters, digits and _ . -")
+    session: str = spec(length=64, check=lambda v: None if len(v) >= 16 else "needs 16 random characters or more")
     slots: int = spec(1, low=1, high=4_096)
     affinity: Sequence[Sequence[str]] = spec(tuple, length=64, check=_tag_lines, help="tag sets, best first")
-    facts: Facts = spec(Facts)
+    facts: Facts = spec(Facts)  # noqa: RUF009
     version: str = spec("", length=64)
     protocol: int = spec(PROTOCOL, low=1)
     token: str = spec("", length=256)
@@ -381,23 +385,24 @@ class WorkerChanges:
 @dataclass(frozen=True)
 class WorkerEdit:
     ids: Sequence[int] = spec(length=100_000, check=lambda v: "is empty; name at least one" if not v else None)
-    changes: WorkerChanges = spec(WorkerChanges)
+    changes: WorkerChanges = spec(WorkerChanges)  # noqa: RUF009
 
 
 # ---------------------------------------------------------------- from and to JSON
 
 
-@lru_cache(maxsize=None)
-def _fields(kind: type) -> dict[str, tuple[Any, Mapping[str, Any], bool]]:
-    hints = typing.get_type_hints(kind)
+@cache
+def _fields(kind: type) -> dict[str, tuple[Reader, Mapping[str, Any], bool]]:
+    """Of each field: its reader, its rules, and whether it must be given."""
+    hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
     return {
-        f.name: (hints[f.name], f.metadata, f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
+        f.name: (_reader(hints[f.name])[1], f.metadata, f.default is missing and f.default_factory is missing)
         for f in dataclasses.fields(kind)
     }
 
 
-@lru_cache(maxsize=None)
-def _reader(hint: Any) -> tuple[str, Callable[[Any, str], Any]]:
+@cache
+def _reader(hint: Any) -> tuple[str, Reader]:
     """The words for a type, and a function (value, path) -> value that raises BadInput."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -413,12 +418,17 @@ def _reader(hint: Any) -> tuple[str, Callable[[Any, str], Any]]:
     return _scalar_reader(hint)
 
 
+_short = reprlib.Repr()  # looks neither deep nor far into what it shows, which may be 10 MB or 10,000 levels
+_short.maxstring = _short.maxother = 80
+_short.maxlevel = 2
+
+
 def _wrong(path: str, value: Any, words: str) -> BadInput:
-    shown = repr(value)
-    return BadInput(fields={path: f"{shown[:80]}{'...' if len(shown) > 80 else ''} is not {words}"})
+    shown = f"an integer of {value.bit_length()} bits" if isinstance(value, int) and abs(value) > MAX_INT else _short.repr(value)
+    return BadInput(fields={path: f"{shown} is not {words}"})
 
 
-def _scalar_reader(hint: Any) -> tuple[str, Callable[[Any, str], Any]]:
+def _scalar_reader(hint: Any) -> tuple[str, Reader]:
     words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}[hint]
 
     def read(value: Any, path: str) -> Any:
@@ -428,12 +438,22 @@ def _scalar_reader(hint: Any) -> tuple[str, Callable[[Any, str], Any]]:
             value = float(value)
         if type(value) is not hint or (hint is float and not math.isfinite(value)):
             raise _wrong(path, value, words)
+        if hint is str and not value.isascii():
+            _check_unicode(value, path)
         return value
 
     return words, read
 
 
-def _union_reader(args: tuple[Any, ...]) -> tuple[str, Callable[[Any, str], Any]]:
+def _check_unicode(value: str, path: str) -> None:
+    """No lone surrogates: JSON can write them, but neither UTF-8 nor any database takes them."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadInput(fields={path: "holds a lone surrogate, which is half a character"}) from None
+
+
+def _union_reader(args: tuple[Any, ...]) -> tuple[str, Reader]:
     optional = type(None) in args
     readers = [_reader(arg) for arg in args if arg is not type(None)]
     words = " or ".join([words for words, _ in readers] + ["null"] * optional)
@@ -453,7 +473,7 @@ def _union_reader(args: tuple[Any, ...]) -> tuple[str, Callable[[Any, str], Any]
     return words, read
 
 
-def _mapping_reader(item: tuple[str, Callable[[Any, str], Any]]) -> tuple[str, Callable[[Any, str], Any]]:
+def _mapping_reader(item: tuple[str, Reader]) -> tuple[str, Reader]:
     def read(value: Any, path: str) -> Any:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise _wrong(path, value, "an object")
@@ -462,7 +482,7 @@ def _mapping_reader(item: tuple[str, Callable[[Any, str], Any]]) -> tuple[str, C
     return "an object", read
 
 
-def _sequence_reader(item: tuple[str, Callable[[Any, str], Any]]) -> tuple[str, Callable[[Any, str], Any]]:
+def _sequence_reader(item: tuple[str, Reader]) -> tuple[str, Reader]:
     def read(value: Any, path: str) -> Any:
         if not isinstance(value, (list, tuple)):
             raise _wrong(path, value, "a list")
@@ -486,23 +506,28 @@ def from_dict(kind: type[T], data: Any, path: str = "") -> T:
     """A `kind` from a JSON object. BadInput names every field that is unknown, missing, of a wrong type or out of bounds."""
     if not isinstance(data, Mapping):
         raise _wrong(path or "body", data, "an object")
-    fields = _fields(kind)
+    if path.count("[") > MAX_DEPTH:
+        raise BadInput(fields={path.partition("[")[0]: f"is nested deeper than {MAX_DEPTH} levels"})
+    fields = _fields(kind)  # type: ignore[arg-type]  # a type is hashable
     prefix = f"{path}." if path else ""
     problems: dict[str, str] = {}
     values: dict[str, Any] = {}
     for name, value in data.items():
+        if len(problems) >= MAX_PROBLEMS:
+            break
         if name not in fields:
-            problems[f"{prefix}{name}"] = f"unknown field; {nearest(str(name), fields)}"
+            problems[f"{prefix}{str(name)[:80]}"] = f"unknown field; {nearest(str(name)[:80], fields)}"
             continue
-        hint, rules, _ = fields[name]
+        reader, rules, _ = fields[name]
         try:
-            values[name] = _reader(hint)[1](value, f"{prefix}{name}")
+            values[name] = reader(value, f"{prefix}{name}")
             complaint = _complaint(values[name], rules)
             if complaint:
                 problems[f"{prefix}{name}"] = complaint
         except BadInput as error:
             problems.update(error.fields)
-    problems.update({f"{prefix}{name}": "is missing" for name, (_, _, required) in fields.items() if required and name not in data})
+    missing = (name for name, (_, _, required) in fields.items() if required and name not in data)
+    problems.update({f"{prefix}{name}": "is missing" for name in missing})
     if problems:
         raise BadInput(fields=problems)
     return kind(**values)

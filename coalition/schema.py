@@ -67,6 +67,8 @@ job = _table(
     Index("ix_job_parent_id", "parent", "id"),
 )
 
+Index("ix_job_not_before", job.c.not_before, sqlite_where=job.c.not_before > 0, postgresql_where=job.c.not_before > 0)
+
 spec = _table(
     "spec",
     Column("job_id", Id, primary_key=True, autoincrement=False),

@@ -18,7 +18,9 @@ class StrEnum(str, Enum):  # the standard one needs Python 3.11; workers and cli
     """Members are plain strings, also when formatted."""
 
     __str__ = str.__str__
-    __format__ = str.__format__
+
+    def __format__(self, form: str) -> str:
+        return str.__format__(self, form)
 
 
 class JobState(StrEnum):
@@ -135,7 +137,9 @@ def after(table: Table, state: str, event: str) -> str:
         return table[state, event]
     except KeyError:
         allowed = sorted(name for origin, name in table if origin == state)
-        raise IllegalTransition(f"{event} is not possible in state {state}; possible: {', '.join(allowed) or 'nothing'}") from None
+        raise IllegalTransition(
+            f"{event} is not possible in state {state}; possible: {', '.join(allowed) or 'nothing'}"
+        ) from None
 
 
 def allows(table: Table, state: str, event: str) -> bool:

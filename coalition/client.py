@@ -1,0 +1,678 @@
+"""The Python API: one method for each route of the server, on the standard library alone.
+
+    with Client() as farm:
+        group = farm.submit(title="shot 10", frames="1-100", command="render -f {frame} shot10.scn", cpus=4)
+        job, = farm.wait([group], on_progress=lambda jobs: print(jobs[0].progress))
+
+A Client may be used by any number of threads at a time; each has its own connection, kept open between calls. Errors are those
+of errors.py: the server's problem bodies as the types they were raised as, and ServerUnreachable when there is no connection.
+Money is in integer micro-units, times are seconds since 1970 in UTC.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import json
+import os
+import re
+import select
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from getpass import getuser
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
+
+from coalition import __version__
+from coalition.errors import BadInput, CoalitionError, NotFound, ServerUnreachable, Unavailable, from_problem
+from coalition.model import (
+    Attempt,
+    Edit,
+    Job,
+    JobChanges,
+    JobSpec,
+    ResetSelection,
+    Selection,
+    Worker,
+    WorkerChanges,
+    WorkerEdit,
+    from_dict,
+    to_dict,
+)
+from coalition.states import ENDED_JOBS, JobState
+
+DEFAULT_SERVER = "http://127.0.0.1:19211"
+DEFAULT_PORT = 19211
+PREFIX = "/api/v1"
+PAGE = 1_000
+LOG_PIECE = 256 * 1_024
+IDLE_S = 30.0  # a connection unused for longer is opened anew: servers and routers drop idle ones
+LOST = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+T = TypeVar("T")
+Ids = Iterable[int] | int
+Progress = Callable[[Sequence[Job]], object]
+Answer = tuple[http.client.HTTPResponse, bytes]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of the jobs asked for; `next` is the cursor of those that follow, None at the end."""
+
+    jobs: Sequence[Job]
+    next: str | None
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What a submission made: the ids of its top-level jobs in order, the number of jobs in all, and the ids of its refs."""
+
+    ids: Sequence[int]
+    count: int
+    refs: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class LogPiece:
+    """Bytes of an attempt's log from `offset` on; `size` is all there is yet, `open` says that more may come.
+
+    `attempt` is 0 while the job has none.
+    """
+
+    data: bytes
+    attempt: int
+    offset: int
+    size: int
+    open: bool
+
+
+def ended(job: Job) -> bool:
+    """Whether nothing more will happen to a job by itself.
+
+    A group is shown as ERROR from its first failed job on, so it is over only when nothing below it runs or waits for a worker.
+    What is PENDING below a failed group does not count: it may wait for a job that failed.
+    """
+    if not job.group or job.counts is None:
+        return job.state in ENDED_JOBS
+    pending = job.counts.pending if job.state != JobState.ERROR else 0
+    return job.state in ENDED_JOBS and job.counts.waiting + job.counts.working + pending == 0
+
+
+class Client:
+    """A farm's server.
+
+    `server` is a URL, or a host with or without a port; when None, COALITION_SERVER, else a server on this machine, else the one
+    that answers on the network. `token` is an API token; when None, COALITION_TOKEN. `ca` is a file of certificates to trust for
+    https. `timeout_s` is how long one call may take. No call is made before the first method.
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+        *,
+        ca: str | os.PathLike[str] | None = None,
+    ) -> None:
+        server = server or os.environ.get("COALITION_SERVER")
+        token = os.environ.get("COALITION_TOKEN", "") if token is None else token
+        self._wire = _Wire(server, token.strip(), timeout_s, ca)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close this thread's connection; other threads' are closed as these end. The client stays usable."""
+        self._wire.drop()
+
+    @property
+    def url(self) -> str:
+        """The server's address; finds it first when none was given. ServerUnreachable when there is none."""
+        return self._wire.url
+
+    # ------------------------------------------------------------ the farm
+
+    def info(self) -> dict[str, Any]:
+        """GET /server: farm, version, protocol, now, auth, user, url, currency."""
+        return self._get("/server")
+
+    def farm(self) -> dict[str, Any]:
+        """GET /farm: the counts of jobs, workers and instances, slots, budgets, and what the machines cost now."""
+        return self._get("/farm")
+
+    # ------------------------------------------------------------ jobs
+
+    def submit(self, **keywords: Any) -> int:
+        """Submit one job, a group with `children`, or a frame range; the keywords are fields of model.JobSpec. Returns its id.
+
+        `user` is the name of who runs this, unless given. A keyword that is unknown or not allowed raises BadInput, and
+        nothing is sent.
+        """
+        return self._submit([from_dict(JobSpec, {"user": _user(), **keywords})]).ids[0]
+
+    def submit_many(self, jobs: Iterable[JobSpec | Mapping[str, Any]]) -> Submitted:
+        """POST /jobs: submit all of them or, when one is refused, none. `depends_on` may name the `ref` of another one."""
+        user = _user()
+        plain = (_plain(job) if isinstance(job, JobSpec) else job for job in jobs)
+        return self._submit([from_dict(JobSpec, {"user": user, **job}, f"jobs[{index}]") for index, job in enumerate(plain)])
+
+    def _submit(self, specs: Sequence[JobSpec]) -> Submitted:
+        if not specs:
+            raise BadInput(fields={"jobs": "is empty; submit at least one"})
+        return _read(Submitted, self._send("POST", "/jobs", {"jobs": [_sparse(spec) for spec in specs]}))
+
+    def page(
+        self,
+        *,
+        parent: int | None = None,
+        state: str | Iterable[str] | None = None,
+        user: str | None = None,
+        title: str | None = None,
+        paused: bool | None = None,
+        sort: str = "id",
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """GET /jobs: the jobs that fit every filter given, at most 1,000 at a time.
+
+        `parent` 0 is the top, None any level; `state` one or several; `title` a part of it; `sort` id, -id, priority or
+        -priority.
+        """
+        states = state if state is None or isinstance(state, str) else ",".join(state)
+        query = {"parent": parent, "state": states, "user": user, "title": title, "paused": paused, "sort": sort}
+        answer = self._get("/jobs", {**query, "limit": min(limit, PAGE), "cursor": cursor})
+        return Page([_read(Job, job) for job in answer["jobs"]], answer.get("next"))
+
+    def jobs(self, *, limit: int | None = None, **filters: Any) -> Iterator[Job]:
+        """The jobs that fit the filters of `page`, fetched as they are consumed; all of them unless `limit` is given."""
+        cursor = None
+        while limit is None or limit > 0:
+            found = self.page(limit=PAGE if limit is None else min(limit, PAGE), cursor=cursor, **filters)
+            yield from found.jobs
+            limit = None if limit is None else limit - len(found.jobs)
+            cursor = found.next
+            if cursor is None:
+                return
+
+    def job(self, job: int) -> Job:
+        """GET /jobs/{id}."""
+        return _read(Job, self._get(f"/jobs/{int(job)}"))
+
+    def edit(self, ids: Ids, **changes: Any) -> int:
+        """PATCH /jobs: change fields of model.JobChanges on every job of `ids`. Returns how many jobs were changed."""
+        return self._change("PATCH", "/jobs", Edit(_ids(ids), _changes(JobChanges, changes)))
+
+    def move(self, ids: Ids, parent: int) -> int:
+        """Put jobs, with all that is below them, into another group; 0 is the top."""
+        return self.edit(ids, parent=parent)
+
+    def pause(self, ids: Ids) -> int:
+        """POST /jobs/pause: hold whole subtrees; what runs is stopped and will run again."""
+        return self._change("POST", "/jobs/pause", Selection(_ids(ids)))
+
+    def start(self, ids: Ids) -> int:
+        """POST /jobs/start: let paused subtrees go on."""
+        return self._change("POST", "/jobs/start", Selection(_ids(ids)))
+
+    def reset(self, ids: Ids, *, errors_only: bool = False) -> int:
+        """POST /jobs/reset: run whole subtrees again, or only what failed in them."""
+        return self._change("POST", "/jobs/reset", ResetSelection(_ids(ids), errors_only))
+
+    def delete(self, ids: Ids) -> int:
+        """POST /jobs/delete: remove whole subtrees, with their logs; what runs is stopped."""
+        return self._change("POST", "/jobs/delete", Selection(_ids(ids)))
+
+    def attempts(self, job: int) -> list[Attempt]:
+        """GET /jobs/{id}/attempts, newest first."""
+        return [_read(Attempt, attempt) for attempt in self._get(f"/jobs/{int(job)}/attempts")["attempts"]]
+
+    def explain(self, job: int) -> dict[str, Any]:
+        """GET /jobs/{id}/explain: {job, state, reasons: [{code, text}...]}, the most telling reason first."""
+        return self._get(f"/jobs/{int(job)}/explain")
+
+    # ------------------------------------------------------------ logs
+
+    def log(self, job: int, *, offset: int = 0, limit: int | None = None) -> LogPiece:
+        """GET /jobs/{id}/log: bytes of the newest attempt's log; a negative offset counts from its end."""
+        return self._log(f"/jobs/{int(job)}/log", offset, limit)
+
+    def attempt_log(self, attempt: int, *, offset: int = 0, limit: int | None = None) -> LogPiece:
+        """GET /attempts/{id}/log: the same of one attempt."""
+        return self._log(f"/attempts/{int(attempt)}/log", offset, limit)
+
+    def _log(self, path: str, offset: int, limit: int | None) -> LogPiece:
+        headers, data = self._wire.call("GET", path, query={"offset": offset, "limit": limit})
+        numbers = {name: _number(headers.get(f"X-Log-{name}", "")) for name in ("Attempt", "Offset", "Size", "Open")}
+        return LogPiece(data, numbers["Attempt"], numbers["Offset"], numbers["Size"], bool(numbers["Open"]))
+
+    def follow(self, job: int, *, offset: int = 0, poll_s: float = 0.5, patience_s: float = 60.0) -> Iterator[bytes]:
+        """The log of a job as it grows, until the job is over; when it is run again, the log of the new attempt follows.
+
+        `offset` is where to begin, negative from the end. BadInput for a group, which has no log. A server that is away is
+        waited for, up to `patience_s`.
+        """
+        attempt = 0
+        while True:
+            now = self._patiently(patience_s, self.job, job)
+            if now.group:
+                raise BadInput(fields={"job": f"{job} is a group, which has no log; name one of its jobs"})
+            piece = self._newest(patience_s, job, offset)
+            while piece.attempt:
+                if attempt and piece.attempt != attempt:  # run again meanwhile: this is another log, from wherever
+                    attempt, offset = 0, 0
+                else:
+                    attempt, offset = piece.attempt, piece.offset + len(piece.data)
+                    if not piece.data:
+                        break
+                    yield piece.data
+                piece = self._newest(patience_s, job, offset)
+            if ended(now) and not piece.open:
+                return
+            time.sleep(poll_s)
+
+    def _newest(self, patience_s: float, job: int, offset: int) -> LogPiece:
+        try:
+            return self._patiently(patience_s, self.log, job, offset=offset, limit=LOG_PIECE)
+        except NotFound:  # no attempt yet, or deleted: the next look at the job will tell
+            return LogPiece(b"", 0, 0, 0, False)
+
+    # ------------------------------------------------------------ waiting
+
+    def wait(
+        self,
+        ids: Ids,
+        on_progress: Progress | None = None,
+        *,
+        timeout_s: float | None = None,
+        poll_s: float = 0.5,
+        patience_s: float = 60.0,
+    ) -> list[Job]:
+        """Wait until every job of `ids` is over, well or not, and return them in that order.
+
+        `on_progress` is called with all of them whenever one has changed. Paused jobs are waited for, and so are those that
+        depend on others. A server that is away is waited for, up to `patience_s`. TimeoutError after `timeout_s`; NotFound
+        when one is deleted.
+        """
+        wanted = _ids(ids)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        seen: dict[int, Job] = {}
+        while True:
+            started = time.monotonic()
+            before = dict(seen)
+            for job in (x for x in wanted if x not in seen or not ended(seen[x])):
+                seen[job] = self._patiently(patience_s, self.job, job)
+            if on_progress and seen != before:
+                on_progress([seen[job] for job in wanted])
+            if all(ended(job) for job in seen.values()):
+                return [seen[job] for job in wanted]
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"{sum(not ended(job) for job in seen.values())} jobs are not over after {timeout_s:g} s")
+            time.sleep(max(poll_s, time.monotonic() - started))
+
+    def _patiently(self, patience_s: float, call: Callable[..., T], *args: Any, **keywords: Any) -> T:
+        """The answer of `call`; as long as the server is away, again, until `patience_s` have passed."""
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                return call(*args, **keywords)
+            except (ServerUnreachable, Unavailable) as error:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(min(error.retry_after_s if isinstance(error, Unavailable) else 1.0, patience_s))
+
+    # ------------------------------------------------------------ workers, events
+
+    def workers(self) -> list[Worker]:
+        """GET /workers."""
+        return [_read(Worker, worker) for worker in self._get("/workers")["workers"]]
+
+    def edit_workers(self, ids: Ids, **changes: Any) -> int:
+        """PATCH /workers: `affinity` (tag lists, best first), `active`, `slots`. Returns how many were changed."""
+        return self._change("PATCH", "/workers", WorkerEdit(_ids(ids), _changes(WorkerChanges, changes)))
+
+    def drain_workers(self, ids: Ids) -> int:
+        """POST /workers/drain: they finish what they run and take no more."""
+        return self._change("POST", "/workers/drain", Selection(_ids(ids)))
+
+    def resume_workers(self, ids: Ids) -> int:
+        """POST /workers/resume: drained workers take jobs again."""
+        return self._change("POST", "/workers/resume", Selection(_ids(ids)))
+
+    def delete_workers(self, ids: Ids) -> int:
+        """POST /workers/delete: forget them; their credentials end."""
+        return self._change("POST", "/workers/delete", Selection(_ids(ids)))
+
+    def affinities(self) -> list[dict[str, Any]]:
+        """GET /affinities: the tags in use, with the number of workers and of jobs of each."""
+        return self._list("/affinities", "affinities")
+
+    def events(
+        self,
+        *,
+        job: int | None = None,
+        worker: int | None = None,
+        instance: int | None = None,
+        since: float | None = None,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """GET /events: what happened, newest first."""
+        query = {"job": job, "worker": worker, "instance": instance, "since": since, "limit": limit}
+        return self._list("/events", "events", query)
+
+    # ------------------------------------------------------------ machines and money
+
+    def pools(self) -> list[dict[str, Any]]:
+        """GET /pools: what may be started, how much of it runs, and what stops it."""
+        return self._list("/pools", "pools")
+
+    def instances(self, *, state: str | None = None, pool: str | None = None, all: bool = False) -> list[dict[str, Any]]:
+        """GET /instances: the machines that are paid for, or `all` there ever were."""
+        return self._list("/instances", "instances", {"state": state, "pool": pool, "all": int(all)})
+
+    def drain_instances(self, ids: Ids) -> int:
+        """POST /instances/drain: they end when their jobs are done."""
+        return self._change("POST", "/instances/drain", Selection(_ids(ids)))
+
+    def terminate_instances(self, ids: Ids) -> int:
+        """POST /instances/terminate: they end now; their jobs run again elsewhere."""
+        return self._change("POST", "/instances/terminate", Selection(_ids(ids)))
+
+    def budgets(self) -> list[dict[str, Any]]:
+        """GET /budgets: caps, and what of them is spent, reserved and left."""
+        return self._list("/budgets", "budgets")
+
+    def ledger(self, *, since: float | None = None, group_by: str = "day") -> list[dict[str, Any]]:
+        """GET /ledger: what machines cost, by `day` or by `pool`."""
+        return self._list("/ledger", "entries", {"since": since, "group_by": group_by})
+
+    def decisions(self, *, limit: int | None = None, pool: str | None = None) -> list[dict[str, Any]]:
+        """GET /decisions: what the autoscaler did or did not do, and why; newest first."""
+        return self._list("/decisions", "decisions", {"limit": limit, "pool": pool})
+
+    # ------------------------------------------------------------ tokens
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """GET /tokens: those that exist, without their secrets."""
+        return self._list("/tokens", "tokens")
+
+    def create_token(
+        self,
+        kind: str,
+        *,
+        user: str | None = None,
+        role: str | None = None,
+        uses: int | None = None,
+        expires_s: float | None = None,
+    ) -> dict[str, Any]:
+        """POST /tokens: a new one of kind user, enrol or site: {id, token}. Its text is told this once."""
+        fields = {"kind": kind, "user": user, "role": role, "uses": uses, "expires_s": expires_s}
+        return self._send("POST", "/tokens", {name: value for name, value in fields.items() if value is not None})
+
+    def delete_tokens(self, ids: Iterable[str]) -> int:
+        """DELETE /tokens: they are refused from now on."""
+        return int(self._send("DELETE", "/tokens", {"ids": list(ids)})["changed"])
+
+    # ------------------------------------------------------------ calls
+
+    def _get(self, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return self._json(self._wire.call("GET", path, query=query)[1])
+
+    def _list(self, path: str, name: str, query: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        return list(self._get(path, query)[name])
+
+    def _send(self, method: str, path: str, body: Any) -> dict[str, Any]:
+        return self._json(self._wire.call(method, path, body=body)[1])
+
+    def _change(self, method: str, path: str, selection: Any) -> int:
+        checked = from_dict(type(selection), to_dict(selection))
+        return int(self._send(method, path, _sparse(checked))["changed"])
+
+    def _json(self, data: bytes) -> dict[str, Any]:
+        answer = _object(data)
+        if answer is None:
+            raise ServerUnreachable(f"{self.url} is not a Coalition server: its answer is no JSON object")
+        return answer
+
+
+# ---------------------------------------------------------------- the wire
+
+
+class _Kept:
+    """A connection that one thread keeps open; it is closed with the thread, or with the client."""
+
+    def __init__(self, connection: http.client.HTTPConnection) -> None:
+        self.connection = connection
+        self.process = os.getpid()  # a fork must not talk on its parent's connection
+        self.used = 0.0
+
+    def usable(self) -> bool:
+        if self.connection.sock is None or self.process != os.getpid() or time.monotonic() - self.used > IDLE_S:
+            return False
+        try:
+            return not select.select([self.connection.sock], [], [], 0)[0]  # what waits on an idle connection is its end
+        except (OSError, ValueError):  # ValueError: a file number beyond what select takes
+            return False
+
+    def __del__(self) -> None:
+        self.connection.close()
+
+
+class _Wire:
+    """Calls to one server, on a connection for each thread. Finds the server at the first call, when no address was given."""
+
+    def __init__(self, server: str | None, token: str, timeout_s: float, ca: str | os.PathLike[str] | None) -> None:
+        if not token.isascii() or not token.isprintable():
+            raise BadInput(fields={"token": "is not a token: it holds characters that no token has"})
+        self._token = token
+        self._timeout_s = timeout_s
+        self._ca = ca
+        self._base = _address(server) if server else None
+        self._finding = threading.Lock()
+        self._local = threading.local()
+
+    @property
+    def base(self) -> SplitResult:
+        if self._base is None:
+            with self._finding:
+                self._base = self._base or _address(_find())
+        return self._base
+
+    @property
+    def url(self) -> str:
+        return self.base.geturl()
+
+    def drop(self) -> None:
+        kept: _Kept | None = getattr(self._local, "kept", None)
+        self._local.kept = None
+        if kept:
+            kept.connection.close()
+
+    def call(
+        self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None
+    ) -> tuple[http.client.HTTPMessage, bytes]:
+        """One request; the headers and the body of a good answer, and the error that any other stands for."""
+        headers = {"Accept": "application/json", "User-Agent": f"coalition-client/{__version__}"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        response, answer = self._exchange(method, self.base.path + PREFIX + quote(path) + _query(query or {}), data, headers)
+        if 200 <= response.status < 300:
+            return response.headers, answer
+        raise self._error(response, answer)
+
+    def _error(self, response: http.client.HTTPResponse, answer: bytes) -> CoalitionError:
+        problem = _object(answer)
+        if problem is not None:
+            return from_problem(response.status, problem)
+        if response.status in (502, 503, 504):
+            return Unavailable(f"{self.url} is away: a proxy answered {response.status}")
+        where = f" and points to {response.headers['Location']}" if response.headers["Location"] else ""
+        return ServerUnreachable(f"{self.url} is not a Coalition server: it answered {response.status}{where}")
+
+    def _exchange(self, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> Answer:
+        """One request; once more when a kept connection was closed meanwhile, except for a POST, which may have arrived."""
+        while True:
+            kept, fresh = self._kept()
+            try:
+                return self._once(kept, method, target, data, headers)
+            except LOST as error:
+                if fresh or method == "POST":
+                    raise ServerUnreachable(f"{self.url} broke the connection: {_words(error)}") from error
+            except TimeoutError as error:
+                raise ServerUnreachable(f"{self.url} did not answer within {self._timeout_s:g} s") from error
+            except (OSError, http.client.HTTPException) as error:
+                raise ServerUnreachable(f"no server at {self.url}: {_words(error)}") from error
+
+    def _once(self, kept: _Kept, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> Answer:
+        stays = False
+        try:
+            kept.connection.request(method, target, data, headers)
+            response = kept.connection.getresponse()
+            answer = response.read()
+            stays = not response.will_close
+            kept.used = time.monotonic()
+            return response, answer
+        finally:
+            if not stays:  # also on Ctrl-C: an answer that was not read must not be taken for the next call's
+                self.drop()
+
+    def _kept(self) -> tuple[_Kept, bool]:
+        """This thread's connection, and whether it is a fresh one."""
+        kept: _Kept | None = getattr(self._local, "kept", None)
+        if kept and kept.usable():
+            return kept, False
+        self.drop()
+        self._local.kept = _Kept(self._open())
+        return self._local.kept, True
+
+    def _open(self) -> http.client.HTTPConnection:
+        host, port = str(self.base.hostname), self.base.port
+        if self.base.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=self._timeout_s)
+        try:
+            context = ssl.create_default_context(cafile=self._ca)
+        except OSError as error:
+            raise BadInput(fields={"ca": f"{self._ca} cannot be used: {_words(error)}"}) from None
+        return http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=context)
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _address(server: str) -> SplitResult:
+    """The parts of a server's address; `farm` and `farm:80` mean http, and port 19211 where none is given."""
+    parts = urlsplit(server.strip() if "://" in server else f"http://{server}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    name = parts.hostname or ""
+    good = re.fullmatch(r"[\w.\-:]+", name) and parts.username is None and port != -1
+    if parts.scheme not in ("http", "https") or not good:
+        raise BadInput(fields={"server": f"{server!r} is not an address such as http://farm:19211"})
+    host = f"[{name}]" if ":" in name else name
+    if port is None and "://" not in server:
+        port = DEFAULT_PORT
+    return SplitResult(parts.scheme, host if port is None else f"{host}:{port}", parts.path.rstrip("/"), "", "")
+
+
+def _find() -> str:
+    """A server on this machine, else one that answers on the network."""
+    local = urlsplit(DEFAULT_SERVER)
+    probe = http.client.HTTPConnection(str(local.hostname), local.port, timeout=2)
+    try:
+        probe.connect()
+    except OSError:
+        from coalition import discovery
+
+        found = discovery.find()
+        if found is None:
+            raise ServerUnreachable(
+                f"no server at {DEFAULT_SERVER}, and none answered on the network; start one with `coalition serve`, "
+                "or name it with --server or COALITION_SERVER"
+            ) from None
+        return str(found)
+    finally:
+        probe.close()
+    return DEFAULT_SERVER
+
+
+def _query(query: Mapping[str, Any]) -> str:
+    given = {name: int(value) if isinstance(value, bool) else value for name, value in query.items() if value is not None}
+    return f"?{urlencode(given)}" if given else ""
+
+
+def _ids(ids: Ids) -> tuple[int, ...]:
+    return (ids,) if isinstance(ids, int) else tuple(ids)
+
+
+def _user() -> str:
+    """The name of who runs this; empty where the system knows none, such as in a container under a bare number."""
+    try:
+        return getuser()
+    except (KeyError, OSError, ImportError):
+        return ""
+
+
+def _plain(job: JobSpec) -> Any:
+    try:
+        return _sparse(job)
+    except RecursionError:
+        raise BadInput(fields={"children": "is nested too deep"}) from None
+
+
+def _changes(kind: type[T], changes: Mapping[str, Any]) -> T:
+    if not changes:
+        raise BadInput(fields={"changes": "is empty; name a field to change"})
+    return from_dict(kind, changes)
+
+
+@cache
+def _defaults(kind: type) -> dict[str, Any]:
+    return {
+        f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in dataclasses.fields(kind)
+    }
+
+
+def _sparse(value: Any) -> Any:
+    """JSON data without the fields that hold their default, which keeps a large submission small."""
+    if dataclasses.is_dataclass(value):
+        defaults = _defaults(type(value))  # type: ignore[arg-type]  # a type is hashable
+        return {name: _sparse(item) for name, item in vars(value).items() if item != defaults[name]}
+    return [_sparse(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _read(kind: type[T], data: Any) -> T:
+    """A dataclass of the server's answer. Fields that this version does not know are passed over: the server may be newer."""
+    if isinstance(data, dict):
+        data = {name: value for name, value in data.items() if name in _defaults(kind)}  # type: ignore[arg-type]  # is hashable
+    try:
+        return from_dict(kind, data)
+    except BadInput as error:
+        what = f"the server's {kind.__name__} does not fit this client, version {__version__}"
+        raise CoalitionError(f"{what}: {error}") from None

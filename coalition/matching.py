@@ -1,0 +1,110 @@
+"""May this worker run this job, and if not, why not. Pure: values in, values out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coalition.config import BudgetSettings
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What a job needs of a worker: every tag, and its resources. `payer` names the hard budgets that pay for it."""
+
+    tags: tuple[str, ...] = ()
+    cpus: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+    payer: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str) -> Requirement:
+        data = json.loads(text)
+        return cls(**{**data, "tags": tuple(data["tags"])})
+
+    def under(self, above: Requirement) -> Requirement:
+        """This, with what the ancestors ask for: tags add up, of resources the larger counts."""
+        return Requirement(
+            tags=tuple(sorted({*self.tags, *above.tags})),
+            cpus=max(self.cpus, above.cpus),
+            memory_bytes=max(self.memory_bytes, above.memory_bytes),
+            gpus=max(self.gpus, above.gpus),
+            payer="|".join(sorted({*filter(None, self.payer.split("|")), *filter(None, above.payer.split("|"))})),
+        )
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a worker offers. `lines` are its tag sets, best first; `payer` is None where no budget pays for it."""
+
+    lines: tuple[tuple[str, ...], ...] = ()
+    cpus: int = 1
+    memory_bytes: int = 0
+    gpus: int = 0
+    payer: str | None = None
+
+
+def line(requirement: Requirement, capacity: Capacity) -> int | None:
+    """The best of the worker's tag lines that fits (0 first), or None. Jobs without tags come after all lines."""
+    if _resource_mismatch(requirement, capacity) is not None:
+        return None
+    if not requirement.tags:
+        return len(capacity.lines)
+    wanted = set(requirement.tags)
+    return next((index for index, tags in enumerate(capacity.lines) if wanted.issubset(tags)), None)
+
+
+def _resource_mismatch(requirement: Requirement, capacity: Capacity) -> str | None:
+    if capacity.payer is not None and capacity.payer != requirement.payer:
+        return f"is paid for by {capacity.payer or 'the farm'}, the job by {requirement.payer or 'the farm'}"
+    if requirement.cpus > capacity.cpus:
+        return f"has {capacity.cpus} cpus of {requirement.cpus}"
+    if requirement.memory_bytes > capacity.memory_bytes:
+        return f"has {capacity.memory_bytes / 2**30:.1f} GiB of memory of {requirement.memory_bytes / 2**30:.1f}"
+    if requirement.gpus > capacity.gpus:
+        return f"has {capacity.gpus} gpus of {requirement.gpus}"
+    return None
+
+
+def mismatch(requirement: Requirement, capacity: Capacity) -> str | None:
+    """Why the worker cannot run it, in words that follow its name; None if it can."""
+    resource = _resource_mismatch(requirement, capacity)
+    if resource or line(requirement, capacity) is not None:
+        return resource
+    lacking = min((set(requirement.tags).difference(tags) for tags in capacity.lines or ((),)), key=len)
+    return f"lacks {', '.join(sorted(lacking))}"
+
+
+def payer(budgets: Iterable[BudgetSettings], user: str, titles: Sequence[str], tags: Iterable[str]) -> str:
+    """The hard user, group and affinity budgets that a job falls under, sorted, joined by '|' (Rule M)."""
+    marks = {f"user:{user}", *(f"group:{title}" for title in titles), *(f"affinity:{tag}" for tag in tags)}
+    return "|".join(sorted(budget.name for budget in budgets if budget.hard and budget.applies_to in marks))
+
+
+def order_key(prio_path: str) -> bytes:
+    """Sorts priority paths (hex, two digits a level, no trailing zeros) highest first, level by level."""
+    return bytes(255 - level for level in bytes.fromhex(prio_path)) + b"\xff\xff"
+
+
+def extend_path(prio_path: str, priority: int) -> str:
+    """The priority path one level down. Levels of 0 at the end are dropped later, by `strip_path`."""
+    return f"{prio_path}{priority:02x}"
+
+
+def strip_path(prio_path: str) -> str:
+    """Without trailing levels of 0, so that equal orders have one spelling."""
+    while prio_path.endswith("00") and len(prio_path) >= 2:
+        prio_path = prio_path[:-2]
+    return prio_path

@@ -1,0 +1,694 @@
+"""Run commands: process group, environment, log, progress, limits. No HTTP here.
+
+`Runner.start(lease)` starts a user's shell command, `Runner.poll()` waits and tells which runs ended. One thread calls a
+Runner; only `wake()` may be called from others. Output goes straight into a spool file, where it can be read while the
+command runs: nothing is copied, and a log of any size or content costs the agent nothing.
+
+How the whole tree of a run is found when it has to end:
+    its process group        the shell leads a session and a group of its own
+    its descendants          asked of psutil, only when a run is stopped
+    those that left both     every process of a run carries COALITION_RUN in its environment; on Linux the agent
+                             adopts orphans (PR_SET_CHILD_SUBREAPER), which shows at the end of a run whether it left any
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import re
+import secrets
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import psutil
+
+from coalition.config import PLATFORMS
+from coalition.errors import BadInput
+from coalition.model import Enrolled, Lease
+from coalition.states import AttemptState
+
+PLATFORM = {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
+DEFAULT_PATTERN = "PROGRESS:%percent"
+MARK = "COALITION_RUN"
+MAX_TEXT = 131_072  # characters of a command or a value once substituted; Linux takes no longer argument
+SCAN_BYTES = 262_144  # of new log are looked at for progress, the last ones
+CARRY_BYTES = 4_096  # of an unfinished line are looked at again with what follows
+SCAN_S = 0.25  # a pattern that needs longer is given up
+CLEAN_S = 10.0  # how long the end of killed processes is waited for
+THOROUGH_S = 5.0  # without adoption, runs longer than this are searched for what they left
+logger = logging.getLogger(__name__)
+REFERENCE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
+
+
+# ---------------------------------------------------------------- $(NAME)
+
+
+def expand(text: str, layers: Sequence[Mapping[str, str]]) -> str:
+    """`text` with each $(NAME) replaced by its value in the first layer that has it, and so on in the values.
+
+    A value that names itself means the next layer's: PATH="$(HOME)/bin:$(PATH)". What no layer has stays as it is, as
+    $(date) is the shell's. BadInput when the text grows beyond MAX_TEXT characters.
+    """
+    return _expand(text, layers, {}, [MAX_TEXT]) if "$(" in text else text
+
+
+def _expand(text: str, layers: Sequence[Mapping[str, str]], inside: Mapping[str, int], left: list[int]) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        for depth in range(inside.get(name, -1) + 1, len(layers)):
+            if name in layers[depth]:
+                found = layers[depth][name]
+                left[0] -= len(found) + 1
+                if left[0] < 0:
+                    raise BadInput(f"$({name}) grows beyond {MAX_TEXT:,} characters")
+                return _expand(found, layers, {**inside, name: depth}, left) if "$(" in found else found
+        return match[0]
+
+    return REFERENCE.sub(value, text)
+
+
+# ---------------------------------------------------------------- places on other platforms
+
+
+class PathRules:
+    """The farm's places under their names on each platform, as seen from this one.
+
+    `map(text)` replaces another platform's name of a place by this one's, where it begins a word and is followed by a
+    separator or the word's end. A word begins at the start, after white space, a quote, or one of = : ; , | & < > (.
+    Windows places are found whatever their case and slashes, and the rest of their word gets this platform's slashes; a
+    quoted word ends at its quote, another at white space. The longest place wins. `places` serves $(NAME).
+    """
+
+    def __init__(self, rules: Sequence[Mapping[str, str]] = (), platform: str = PLATFORM) -> None:
+        self.places = {rule["name"]: rule[platform] for rule in rules if rule.get(platform)}
+        # A place that is here already is "replaced" by itself, so that a shorter foreign one does not match in it.
+        known = {
+            rule[other]: rule[platform] for rule in rules if rule.get(platform) for other in PLATFORMS if rule.get(other)
+        }
+        found = sorted((place for place in known if place.strip("/\\")), key=len, reverse=True)
+        posix = platform != "windows"
+        self._own = [(known[place].rstrip("/\\") or known[place], posix and self._is_windows(place)) for place in found]
+        places = "|".join(f"({self._regex(place.rstrip(chr(92) + '/'))})" for place in found)
+        self._pattern = re.compile(rf"""(?<![^\s"'`=:;,|&<>(])(?:{places})(?=[\\/\s"'`:;,|&<>)]|$)""") if found else None
+
+    @staticmethod
+    def _is_windows(place: str) -> bool:
+        return "\\" in place or re.match(r"[A-Za-z]:", place) is not None
+
+    def _regex(self, place: str) -> str:
+        if not self._is_windows(place):
+            return re.escape(place)
+        return "(?i:" + r"[\\/]+".join(re.escape(part) for part in re.split(r"[\\/]", place)) + ")"
+
+    def map(self, text: str) -> str:
+        matches = list(self._pattern.finditer(text)) if self._pattern else []
+        if not matches:
+            return text
+        parts = []
+        at = 0
+        for match, following in zip(matches, [*(m.start() for m in matches[1:]), len(text)], strict=True):
+            own, turn = self._own[(match.lastindex or 1) - 1]
+            end = min(following, self._end_of_word(text, match)) if turn else match.end()
+            parts += [text[at : match.start()], own, text[match.end() : end].replace("\\\\", "/").replace("\\", "/")]
+            at = end
+        return "".join([*parts, text[at:]])
+
+    @staticmethod
+    def _end_of_word(text: str, match: re.Match[str]) -> int:
+        opened = text[match.start() - 1 : match.start()]
+        end = re.compile(re.escape(opened) if opened in ('"', "'") else r"""[\s"'`;|&<>()]""").search(text, match.end())
+        return end.start() if end else len(text)
+
+
+# ---------------------------------------------------------------- progress
+
+
+class Progress:
+    """The last progress that a log tells, 0 to 1.
+
+    The pattern is a regular expression in which `%percent` (0 to 100) and `%one` (0 to 1) stand for a number.
+    """
+
+    def __init__(self, pattern: str | None) -> None:
+        self.value = 0.0
+        self._carry = b""
+        self._scale: list[float] = []
+        self._pattern: re.Pattern[bytes] | None = None
+        text = re.sub(r"%(percent|one)\b", self._number, DEFAULT_PATTERN if pattern is None else pattern)
+        if self._scale:
+            with contextlib.suppress(re.error):  # the server has checked it; as bytes it may still be none
+                self._pattern = re.compile(text.encode())
+
+    def _number(self, match: re.Match[str]) -> str:
+        self._scale.append(0.01 if match[1] == "percent" else 1.0)
+        return rf"(?P<number{len(self._scale) - 1}>\d{{1,9}}(?:\.\d{{0,9}})?|\.\d{{1,9}})"
+
+    def feed(self, data: bytes) -> None:
+        """Look at the next bytes of the log. TimeoutError if the pattern takes too long; it is not tried again."""
+        if not self._pattern or not data:
+            return
+        data = self._carry + data
+        try:
+            with _at_most(SCAN_S):
+                for match in self._pattern.finditer(data):
+                    self._take(match)
+        except TimeoutError:
+            self._pattern = None
+            raise
+        self._carry = data[max(data.rfind(b"\n") + 1, data.rfind(b"\r") + 1, len(data) - CARRY_BYTES) :]
+
+    def _take(self, match: re.Match[bytes]) -> None:
+        for index, scale in enumerate(self._scale):
+            number = match[f"number{index}"]
+            if number is not None:
+                self.value = min(1.0, float(number) * scale)
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """TimeoutError when the block takes longer; `re` looks for signals, so even a hopeless pattern ends. Main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    armed = True
+
+    def late(*_: object) -> None:
+        if armed:
+            raise TimeoutError("the progress pattern takes too long")
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        yield
+        armed = False
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+
+
+# ---------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True)
+class Site:
+    """What holds for all runs of a worker: the server's address and what it said at enrolment."""
+
+    server: str = ""
+    worker: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    paths: Sequence[Mapping[str, str]] = ()
+    umask: int = 0o022
+    grace_s: float = 10.0
+
+    @classmethod
+    def of(cls, enrolled: Enrolled, server: str) -> Site:
+        return cls(server, enrolled.name, enrolled.environment, enrolled.paths, enrolled.umask, enrolled.grace_s)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: FINISHED, ERROR or STOPPED, with an exit code or a signal; one that never started has neither."""
+
+    attempt: int
+    state: AttemptState
+    run_s: float
+    exit_code: int | None
+    signal: int | None
+    reason: str
+    log_bytes: int
+
+
+class _Phase(Enum):
+    RUNNING = "running"
+    STOPPING = "stopping"  # SIGTERM is sent; SIGKILL follows
+    CLEANING = "cleaning"  # the shell ended, something of it is left
+
+
+@dataclass(eq=False)
+class Run:
+    """One started command. Moments are on the monotonic clock; `deadline` is when the runner must look at it again."""
+
+    attempt: int
+    progress: Progress
+    timeout_s: float = 0.0
+    started_at: float = field(default_factory=time.monotonic)
+    deadline: float = float("inf")
+    kill_at: float = 0.0  # when what is left is sent SIGKILL
+    log_fd: int = -1
+    exit_fd: int = -1
+    process: subprocess.Popen[bytes] | None = None
+    phase: _Phase = _Phase.RUNNING
+    verdict: tuple[AttemptState, str] | None = None
+    run_s: float = 0.0
+    left: int = 0
+    scanned: int = 0
+
+    @property
+    def log_bytes(self) -> int:
+        return os.fstat(self.log_fd).st_size if self.log_fd >= 0 else 0
+
+    def note(self, text: str) -> None:
+        """A line of our own in the log; it begins with `* `."""
+        size = self.log_bytes
+        fresh = size == 0 or os.pread(self.log_fd, 1, size - 1) == b"\n"
+        with contextlib.suppress(OSError):  # a full disk must not end the agent
+            os.write(self.log_fd, f"{'' if fresh else chr(10)}* {text}\n".encode("utf-8", "replace"))
+
+    def read_log(self, offset: int, count: int) -> bytes:
+        return os.pread(self.log_fd, count, offset) if self.log_fd >= 0 else b""
+
+
+class Runner:
+    """Starts runs and waits for their ends.
+
+    `spool` is the folder of the logs, ATTEMPT.log each, which the caller removes. `adopt`: orphans of runs become children
+    of this process, which then must have no other children and call from its main thread (Linux; an agent's process wants
+    it). `keep`: a watchdog process ends the runs when this process dies without ending them.
+    """
+
+    def __init__(self, spool: Path, site: Site | None = None, *, adopt: bool = False, keep: bool = False) -> None:
+        self.spool = spool
+        self.session = secrets.token_hex(8)
+        self.runs: dict[int, Run] = {}
+        self._told: list[Ended] = []  # ends for the next poll
+        self._adopting = adopt and _become_subreaper()
+        self._keeper = _Keeper(f"{MARK}={self.session}-") if keep else None
+        self._strangers: set[int] = set()  # orphans that we may not kill
+        self._selector = selectors.DefaultSelector()
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self.site = site or Site()
+
+    @property
+    def site(self) -> Site:
+        return self._site
+
+    @site.setter
+    def site(self, site: Site) -> None:
+        """Used by the runs that start from now on."""
+        self._site = site
+        self._rules = PathRules(site.paths)
+        base = {name: text for name, text in os.environ.items() if not name.startswith("COALITION_")}
+        layers = (site.environment, base, self._rules.places)
+        self._base = {**base, **{name: self._rules.map(expand(text, layers)) for name, text in site.environment.items()}}
+        self._base.update(COALITION_SERVER=site.server, COALITION_WORKER=site.worker)
+
+    # -------- starting
+
+    def start(self, lease: Lease) -> None:
+        """Start the lease's command. One that cannot start is told by `poll` like every other end, with the reason in its log."""
+        spool = self.spool / f"{lease.attempt}.log"
+        run = self.runs[lease.attempt] = Run(lease.attempt, Progress(lease.progress_pattern), lease.timeout_s)
+        try:
+            run.log_fd = os.open(spool, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            command, place, environment = self.prepare(lease)
+            self._launch(run, command, place, environment)
+        except (BadInput, OSError, ValueError) as error:
+            self._refuse(run, _why_not(error))
+            return
+        if lease.timeout_s > 0:
+            run.deadline = run.started_at + lease.timeout_s
+
+    def prepare(self, lease: Lease) -> tuple[str, str, dict[str, str]]:
+        """Command, directory and environment as they will be used: $(NAME) first, then the places of other platforms."""
+        given = {**lease.environment, "COALITION_JOB": str(lease.job), "COALITION_ATTEMPT": str(lease.attempt)}
+        layers = (given, self._base, self._rules.places)
+        environment = dict(self._base)
+        for name, text in given.items():
+            environment[name] = self._rules.map(expand(text, layers))
+        environment[MARK] = f"{self.session}-{lease.attempt}"
+        return self._rules.map(expand(lease.command, layers)), self._rules.map(expand(lease.dir, layers)), environment
+
+    def _launch(self, run: Run, command: str, place: str, environment: dict[str, str]) -> None:
+        # No preexec_fn and no pipes: Popen then uses vfork, and a start costs little more than the shell's own exec.
+        run.process = subprocess.Popen(
+            ["/bin/sh", "-c", command],
+            stdin=self._null,
+            stdout=run.log_fd,
+            stderr=run.log_fd,
+            cwd=place or None,
+            env=environment,
+            umask=self._site.umask,
+            start_new_session=True,
+        )
+        run.exit_fd = _exit_fd(run.process.pid)
+        self._selector.register(run.exit_fd, selectors.EVENT_READ, run)
+        if self._keeper:
+            self._keeper.tell("+", run.process.pid)
+
+    def _refuse(self, run: Run, reason: str) -> None:
+        if run.process:  # started, but no descriptor was left to watch it
+            run.process.kill()
+            run.process.wait()
+        if run.log_fd >= 0:
+            run.note(reason)
+        self._told.append(self._end(run, Ended(run.attempt, AttemptState.ERROR, 0.0, None, None, reason, run.log_bytes)))
+
+    # -------- stopping
+
+    def stop(self, attempt: int, reason: str = "stopped") -> None:
+        """SIGTERM to the run's whole tree, after the grace SIGKILL; it ends as STOPPED. No effect if it is ending already."""
+        run = self.runs.get(attempt)
+        if run and run.phase is _Phase.RUNNING:
+            self._terminate(run, AttemptState.STOPPED, reason)
+
+    def kill(self) -> None:
+        """SIGKILL to every run, now; `poll` tells their ends."""
+        for run in self.runs.values():
+            run.kill_at = run.deadline = 0.0
+            if run.phase is _Phase.RUNNING:
+                run.phase, run.verdict = _Phase.STOPPING, (AttemptState.STOPPED, "killed")
+        self._told += self._look(time.monotonic())
+
+    def _terminate(self, run: Run, state: AttemptState, reason: str) -> None:
+        run.note(reason)
+        run.phase, run.verdict = _Phase.STOPPING, (state, reason)
+        run.deadline = run.kill_at = time.monotonic() + self._site.grace_s
+        self._signal(run, signal.SIGTERM)
+
+    def _signal(self, run: Run, number: int) -> None:
+        escaped = self._escaped(run)  # before the group ends, and with it the trace to them
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(_pid(run), number)
+        for process in escaped:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+
+    def _escaped(self, run: Run) -> list[psutil.Process]:
+        """The run's live processes outside its group: descendants, and whoever carries its mark."""
+        found: dict[int, psutil.Process] = {}
+        with contextlib.suppress(psutil.Error):
+            found = {process.pid: process for process in psutil.Process(_pid(run)).children(recursive=True)}
+        mark = f"{self.session}-{run.attempt}"
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):  # others' processes, and those that just ended
+                if process.pid not in found and process.environ().get(MARK) == mark:
+                    found[process.pid] = process
+        return [process for process in found.values() if _group_of(process.pid) not in (_pid(run), None)]
+
+    # -------- waiting
+
+    def wake(self) -> None:
+        """Make `poll` return soon. From any thread, and from a signal handler."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_out, b"!")
+
+    def poll(self, timeout_s: float) -> list[Ended]:
+        """Wait until a run ends, `wake()` is called or `timeout_s` passed. The runs that ended, in that order."""
+        due = min((run.deadline for run in self.runs.values()), default=float("inf")) - time.monotonic()
+        ready = self._selector.select(0 if self._told else max(0.0, min(timeout_s, due)))
+        ended, self._told = self._told, []
+        for key, _ in ready:
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_in, 4_096)
+            else:
+                ended += self._exited(key.data)
+        return ended + self._look(time.monotonic())
+
+    def _exited(self, run: Run) -> list[Ended]:
+        assert run.process
+        self._selector.unregister(run.exit_fd)
+        os.close(run.exit_fd)
+        run.process.wait()
+        now = time.monotonic()
+        run.run_s = now - run.started_at
+        if run.phase is _Phase.RUNNING:
+            run.kill_at = now
+        run.phase = _Phase.CLEANING
+        return self._clean(run, now)
+
+    def _look(self, now: float) -> list[Ended]:
+        """What is due: timeouts, SIGKILL after the grace, and runs that wait for the end of what they left."""
+        ended: list[Ended] = []
+        for run in [run for run in self.runs.values() if run.deadline <= now]:
+            if run.phase is _Phase.RUNNING:
+                self._terminate(run, AttemptState.ERROR, f"timeout: ran longer than {run.timeout_s:g} s")
+            elif run.phase is _Phase.STOPPING:
+                self._signal(run, signal.SIGKILL)
+                run.deadline = now + 1.0
+            else:
+                ended += self._clean(run, now)
+        return ended
+
+    def _clean(self, run: Run, now: float) -> list[Ended]:
+        """End what the shell left: at once, or when it was being stopped after the rest of its grace."""
+        left = self._left_by(run, now)
+        run.left = max(run.left, left)
+        if left and now < run.kill_at + CLEAN_S:
+            if now >= run.kill_at:
+                self._signal(run, signal.SIGKILL)
+            run.deadline = now + 0.02
+            return []
+        if run.left and not run.verdict:
+            run.note(f"the command left {run.left} {'process' if run.left == 1 else 'processes'} behind: killed")
+        if left:
+            run.note(f"{left} still there {CLEAN_S:g} s after SIGKILL")
+        return [self._end(run, self._result(run))]
+
+    def _left_by(self, run: Run, now: float) -> int:
+        """How many live processes of the run there are; cheap when there are none."""
+        orphans = self._reap(run, now) if self._adopting else 0
+        if _group_exists(_pid(run)):
+            return orphans + _count_alive(_pid(run))
+        if not self._adopting and (run.run_s > THOROUGH_S or run.left or run.verdict):
+            return len(self._escaped(run))
+        return orphans
+
+    def _reap(self, ending: Run | None, now: float) -> int:
+        """Reap orphans that ended and kill those whose run has; how many of `ending` live outside its group."""
+        ours = {run.process.pid for run in self.runs.values() if run.process} | {self._keeper.pid if self._keeper else 0}
+        count = 0
+        for pid in _children():
+            if pid in ours or pid in self._strangers or _reaped(pid):
+                continue
+            owner = self._owner(pid, ending)
+            if owner is None or (owner is ending and now >= owner.kill_at):
+                self._kill_orphan(pid)
+            count += ending is not None and owner is ending and _group_of(pid) != _pid(ending)
+        return count
+
+    def _owner(self, pid: int, ending: Run | None) -> Run | None:
+        """The run an orphan belongs to; None if that has ended. Without a mark it is of any run that may have started it."""
+        with contextlib.suppress(psutil.Error, OSError):
+            process = psutil.Process(pid)
+            session, _, attempt = process.environ().get(MARK, "").rpartition("-")
+            if session == self.session and attempt.isdigit():
+                return self.runs.get(int(attempt))
+            age = time.time() - process.create_time()
+            may = [run for run in self.runs.values() if time.monotonic() - run.started_at >= age - 1.0]
+            return next((run for run in may if run is not ending), ending if ending in may else None)
+        return None
+
+    def _kill_orphan(self, pid: int) -> None:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            self._strangers.add(pid)
+
+    def tend(self) -> None:
+        """Once in a while: reap the orphans of jobs that still run."""
+        if self._adopting:
+            self._reap(None, time.monotonic())
+
+    # -------- ending
+
+    def _result(self, run: Run) -> Ended:
+        assert run.process
+        code = run.process.returncode
+        exit_code, number = (code, None) if code >= 0 else (None, -code)
+        state, reason = run.verdict or (AttemptState.FINISHED if code == 0 else AttemptState.ERROR, describe(exit_code, number))
+        return Ended(run.attempt, state, run.run_s, exit_code, number, reason, run.log_bytes)
+
+    def _end(self, run: Run, ended: Ended) -> Ended:
+        del self.runs[run.attempt]
+        if run.log_fd >= 0:
+            os.close(run.log_fd)
+        if self._keeper and run.process:
+            self._keeper.tell("-", run.process.pid)
+        return ended
+
+    def progress(self, attempt: int) -> float:
+        """What the run's log tells by now, 0 to 1. Looks at what was written since the last call, at most SCAN_BYTES."""
+        run = self.runs[attempt]
+        size = run.log_bytes
+        start = max(run.scanned if run.scanned <= size else 0, size - SCAN_BYTES)
+        if start < size:
+            data = run.read_log(start, SCAN_BYTES)
+            run.scanned = start + len(data)
+            try:
+                run.progress.feed(data)
+            except TimeoutError as error:
+                run.note(str(error))
+        return run.progress.value
+
+    def close(self) -> None:
+        """Kill what runs and give everything back."""
+        deadline = time.monotonic() + CLEAN_S
+        self.kill()
+        while self.runs and time.monotonic() < deadline:
+            self.poll(0.1)
+        if self._keeper:
+            self._keeper.close()
+        self._selector.close()
+        for fd in (self._wake_in, self._wake_out, self._null):
+            os.close(fd)
+
+
+class _Keeper:
+    """The watchdog process (keeper.py), told of every process group that starts and ends."""
+
+    def __init__(self, mark: str) -> None:
+        program = Path(__file__).with_name("keeper.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(program), mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+            bufsize=0,
+        )
+        assert self._process.stdin
+        self._pipe = self._process.stdin
+        os.set_blocking(self._pipe.fileno(), False)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def tell(self, what: str, group: int) -> None:
+        if self._pipe.closed:
+            return
+        try:
+            told = self._pipe.write(f"{what}{group}\n".encode())
+        except OSError:
+            told = None
+        if not told:
+            logger.warning("the watchdog is gone; if this agent is killed, its jobs run on")
+            self.close()
+
+    def close(self) -> None:
+        """End it. Not by closing the pipe: what it was told of could be out of date."""
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+
+
+def describe(exit_code: int | None, number: int | None) -> str:
+    """The reason of an end in words; empty for exit code 0."""
+    if number is not None:
+        return f"killed by signal {number} ({_signal_name(number)})"
+    if not exit_code:
+        return ""
+    hints = {126: "not executable", 127: "command not found"}
+    if exit_code in hints:
+        return f"exit code {exit_code} ({hints[exit_code]})"
+    name = _signal_name(exit_code - 128) if 128 < exit_code < 193 else ""
+    return f"exit code {exit_code}" + (f" (its command was killed by {name})" if name.startswith("SIG") else "")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+def _why_not(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return f"cannot start: {error}"
+    if error.errno == errno.E2BIG:
+        return "cannot start: command and environment are longer than this system allows"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and error.filename:
+        return f"directory {error.filename} does not exist on this worker"
+    if error.filename:
+        return f"cannot use {error.filename}: {error.strerror}"
+    return f"cannot start: {error.strerror or error}"
+
+
+# ---------------------------------------------------------------- the system's side
+
+
+def _become_subreaper() -> bool:
+    """Adopt the orphans among all descendants of this process (Linux's prctl(2), PR_SET_CHILD_SUBREAPER = 36)."""
+    if sys.platform != "linux" or not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+        return False
+    return bool(ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0)
+
+
+def _children() -> list[int]:
+    """The children of this process's main thread: that is who adopts orphans."""
+    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def _reaped(pid: int) -> bool:
+    """Whether the child has ended; then it is no more."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
+def _pid(run: Run) -> int:
+    assert run.process
+    return run.process.pid
+
+
+def _count_alive(group: int) -> int:
+    """The group's processes without those that ended and wait to be reaped, by whoever is slow to do so."""
+    count = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            count += _group_of(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    return count
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _exit_fd(pid: int) -> int:
+    """A file descriptor that becomes readable when the child ends; it is not reaped by that."""
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):  # kernels before 5.3
+            return os.pidfd_open(pid)
+    reading, writing = os.pipe()
+
+    def wait() -> None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        os.close(writing)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return reading

@@ -1,0 +1,463 @@
+"""What people look at: lists, one job in full, the reasons why it waits, events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, or_, select, tuple_
+from sqlalchemy.sql import ColumnElement
+
+from coalition import matching
+from coalition.errors import NotFound
+from coalition.model import Attempt, Counts, Job, Worker
+from coalition.schema import attempt, dependency, event, group_count, group_inherited, job, klass, ready, spec, worker
+from coalition.states import AttemptState, JobState, WorkerState
+from coalition.store.base import chunks, reads
+from coalition.store.cloud import Cloud
+from coalition.store.jobs import group_state
+from coalition.store.workers import WorkerRow
+
+GROUP_STATE = case(
+    (func.coalesce(group_count.c.total, 0) == 0, str(JobState.WAITING)),
+    (group_count.c.error > 0, str(JobState.ERROR)),
+    (group_count.c.finished == group_count.c.total, str(JobState.FINISHED)),
+    (group_count.c.working > 0, str(JobState.WORKING)),
+    (group_count.c.waiting > 0, str(JobState.WAITING)),
+    else_=str(JobState.PENDING),
+)
+STATE = case((job.c.is_group, GROUP_STATE), else_=job.c.state)
+SORTS = {"id": job.c.id, "priority": job.c.prio}
+
+
+@dataclass(frozen=True)
+class JobQuery:
+    """Which jobs to list. `after` is the cursor: the sort value and id of the last row seen."""
+
+    parent: int | None = None
+    states: tuple[str, ...] = ()
+    user: str | None = None
+    title: str | None = None
+    paused: bool | None = None
+    sort: str = "id"
+    descending: bool = False
+    limit: int = 100
+    after: tuple[int, int] | None = None
+    ids: tuple[int, ...] | None = None
+
+
+class Views(Cloud):
+    """The part of the store that only reads."""
+
+    @reads
+    def jobs(self, db: Connection, query: JobQuery) -> tuple[list[Job], tuple[int, int] | None]:
+        """A page of jobs, and the cursor of the next one (None at the end)."""
+        column = SORTS[query.sort]
+        statement = _job_select().where(*_conditions(query))
+        if query.after is not None:
+            place = tuple_(column, job.c.id)
+            statement = statement.where(place < query.after if query.descending else place > query.after)
+        order = (column.desc(), job.c.id.desc()) if query.descending else (column, job.c.id)
+        rows = db.execute(statement.order_by(*order).limit(query.limit + 1)).all()
+        page = rows[: query.limit]
+        cursor = (
+            (int(page[-1].prio if query.sort == "priority" else page[-1].id), int(page[-1].id))
+            if len(rows) > query.limit
+            else None
+        )
+        return self._shown(db, page), cursor
+
+    @reads
+    def job(self, db: Connection, job_id: int) -> Job:
+        """One job; NotFound if there is none."""
+        row = db.execute(_job_select().where(job.c.id == job_id)).first()
+        if row is None:
+            raise NotFound(f"there is no job {job_id}")
+        return self._shown(db, [row])[0]
+
+    @reads
+    def owners(self, db: Connection, ids: Sequence[int]) -> set[str]:
+        """The users of these jobs."""
+        found: set[str] = set()
+        for chunk in chunks(list(ids)):
+            found.update(db.execute(select(spec.c.user).where(spec.c.job_id.in_(chunk))).scalars())
+        return found
+
+    def _shown(self, db: Connection, rows: Sequence[Any]) -> list[Job]:
+        depends: dict[int, list[int]] = {}
+        for chunk in chunks([row.id for row in rows]):
+            for edge in db.execute(select(dependency.c.job_id, dependency.c.on_id).where(dependency.c.job_id.in_(chunk))):
+                depends.setdefault(edge.job_id, []).append(edge.on_id)
+        return [self._show(db, row, tuple(sorted(depends.get(row.id, ())))) for row in rows]
+
+    def _show(self, db: Connection, row: Any, depends_on: Sequence[int]) -> Job:
+        own = self._requirement(db, row.own_set)
+        state = group_state(row) if row.is_group else row.state
+        held_above = bool(row.above_holds)
+        counts = Counts(row.total, row.waiting, row.pending, row.working, row.finished, row.error) if row.is_group else None
+        paused_above = bool(row.above_paused)
+        return Job(
+            id=row.id,
+            parent=row.parent,
+            title=row.title,
+            group=row.is_group,
+            state=state,
+            paused=row.paused,
+            priority=row.prio,
+            affinity=own.tags,
+            user=row.user,
+            command=row.command,
+            dir=row.dir,
+            environment=json.loads(row.environment),
+            url=row.url,
+            timeout_s=row.timeout_s,
+            retries=row.retries,
+            errors=row.errors,
+            cpus=own.cpus,
+            memory_bytes=own.memory_bytes,
+            gpus=own.gpus,
+            progress_pattern=row.progress_pattern,
+            progress=_progress(row, state),
+            created_at=row.created_at,
+            started_at=row.group_started_at if row.is_group else (row.started_at or row.leased_at),
+            ended_at=(row.group_ended_at if state in ("FINISHED", "ERROR") else None) if row.is_group else _ended(row),
+            run_s=self._run_s(row),
+            cost_micro=(row.group_cost_micro if row.is_group else row.cost_micro) or 0,
+            depends_on=depends_on,
+            attempt=row.attempt_id,
+            worker=row.worker_name or "",
+            counts=counts,
+            reason=_short_reason(row, state, paused_above, held_above),
+            allowed_actions=_job_actions(row, state),
+        )
+
+    def _run_s(self, row: Any) -> float:
+        if row.is_group:
+            return float(row.group_run_ms) / 1_000
+        if row.state == JobState.WORKING and row.started_at:
+            return max(0.0, self.clock() - row.started_at)
+        return float(row.run_ms or 0) / 1_000
+
+    # ------------------------------------------------------------ attempts, events
+
+    @reads
+    def attempts(self, db: Connection, job_id: int, limit: int = 100) -> list[Attempt]:
+        """A job's attempts, newest first."""
+        return [_attempt(row) for row in db.execute(_attempt_select().where(attempt.c.job_id == job_id).limit(limit))]
+
+    @reads
+    def attempt(self, db: Connection, attempt_id: int) -> Attempt:
+        """One attempt; NotFound if there is none."""
+        row = db.execute(_attempt_select().where(attempt.c.id == attempt_id)).first()
+        if row is None:
+            raise NotFound(f"there is no attempt {attempt_id}")
+        return _attempt(row)
+
+    @reads
+    def attempt_holder(self, db: Connection, attempt_id: int) -> tuple[int, str] | None:
+        """(worker id, state) of an attempt; None if there is none."""
+        row = db.execute(select(attempt.c.worker_id, attempt.c.state).where(attempt.c.id == attempt_id)).first()
+        return (row.worker_id, row.state) if row else None
+
+    @reads
+    def events(self, db: Connection, filters: Mapping[str, int], since: float, limit: int) -> list[dict[str, Any]]:
+        """Events, newest first; `filters` may hold job, worker and instance ids."""
+        columns = {"job": event.c.job_id, "worker": event.c.worker_id, "instance": event.c.instance_id}
+        statement = select(event).where(event.c.at >= since, *(columns[name] == value for name, value in filters.items()))
+        return [
+            {
+                "id": row.id,
+                "at": row.at,
+                "kind": row.kind,
+                "who": row.who,
+                "job": row.job_id,
+                "worker": row.worker_id,
+                "instance": row.instance_id,
+                "text": row.text,
+            }
+            for row in db.execute(statement.order_by(event.c.id.desc()).limit(limit))
+        ]
+
+    # ------------------------------------------------------------ workers, farm
+
+    @reads
+    def workers(self, db: Connection) -> list[Worker]:
+        """All workers that are not TERMINATED."""
+        held: dict[int, list[int]] = {}
+        for row in db.execute(select(attempt.c.open_worker, attempt.c.job_id).where(attempt.c.open_worker.is_not(None))):
+            held.setdefault(row.open_worker, []).append(row.job_id)
+        query = select(worker).where(worker.c.state != str(WorkerState.TERMINATED)).order_by(worker.c.name)
+        return [_worker(row, sorted(held.get(row.id, []))) for row in db.execute(query)]
+
+    @reads
+    def farm_jobs(self, db: Connection) -> dict[str, int]:
+        """Leaves by state over the whole farm, from the counters of the roots."""
+        names = ("waiting", "pending", "working", "finished", "error")
+        sums = select(*(func.coalesce(func.sum(group_count.c[name]), 0).label(name) for name in names))
+        groups = db.execute(sums.join(job, job.c.id == group_count.c.group_id).where(job.c.parent == 0)).one()
+        counts = {name: int(getattr(groups, name)) for name in names}
+        loose = select(job.c.state, func.count().label("n")).where(job.c.parent == 0, job.c.is_group.is_(False))
+        for row in db.execute(loose.group_by(job.c.state)):
+            counts[row.state.lower()] += row.n
+        return counts
+
+    @reads
+    def farm_workers(self, db: Connection) -> dict[str, Any]:
+        """{"workers": {STATE: n}, "slots": {"total", "busy"}} of the workers that are there."""
+        held = select(attempt.c.open_worker, func.count().label("n")).where(attempt.c.open_worker.is_not(None))
+        busy = {row.open_worker: row.n for row in db.execute(held.group_by(attempt.c.open_worker))}
+        states: dict[str, int] = {}
+        slots = 0
+        gone = [str(WorkerState.TERMINATED)]
+        for row in db.execute(select(worker.c.id, worker.c.state, worker.c.slots).where(worker.c.state.not_in(gone))):
+            state = _worker_state(row.state, busy.get(row.id, 0))
+            states[state] = states.get(state, 0) + 1
+            slots += row.slots if state in ("WAITING", "WORKING") else 0
+        return {"workers": states, "slots": {"total": slots, "busy": sum(busy.values())}}
+
+    # ------------------------------------------------------------ why
+
+    def explain(self, job_id: int) -> list[dict[str, str]]:
+        """Why a job is not running (or what it does), as {code, text}, most telling first."""
+        shown = self.job(job_id)
+        if shown.state == JobState.WORKING:
+            where = f" on {shown.worker}" if shown.worker else ""
+            return [_because("running", f"is running{where} for {shown.run_s:.0f} s")]
+        if shown.state in (JobState.FINISHED, JobState.ERROR):
+            return [_because(shown.state.lower(), shown.reason or f"is {shown.state}")]
+        return self._why_waiting(job_id, shown)
+
+    @reads
+    def _why_waiting(self, db: Connection, job_id: int, shown: Job) -> list[dict[str, str]]:
+        reasons = self._why_held(db, job_id)
+        row = db.execute(select(job.c.class_id, job.c.not_before, job.c.is_group).where(job.c.id == job_id)).one()
+        if row.is_group:
+            counts = shown.counts or Counts()
+            if not counts.total:
+                return [*reasons, _because("empty", "is an empty group: submit jobs into it, or delete it")]
+            return [*reasons, _because("group", f"has {counts.waiting} jobs waiting and {counts.pending} held by dependencies")]
+        delay = row.not_before - self.clock()
+        if delay > 0:
+            reasons.append(_because("backoff", f"is tried again in {delay:.0f} s, after {shown.errors} errors"))
+        return reasons + self._why_unmatched(db, job_id, row.class_id, blocked=bool(reasons))
+
+    def _why_held(self, db: Connection, job_id: int) -> list[dict[str, str]]:
+        """Pauses and dependencies, of the job and of the groups above it."""
+        reasons = []
+        chain = [job_id, *self._ancestors(db, self._parent_of(db, job_id))]
+        for one in chain:
+            words = "" if one == job_id else f"group #{one} "
+            if db.execute(select(job.c.paused).where(job.c.id == one)).scalar():
+                reasons.append(_because("paused", f"{words}is paused"))
+            unmet = list(
+                db.execute(select(dependency.c.on_id).where(dependency.c.job_id == one, dependency.c.met.is_(False))).scalars()
+            )
+            if unmet:
+                total = db.execute(select(func.count()).select_from(dependency).where(dependency.c.job_id == one)).scalar_one()
+                states = self._states(db, unmet[:5])
+                names = ", ".join(f"#{on} {states.get(on, '')}" for on in unmet[:5]) + (", ..." if len(unmet) > 5 else "")
+                reasons.append(_because("dependencies", f"{words}waits for {len(unmet)} of {total} dependencies: {names}"))
+        return reasons
+
+    def _parent_of(self, db: Connection, job_id: int) -> int:
+        return int(db.execute(select(job.c.parent).where(job.c.id == job_id)).scalar_one())
+
+    def _why_unmatched(self, db: Connection, job_id: int, class_id: int, blocked: bool) -> list[dict[str, str]]:
+        set_id = db.execute(select(klass.c.set_id).where(klass.c.id == class_id)).scalar_one()
+        requirement = self._requirement(db, set_id)
+        fleet = [row for row in self._live_workers(db) if row.active]
+        fitting = [row for row in fleet if matching.line(requirement, row.capacity) is not None]
+        if not fleet:
+            return [_because("no_workers", "no worker is up; start one with `coalition worker`, or give a pool in cloud.ini")]
+        if not fitting:
+            nearest = min(fleet, key=lambda row: len(matching.mismatch(requirement, row.capacity) or ""))
+            words = f"none of the {len(fleet)} workers fits: for example {nearest.name} {matching.mismatch(requirement, nearest.capacity)}"
+            return [_because("no_match", words)]
+        if blocked:
+            return []
+        before = self._jobs_before(db, job_id, class_id)
+        return [_because("queue", f"{before} jobs before it on the {len(fitting)} workers that match")]
+
+    def _live_workers(self, db: Connection) -> list[WorkerRow]:
+        quiet = (WorkerState.TIMEOUT, WorkerState.DRAINING, WorkerState.SICK)
+        return [row for row in self._fleet(db) if row.state not in quiet]
+
+    def _jobs_before(self, db: Connection, job_id: int, class_id: int) -> int:
+        """Ready jobs that are dealt before this one: classes of a higher path, and lower ids of an equal one."""
+        mine = db.execute(select(klass.c.prio_path).where(klass.c.id == class_id)).scalar_one()
+        key = matching.order_key(mine)
+        before = 0
+        for row in db.execute(select(klass.c.id, klass.c.prio_path).where(klass.c.nonempty)).all():
+            other = matching.order_key(row.prio_path)
+            if other <= key:
+                count = select(func.count()).select_from(ready).where(ready.c.class_id == row.id)
+                if other == key:
+                    count = count.where(ready.c.job_id < job_id)
+                before += db.execute(count).scalar_one()
+        return before
+
+
+def _job_select() -> Any:
+    above = group_inherited.alias("above")
+    counted = [group_count.c[name] for name in ("total", "waiting", "pending", "working", "finished", "error")]
+    return (
+        select(
+            job,
+            spec,
+            *counted,
+            group_count.c.run_ms.label("group_run_ms"),
+            group_count.c.cost_micro.label("group_cost_micro"),
+            group_count.c.started_at.label("group_started_at"),
+            group_count.c.ended_at.label("group_ended_at"),
+            attempt.c.leased_at,
+            attempt.c.started_at,
+            attempt.c.ended_at,
+            attempt.c.run_ms,
+            attempt.c.progress,
+            attempt.c.cost_micro,
+            attempt.c.reason,
+            attempt.c.exit_code,
+            attempt.c.state.label("attempt_state"),
+            worker.c.name.label("worker_name"),
+            above.c.paused.label("above_paused"),
+            above.c.holds.label("above_holds"),
+        )
+        .join(spec, spec.c.job_id == job.c.id)
+        .outerjoin(group_count, group_count.c.group_id == job.c.id)
+        .outerjoin(attempt, attempt.c.id == job.c.attempt_id)
+        .outerjoin(worker, worker.c.id == attempt.c.worker_id)
+        .outerjoin(above, above.c.group_id == job.c.parent)
+    )
+
+
+def _conditions(query: JobQuery) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if query.parent is not None:
+        conditions.append(job.c.parent == query.parent)
+    if query.ids is not None:
+        conditions.append(job.c.id.in_(query.ids))
+    if query.states:
+        leaf = and_(job.c.is_group.is_(False), job.c.state.in_(query.states))
+        conditions.append(or_(leaf, and_(job.c.is_group, GROUP_STATE.in_(query.states))))
+    if query.user is not None:
+        conditions.append(spec.c.user == query.user)
+    if query.title:
+        conditions.append(spec.c.title.contains(query.title, autoescape=True))
+    if query.paused is not None:
+        conditions.append(job.c.paused.is_(query.paused))
+    return conditions
+
+
+def _attempt_select() -> Any:
+    return (
+        select(attempt, worker.c.name.label("worker_name"), spec.c.title)
+        .outerjoin(worker, worker.c.id == attempt.c.worker_id)
+        .outerjoin(spec, spec.c.job_id == attempt.c.job_id)
+        .order_by(attempt.c.id.desc())
+    )
+
+
+def _attempt(row: Any) -> Attempt:
+    return Attempt(
+        id=row.id,
+        job=row.job_id,
+        job_title=row.title or "",
+        worker=row.worker_name or "",
+        state=row.state,
+        leased_at=row.leased_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        run_s=row.run_ms / 1_000,
+        progress=row.progress,
+        exit_code=row.exit_code,
+        signal=row.signal,
+        reason=row.reason or "",
+        cost_micro=row.cost_micro,
+    )
+
+
+def _progress(row: Any, state: str) -> float:
+    if row.is_group:
+        return float(row.finished / row.total) if row.total else 0.0
+    if state == JobState.FINISHED:
+        return 1.0
+    return float(row.progress or 0.0) if state == JobState.WORKING else 0.0
+
+
+def _ended(row: Any) -> float | None:
+    return row.ended_at if row.state in (JobState.FINISHED, JobState.ERROR) else None
+
+
+def _short_reason(row: Any, state: str, paused_above: bool, held_above: bool) -> str:
+    """One line for a list; `explain` has the whole of it."""
+    if row.is_group:
+        return "paused" if row.paused else ""
+    if state == JobState.ERROR:
+        return row.reason or (f"exit code {row.exit_code}" if row.exit_code is not None else "")
+    if state in (JobState.WORKING, JobState.FINISHED):
+        return ""
+    if row.paused or paused_above:
+        return "paused" if row.paused else "its group is paused"
+    if state == JobState.PENDING:
+        return f"waits for {row.holds} dependencies" if row.holds else "its group waits for dependencies"
+    if row.attempt_state in (AttemptState.LOST, AttemptState.STOPPED, AttemptState.ERROR):
+        return f"put back: {row.reason}" if row.reason else "put back"
+    return ""
+
+
+def _job_actions(row: Any, state: str) -> tuple[str, ...]:
+    actions = ["start" if row.paused else "pause"] if row.is_group or state not in ("FINISHED", "ERROR") else []
+    if state in ("FINISHED", "ERROR", "WORKING") or (row.is_group and (row.finished or row.error)):
+        actions.append("reset")
+    return (*actions, "edit", "delete")
+
+
+def _worker_state(state: str, running: int) -> str:
+    """WAITING and WORKING are what the open attempts say; the rest is what the table says."""
+    if state in (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING):
+        return str(WorkerState.WORKING) if running else ("WAITING" if state == WorkerState.WORKING else state)
+    return state
+
+
+def _worker(row: Any, jobs: Sequence[int]) -> Worker:
+    state = _worker_state(row.state, len(jobs))
+    drain = "resume" if state in (WorkerState.DRAINING, WorkerState.SICK) else "drain"
+    return Worker(
+        id=row.id,
+        name=row.name,
+        state=state,
+        active=row.active,
+        slots=row.slots,
+        running=len(jobs),
+        affinity=tuple(tuple(line) for line in json.loads(row.affinity)),
+        facts=json.loads(row.facts),
+        version=row.version,
+        load=row.load,
+        memory_free_bytes=row.memory_free_bytes,
+        finished=row.finished,
+        errors=row.errors,
+        enrolled_at=row.enrolled_at,
+        seen_at=row.seen_at,
+        idle_since=row.idle_since,
+        instance=row.instance_id,
+        jobs=tuple(jobs),
+        reason=_why_idle(row, state),
+        allowed_actions=("edit", drain, "delete"),
+    )
+
+
+def _why_idle(row: Any, state: str) -> str:
+    if not row.active:
+        return "switched off: active = no"
+    return {
+        "STARTING": "has enrolled and not called yet",
+        "DRAINING": "finishes what it runs and takes no more",
+        "TIMEOUT": "has not been heard of",
+        "SICK": "set aside after errors",
+    }.get(state, "")
+
+
+def _because(code: str, text: str) -> dict[str, str]:
+    return {"code": code, "text": text}

@@ -1,0 +1,365 @@
+"""Workers and who may speak: enrolment, tokens, affinities, drain, delete."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from coalition.errors import BadInput, Conflict, NotAuthenticated, NotFound
+from coalition.matching import Capacity
+from coalition.model import Enrol, WorkerChanges, to_dict
+from coalition.schema import attempt, instance, job, reqset, token, worker
+from coalition.states import WORKER, InstanceState, WorkerState, after
+from coalition.store.base import chunks, reads, writes
+from coalition.store.dispatch import Dispatch
+from coalition.store.jobs import Changes
+
+TOKEN_KINDS = ("user", "enrol", "site")
+ROLES = ("admin", "user")
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A worker that was let in. `credential` is told once and kept hashed."""
+
+    worker_id: int
+    name: str
+    credential: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """A worker as dispatch and the autoscaler need it."""
+
+    id: int
+    name: str
+    state: str
+    active: bool
+    epoch: int
+    session: str
+    slots: int
+    capacity: Capacity
+    idle_since: float | None
+    seen_at: float
+    instance_id: int | None
+    running: int
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    id: str
+    kind: str
+    key: str  # sha256 of the secret, hex
+    user: str
+    role: str
+    uses_left: int | None
+    expires_at: float | None
+    intent_id: int | None
+
+
+def hash_secret(secret: str) -> str:
+    """What is stored of a secret of 256 random bits; guessing is hopeless, so one round is enough."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class Workers(Dispatch):
+    """The part of the store that is about workers and tokens."""
+
+    # ------------------------------------------------------------ tokens
+
+    @writes
+    def create_token(
+        self,
+        db: Connection,
+        kind: str,
+        *,
+        user: str = "",
+        role: str = "",
+        uses: int | None = None,
+        expires_s: float | None = None,
+        intent_id: int | None = None,
+        secret: str | None = None,
+        who: str = "",
+    ) -> str:
+        """A new token's text, "id.secret"; only its hash is kept."""
+        return self._create_token(db, kind, user, role, uses, expires_s, intent_id, secret, who)
+
+    def _create_token(
+        self,
+        db: Connection,
+        kind: str,
+        user: str,
+        role: str,
+        uses: int | None,
+        expires_s: float | None,
+        intent_id: int | None,
+        secret: str | None,
+        who: str,
+    ) -> str:
+        if kind not in TOKEN_KINDS:
+            raise BadInput(fields={"kind": f"{kind!r} is not allowed; allowed: {', '.join(TOKEN_KINDS)}"})
+        if kind == "user" and role not in ROLES:
+            raise BadInput(fields={"role": f"{role!r} is not allowed; allowed: {', '.join(ROLES)}"})
+        now = self.clock()
+        token_id, secret = secrets.token_hex(6), secret or secrets.token_urlsafe(32)
+        values = {"id": token_id, "kind": kind, "hash": hash_secret(secret), "user": user, "role": role, "uses_left": uses}
+        expires_at = now + expires_s if expires_s is not None else None
+        db.execute(insert(token).values(**values, expires_at=expires_at, intent_id=intent_id, created_at=now))
+        self._event(db, "token.create", who, f"{kind} token {token_id}" + (f" for {user}" if user else ""))
+        return f"{token_id}.{secret}"
+
+    @reads
+    def token(self, db: Connection, token_id: str) -> TokenRow | None:
+        """A token that is still good, by its id."""
+        return self._token(db, token_id)
+
+    def _token(self, db: Connection, token_id: str) -> TokenRow | None:
+        row = db.execute(select(token).where(token.c.id == token_id)).first()
+        if row is None or (row.expires_at is not None and row.expires_at < self.clock()) or row.uses_left == 0:
+            return None
+        return TokenRow(row.id, row.kind, row.hash, row.user, row.role, row.uses_left, row.expires_at, row.intent_id)
+
+    def check_token(self, text: str) -> TokenRow | None:
+        """The token that this text proves, or None."""
+        token_id, _, secret = text.partition(".")
+        row = self.token(token_id)
+        return row if row and hmac.compare_digest(row.key, hash_secret(secret)) else None
+
+    @reads
+    def tokens(self, db: Connection) -> list[dict[str, Any]]:
+        """All tokens, without what would let one use them."""
+        rows = db.execute(select(token).order_by(token.c.created_at)).mappings()
+        return [{name: value for name, value in row.items() if name != "hash"} for row in rows]
+
+    @writes
+    def delete_token(self, db: Connection, token_id: str, who: str = "") -> None:
+        """Ends a token at once."""
+        if db.execute(delete(token).where(token.c.id == token_id)).rowcount == 0:
+            raise NotFound(f"there is no token {token_id}")
+        self._event(db, "token.delete", who, f"token {token_id}")
+
+    # ------------------------------------------------------------ enrolment
+
+    @writes
+    def enrol(self, db: Connection, request: Enrol, *, open_door: bool = False) -> Admission:
+        """Lets a worker in by its old credential, a token, or (`open_door`) its network; its older leases are put back.
+
+        NotAuthenticated without any of them; Conflict when a live worker has the name.
+        """
+        now = self.clock()
+        old = db.execute(select(worker).where(worker.c.name == request.name)).first()
+        # The session is known to that one agent: a repeat after a lost answer spends no second token.
+        same_session = bool(old and hmac.compare_digest(old.session, request.session))
+        known = same_session or bool(old and request.credential and _proves(request.credential, old.id, old.credential))
+        grant = None if known else self._spend_token(db, request, open_door)
+        if old and not known and self._alive(old, now):
+            raise Conflict(
+                f"a live worker is named {request.name}; choose another name, or wait {self.settings.worker.lease_s:.0f} s"
+            )
+        secret = secrets.token_urlsafe(32)
+        epoch = old.epoch + (not same_session) if old else 1
+        worker_id = self._write_worker(db, request, old, hash_secret(secret), epoch, now)
+        if old and not same_session:
+            changes = Changes()
+            self._lose(db, self._open_of(db, worker_id), "the worker started anew", now, changes)
+            self._settle(db, changes)
+        if grant and grant.intent_id is not None:
+            self._bind(db, grant.intent_id, request.identity, worker_id, now)
+        self._event(db, "worker.enrol", request.name, f"{request.slots} slots, epoch {epoch}", worker_id=worker_id)
+        self._bump(db, "fleet")
+        return Admission(worker_id, request.name, f"w{worker_id}.{secret}", epoch)
+
+    def _alive(self, row: Any, now: float) -> bool:
+        quiet = row.state in (WorkerState.TIMEOUT, WorkerState.TERMINATED)
+        return not quiet and now - row.seen_at < self.settings.worker.lease_s
+
+    def _spend_token(self, db: Connection, request: Enrol, open_door: bool) -> TokenRow | None:
+        """The token that lets the worker in, one use less; None where the door is open."""
+        if request.token:
+            token_id, _, secret = request.token.partition(".")
+            row = self._token(db, token_id)
+            if row is None or row.kind not in ("enrol", "site") or not hmac.compare_digest(row.key, hash_secret(secret)):
+                raise NotAuthenticated("the enrolment token is not known, used up or expired; create one: coalition token create")
+            if row.uses_left is not None and not self._rebinds(db, row, request):
+                spent = update(token).where(token.c.id == row.id, token.c.uses_left > 0).values(uses_left=token.c.uses_left - 1)
+                if db.execute(spent).rowcount == 0:
+                    raise NotAuthenticated("the enrolment token is used up")
+            return row
+        if not open_door:
+            raise NotAuthenticated("give an enrolment token (--token-file), or name this network in [auth] enrol_from")
+        return None
+
+    def _rebinds(self, db: Connection, row: TokenRow, request: Enrol) -> bool:
+        """Whether the same machine comes again with its token: that spends no further use."""
+        if row.intent_id is None or not request.identity:
+            return False
+        query = select(instance.c.id).where(instance.c.intent_id == row.intent_id, instance.c.provider_id == request.identity)
+        return db.execute(query.where(instance.c.worker_id.is_not(None))).first() is not None
+
+    def _bind(self, db: Connection, intent_id: int, identity: str, worker_id: int, now: float) -> None:
+        bound = self._bind_instance(db, intent_id, identity, worker_id, now)
+        if bound is None:
+            raise NotAuthenticated(f"no instance of intent {intent_id} is expected as {identity!r}")
+        db.execute(update(worker).where(worker.c.id == worker_id).values(instance_id=bound.id))
+
+    def _bind_instance(self, db: Connection, intent_id: int, identity: str, worker_id: int, now: float) -> Any:
+        raise NotImplementedError  # coalition/store/cloud.py
+
+    def _write_worker(self, db: Connection, request: Enrol, old: Any, credential: str, epoch: int, now: float) -> int:
+        values: dict[str, Any] = {
+            "session": request.session,
+            "credential": credential,
+            "state": str(WorkerState.STARTING) if old is None else after(WORKER, old.state, "enrol"),
+            "epoch": epoch,
+            "slots": request.slots,
+            "facts": json.dumps(to_dict(request.facts)),
+            "version": request.version,
+            "seen_at": now,
+            "idle_since": now,
+        }
+        lines = json.dumps([sorted(set(line)) for line in request.affinity])
+        if old is None:
+            new = insert(worker).values(name=request.name, active=True, affinity=lines, enrolled_at=now, **values)
+            return int(db.execute(new).inserted_primary_key[0])
+        if old.state == WorkerState.DRAINING:
+            values["state"] = old.state  # a restart does not undo a drain
+        # Lines edited on the server stay; a worker that brings its own replaces them.
+        if request.affinity:
+            values["affinity"] = lines
+        db.execute(update(worker).where(worker.c.id == old.id).values(values))
+        return int(old.id)
+
+    # ------------------------------------------------------------ fleet
+
+    @reads
+    def worker_row(self, db: Connection, worker_id: int) -> tuple[WorkerRow, str] | None:
+        """A worker and its credential's hash; None if there is none."""
+        row = db.execute(_worker_select().where(worker.c.id == worker_id)).first()
+        return (_worker_row(row, 0), row.credential) if row else None
+
+    @reads
+    def fleet(self, db: Connection) -> list[WorkerRow]:
+        """All workers that are not TERMINATED, with the number of attempts each holds."""
+        return self._fleet(db)
+
+    def _fleet(self, db: Connection) -> list[WorkerRow]:
+        held = select(attempt.c.open_worker, func.count().label("n")).where(attempt.c.open_worker.is_not(None))
+        counts = {row.open_worker: row.n for row in db.execute(held.group_by(attempt.c.open_worker))}
+        rows = db.execute(_worker_select().where(worker.c.state != str(WorkerState.TERMINATED)).order_by(worker.c.id))
+        return [_worker_row(row, counts.get(row.id, 0)) for row in rows]
+
+    @writes
+    def edit_workers(self, db: Connection, ids: Sequence[int], changed: WorkerChanges, who: str = "") -> int:
+        """Changes tag lines, slots or the `active` switch of workers; all or none."""
+        self._workers_must_exist(db, ids)
+        values: dict[str, Any] = {name: value for name, value in vars(changed).items() if value is not None}
+        names = ", ".join(sorted(values))
+        if "affinity" in values:
+            values["affinity"] = json.dumps([sorted(set(line)) for line in values["affinity"]])
+        if values:
+            db.execute(update(worker).where(worker.c.id == bindparam("b_id")).values(values), [{"b_id": i} for i in ids])
+        for worker_id in ids:
+            self._event(db, "worker.edit", who, f"changed {names}", worker_id=worker_id)
+        self._bump(db, "fleet")
+        return len(ids)
+
+    @writes
+    def drain_workers(self, db: Connection, ids: Sequence[int], who: str = "") -> int:
+        """Workers finish what they run and take no more."""
+        return self._transition_workers(db, ids, "drain", who)
+
+    @writes
+    def resume_workers(self, db: Connection, ids: Sequence[int], who: str = "") -> int:
+        """Ends a drain, or forgives a sick worker."""
+        rows = self._workers_must_exist(db, ids)
+        sick = [row.id for row in rows if row.state == WorkerState.SICK]
+        self._transition_workers(db, sick, "forgive", who)
+        return len(sick) + self._transition_workers(db, [i for i in ids if i not in sick], "resume", who)
+
+    def _transition_workers(self, db: Connection, ids: Sequence[int], verb: str, who: str) -> int:
+        for row in self._workers_must_exist(db, ids):
+            if verb == "drain" and row.state == WorkerState.DRAINING:
+                continue
+            db.execute(update(worker).where(worker.c.id == row.id).values(state=after(WORKER, row.state, verb)))
+            self._event(db, f"worker.{verb}", who, "by hand", worker_id=row.id)
+        self._bump(db, "fleet")
+        return len(ids)
+
+    @writes
+    def delete_workers(self, db: Connection, ids: Sequence[int], who: str = "") -> int:
+        """Forgets workers; what they hold is put back. Conflict for one whose cloud instance still runs: terminate that."""
+        rows = self._workers_must_exist(db, ids)
+        gone = [str(InstanceState.GONE), str(InstanceState.FAILED)]
+        now = self.clock()
+        for row in rows:
+            live = select(instance.c.id).where(instance.c.id == row.instance_id, instance.c.state.not_in(gone))
+            if row.instance_id and db.execute(live).first():
+                raise Conflict(f"worker {row.name} runs on instance {row.instance_id}; terminate that first")
+            changes = Changes()
+            self._lose(db, self._open_of(db, row.id), "the worker was deleted", now, changes)
+            self._settle(db, changes)
+            db.execute(delete(worker).where(worker.c.id == row.id))
+            self._event(db, "worker.delete", who, f"{row.name} deleted", worker_id=row.id)
+        self._bump(db, "fleet")
+        return len(ids)
+
+    def _workers_must_exist(self, db: Connection, ids: Sequence[int]) -> list[Any]:
+        rows: list[Any] = []
+        columns = (worker.c.id, worker.c.name, worker.c.state, worker.c.instance_id)
+        for chunk in chunks(list(ids)):
+            rows += db.execute(select(*columns).where(worker.c.id.in_(chunk))).all()
+        missing = sorted(set(ids) - {row.id for row in rows})
+        if missing:
+            raise NotFound(f"there is no worker {missing[0]}", fields={"ids": f"no worker {missing[0]}"})
+        return rows
+
+    @reads
+    def affinities(self, db: Connection) -> list[dict[str, Any]]:
+        """Every tag in use, with how many workers have it and how many jobs that are not over ask for it themselves."""
+        counts: dict[str, dict[str, Any]] = {}
+        for (lines,) in db.execute(select(worker.c.affinity).where(worker.c.state != str(WorkerState.TERMINATED))):
+            for tag in {tag for line in json.loads(lines) for tag in line}:
+                counts.setdefault(tag, {"tag": tag, "workers": 0, "jobs": 0})["workers"] += 1
+        query = select(reqset.c.json, func.count().label("n")).join(job, job.c.own_set == reqset.c.id)
+        for row in db.execute(query.where(job.c.state.not_in(["FINISHED", "ERROR"])).group_by(reqset.c.id)):
+            for tag in json.loads(row.json)["tags"]:
+                counts.setdefault(tag, {"tag": tag, "workers": 0, "jobs": 0})["jobs"] += row.n
+        return sorted(counts.values(), key=lambda entry: str(entry["tag"]))
+
+
+def _proves(credential: str, worker_id: int, stored: str) -> bool:
+    name, _, secret = credential.partition(".")
+    return name == f"w{worker_id}" and hmac.compare_digest(stored, hash_secret(secret))
+
+
+def _worker_select() -> Any:
+    return select(worker, instance.c.payer).outerjoin(instance, instance.c.id == worker.c.instance_id)
+
+
+def _worker_row(row: Any, running: int) -> WorkerRow:
+    facts = json.loads(row.facts)
+    lines = tuple(tuple(line) for line in json.loads(row.affinity))
+    payer = row.payer if row.instance_id is not None else None
+    capacity = Capacity(lines, facts["cpus"], facts["memory_bytes"], facts["gpus"], payer)
+    return WorkerRow(
+        row.id,
+        row.name,
+        row.state,
+        row.active,
+        row.epoch,
+        row.session,
+        row.slots,
+        capacity,
+        row.idle_since,
+        row.seen_at,
+        row.instance_id,
+        running,
+    )
