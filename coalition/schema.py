@@ -251,8 +251,9 @@ budget_window = _table(
     Column("ends_at", Seconds, nullable=False),
     Column("cap_micro", Money, nullable=False),
     Column("committed_micro", Money, nullable=False, server_default="0"),  # spend plus reservation
+    Column("alerted", Seconds, nullable=False, server_default="0"),  # the highest share of the cap that was told
     _text("currency", 3),
-    UniqueConstraint("budget", "starts_at"),
+    UniqueConstraint("budget", "starts_at", "ends_at"),
 )
 
 intent = _table(
@@ -262,10 +263,10 @@ intent = _table(
     Column("pool", String(64), nullable=False),
     Column("request", LongText, nullable=False),  # JSON, frozen: what is sent, whatever cloud.ini says later
     Column("count", Integer, nullable=False),
-    Column("state", String(12), nullable=False),  # OPEN, DONE, REFUSED, UNKNOWN
+    Column("state", String(12), nullable=False),  # OPEN (also: outcome unknown), DONE, REFUSED, LOST
     Column("launch_by", Seconds, nullable=False),
     Column("fence", BigInteger, nullable=False),
-    Column("sponsors", LongText, nullable=False),  # JSON list of budget names
+    Column("sponsors", LongText, nullable=False),  # JSON list of the budgets that all of it counts against
     _text("payer", 255),
     Column("reason", LongText, nullable=False),
     Column("created_at", Seconds, nullable=False),
@@ -279,6 +280,7 @@ instance = _table(
     Column("k", Integer, nullable=False),
     Column("pool", String(64), nullable=False),
     Column("offering", String(255), nullable=False),
+    _text("provider", 128),  # and its region: whose list it is in
     _text("provider_id", 255),
     Column("state", String(12), nullable=False),
     Column("slots", Integer, nullable=False),
@@ -286,11 +288,15 @@ instance = _table(
     _text("currency", 3),
     _text("payer", 255),
     Column("worker_id", Id),
-    Column("funded_until", Seconds, nullable=False),
+    Column("committed_until", Seconds, nullable=False),  # money is reserved up to there
+    Column("funded_until", Seconds, nullable=False),  # the deadline in force, never later; what the guest is told
     Column("created_at", Seconds, nullable=False),
     Column("launched_at", Seconds),
     Column("enrolled_at", Seconds),
+    Column("drained_at", Seconds),
     Column("ended_at", Seconds),
+    _text("wish", 12),  # drain, terminate: asked for by hand, carried out by the next tick
+    _text("wished_by", 128),
     Column("spent_micro", Money, nullable=False, server_default="0"),  # booked at settlement
     _text("reason", 1_000),
     Index("ix_instance_state", "state"),
@@ -328,4 +334,17 @@ decision = _table(
     Column("count", Integer, nullable=False),
     Column("reason", LongText, nullable=False),
     Index("ix_decision_at", "at"),
+    Index("ix_decision_pool_id", "pool", "id"),
+)
+
+# What must not be asked for until `until` (NULL: until somebody allows it again). An empty offering means the whole pool.
+block = _table(
+    "block",
+    Column("pool", String(64), primary_key=True),
+    Column("offering", String(255), primary_key=True),
+    Column("kind", String(12), nullable=False),  # a provider's reason, or boot
+    Column("at", Seconds, nullable=False),
+    Column("until", Seconds),
+    _text("image", 255),  # another image ends the block
+    Column("reason", LongText, nullable=False),
 )

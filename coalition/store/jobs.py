@@ -295,6 +295,8 @@ class Jobs(Base):
             self._flip(db, flips, changes)
         for class_id in sorted(changes.fed):
             FEED_CLASS.many(db, [(class_id,)])
+        if changes.fed:
+            self._bump(db, "ready")  # whoever knows that nothing is ready looks again
 
     def _apply_counts(self, db: Connection, changes: Changes) -> None:
         deltas = {group: row for group, row in changes.counts.items() if any(row)}
@@ -470,7 +472,6 @@ class Jobs(Base):
         changes.counts = {group: row for group, row in changes.counts.items() if group not in set(groups)}
         self._settle(db, changes)
         self._tell(db, ids, "job.delete", who, f"deleted with {len(leaves):,} jobs")
-        self._bump(db, "fleet")
         return len(ids)
 
     @writes
@@ -500,7 +501,6 @@ class Jobs(Base):
         self._refresh(db, ids, changes)
         self._settle(db, changes)
         self._tell(db, ids, kind, who, words)
-        self._bump(db, "fleet")
         self._bump(db, "backlog")
         return len(ids)
 
@@ -576,6 +576,8 @@ class Jobs(Base):
             stopped = {"state": str(AttemptState.STOPPED), "ended_at": now, "open_worker": None, "reason": reason}
             db.execute(update(attempt).where(attempt.c.job_id.in_(chunk), attempt.c.state.in_(open_states)).values(stopped))
             db.execute(update(job).where(job.c.id.in_(chunk)).values(state=str(JobState.WAITING)))
+        if leaves:
+            self._bump(db, "fleet")  # whoever keeps in memory what workers hold reads it again
 
     def _subtree_counts(self, db: Connection, row: Any, changes: Changes) -> dict[str, int]:
         """What a job and all below it add to the counters of the groups above, with this transaction's changes."""

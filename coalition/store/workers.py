@@ -174,7 +174,6 @@ class Workers(Dispatch):
         if grant and grant.intent_id is not None:
             self._bind(db, grant.intent_id, request.identity, worker_id, now)
         self._event(db, "worker.enrol", request.name, f"{request.slots} slots, epoch {epoch}", worker_id=worker_id)
-        self._bump(db, "fleet")
         return Admission(worker_id, request.name, f"w{worker_id}.{secret}", epoch)
 
     def _alive(self, row: Any, now: float) -> bool:

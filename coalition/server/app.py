@@ -1,0 +1,65 @@
+"""create_app(settings, store): the Flask application. Routes live in one module a noun; errors become problem bodies here."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+
+from coalition.config import Settings
+from coalition.errors import CoalitionError, TooLarge, Unavailable
+from coalition.logs import LocalLogs
+from coalition.server import auth, cloud, jobs, page, system, workers
+from coalition.server.dispatcher import Dispatcher
+from coalition.server.web import Farm
+from coalition.store import Store
+
+log = logging.getLogger("coalition.server")
+API = "/api/v1"
+
+
+def create_app(settings: Settings, store: Store, clock: Callable[[], float] = time.time) -> Flask:
+    """The application. Whoever serves it starts and stops `farm(app).dispatcher`."""
+    app = Flask("coalition.server", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
+    logs = LocalLogs(settings.data_dir / "logs", settings.server.log_max_bytes)
+    the_farm = Farm(settings, store, logs, Dispatcher(settings, store, clock), clock)
+    app.extensions["coalition"] = the_farm
+    for module in (jobs, workers, cloud):
+        app.register_blueprint(module.blueprint, url_prefix=API)
+    app.register_blueprint(system.blueprint)
+    page.register(app)
+    app.register_error_handler(CoalitionError, problem)
+    app.register_error_handler(HTTPException, http_problem)
+    app.register_error_handler(Exception, crash)
+    auth.install(app, the_farm)
+    return app
+
+
+def problem(error: CoalitionError) -> Response:
+    """RFC 9457: a problem body that says what is wrong and names the fields."""
+    response = Response(json.dumps(error.to_problem()), error.status, mimetype="application/problem+json")
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def http_problem(error: HTTPException) -> Response:
+    """What Flask itself refuses: unknown addresses, methods, bodies that are too large."""
+    if error.code == 413:
+        limit = current_app.config["MAX_CONTENT_LENGTH"]
+        return problem(TooLarge(f"the body is larger than {limit:,} bytes", fields={"body": "is too large"}))
+    text = {"type": "about:blank", "title": error.name, "status": error.code, "detail": error.description}
+    return Response(json.dumps(text), error.code or 500, mimetype="application/problem+json")
+
+
+def crash(error: Exception) -> Response:
+    """A fault of ours: logged with its trace, told without it."""
+    log.exception("%s %s failed", request.method, request.path, exc_info=error)
+    return problem(CoalitionError("the server failed; its log has the details"))

@@ -1,0 +1,165 @@
+"""Who calls, and what they may do. RIGHTS is the one table; a route without a line in it stops the start (and fails a test)."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from flask import Flask, Request, g, request
+
+from coalition.config import LOOPBACK
+from coalition.errors import BadInput, NotAllowed, NotAuthenticated
+
+if TYPE_CHECKING:
+    from coalition.server.web import Farm
+
+ANYONE, USER, ADMIN, WORKER = "anyone", "user", "admin", "worker"
+
+
+@dataclass(frozen=True)
+class Right:
+    """Who may call a route, and of what: `own` means only what is one's own, except for admins."""
+
+    roles: frozenset[str]
+    scope: str = "all"
+
+
+def _right(*roles: str, scope: str = "all") -> Right:
+    return Right(frozenset(roles), scope)
+
+
+SEE = _right(USER, ADMIN)
+OWN = _right(USER, ADMIN, scope="own")
+ADMINS = _right(ADMIN)
+OPEN = _right(ANYONE)
+AGENT = _right(WORKER, scope="own")
+
+RIGHTS: dict[str, Right] = {
+    "page.static": OPEN,
+    "page.index": OPEN,
+    "system.healthz": OPEN,
+    "system.server": SEE,
+    "system.farm": SEE,
+    "system.events": SEE,
+    "system.tokens": ADMINS,
+    "system.create_token": ADMINS,
+    "system.delete_token": ADMINS,
+    "jobs.submit": OWN,
+    "jobs.index": SEE,
+    "jobs.show": SEE,
+    "jobs.edit": OWN,
+    "jobs.pause": OWN,
+    "jobs.start": OWN,
+    "jobs.reset": OWN,
+    "jobs.delete": OWN,
+    "jobs.attempts": SEE,
+    "jobs.explain": SEE,
+    "jobs.log": SEE,
+    "jobs.attempt_log": SEE,
+    "jobs.append_log": AGENT,
+    "workers.index": SEE,
+    "workers.edit": ADMINS,
+    "workers.drain": ADMINS,
+    "workers.resume": ADMINS,
+    "workers.delete": ADMINS,
+    "workers.enrol": OPEN,  # proves itself by token, credential or network
+    "workers.sync": AGENT,
+    "workers.affinities": SEE,
+    "cloud.pools": SEE,
+    "cloud.instances": SEE,
+    "cloud.drain_instances": ADMINS,
+    "cloud.terminate_instances": ADMINS,
+    "cloud.budgets": SEE,
+    "cloud.ledger": SEE,
+    "cloud.decisions": SEE,
+}
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+@dataclass(frozen=True)
+class Identity:
+    name: str
+    role: str
+    worker_id: int | None = None
+
+
+def install(app: Flask, farm: Farm) -> None:
+    """Checks every request before its view runs."""
+    lacking = sorted({rule.endpoint for rule in app.url_map.iter_rules()} - RIGHTS.keys())
+    if lacking:
+        raise RuntimeError(f"routes without a line in RIGHTS: {', '.join(lacking)}")
+
+    @app.before_request
+    def check() -> None:
+        if request.endpoint is None:
+            return
+        right = RIGHTS[request.endpoint]
+        if farm.settings.auth.mode == "none":
+            _refuse_foreign_pages(request)
+        g.identity = identify(farm, request, right)
+
+
+def identify(farm: Farm, call: Request, right: Right) -> Identity:
+    """Who calls; NotAuthenticated without a good credential, NotAllowed for the wrong role."""
+    if ANYONE in right.roles:
+        return Identity("", ANYONE)
+    if WORKER in right.roles:
+        return _worker(farm, call)
+    if farm.settings.auth.mode == "none":
+        return Identity("", ADMIN)
+    row = farm.store.check_token(bearer(call))
+    if row is None or row.kind != "user":
+        raise NotAuthenticated("give a good token: Authorization: Bearer TOKEN (--token, or COALITION_TOKEN)")
+    if row.role not in right.roles:
+        raise NotAllowed(f"{row.user or 'this token'} is {row.role}; this needs {' or '.join(sorted(right.roles))}")
+    return Identity(row.user, row.role)
+
+
+def _worker(farm: Farm, call: Request) -> Identity:
+    credential = bearer(call)
+    number = credential.partition(".")[0][1:]
+    if not credential.startswith("w") or not number.isdigit() or len(number) > 18:
+        raise NotAuthenticated("a worker's credential is needed; enrol first")
+    g.session = farm.dispatcher.session(int(number), credential)
+    return Identity(g.session.row.name, WORKER, g.session.row.id)
+
+
+def bearer(call: Request) -> str:
+    """The text after "Bearer" in the Authorization header, or nothing."""
+    kind, _, text = call.headers.get("Authorization", "").partition(" ")
+    return text.strip() if kind.lower() == "bearer" else ""
+
+
+def _refuse_foreign_pages(call: Request) -> None:
+    """Without log-in, a page of another site must not reach us through the user's browser (DNS rebinding, forged posts)."""
+    host = urlsplit(f"//{call.host}").hostname or ""
+    if not LOOPBACK.match(host):
+        raise NotAllowed(f"without authentication only loopback names are served, not {host[:80]!r}")
+    origin = call.headers.get("Origin")
+    if origin is not None and origin != f"{call.scheme}://{call.host}":
+        raise NotAllowed("requests from pages of other sites are not served")
+    if call.method not in SAFE_METHODS and call.mimetype not in ("application/json", "application/octet-stream"):
+        raise BadInput("send Content-Type: application/json", fields={"Content-Type": "must be application/json"})
+
+
+def must_own(farm: Farm, ids: Sequence[int]) -> None:
+    """NotAllowed if the caller is no admin and one of the jobs belongs to somebody else."""
+    who: Identity = g.identity
+    if who.role == ADMIN:
+        return
+    others = farm.store.owners(ids) - {who.name}
+    if others:
+        raise NotAllowed(f"{who.name} may change own jobs only; these belong to {', '.join(sorted(others))[:200]}")
+
+
+def in_networks(address: str | None, networks: Iterable[str]) -> bool:
+    """Whether an address lies in one of the networks."""
+    try:
+        peer = ipaddress.ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(peer, "ipv4_mapped", None) or peer
+    return any(mapped in ipaddress.ip_network(network) for network in networks)

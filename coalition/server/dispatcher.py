@@ -1,0 +1,398 @@
+"""Serves the workers' syncs: sessions in memory, one writer that combines them, long polls, heartbeats, sweeps.
+
+An idle sync runs no SQL. Everything in memory is a copy: counters in the database say when it is old (`fleet`: workers or
+what they hold changed; `ready`: jobs became ready), and one watcher thread reads them every 100 ms.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from coalition import matching
+from coalition.config import Settings
+from coalition.errors import CoalitionError, NotAuthenticated, StaleCall
+from coalition.model import Lease, Refused, Sync, SyncReply
+from coalition.states import InstanceState, WorkerState
+from coalition.store.dispatch import Beat, Call, Outcome
+from coalition.store.workers import WorkerRow, hash_secret
+
+if TYPE_CHECKING:
+    from coalition.store import Store
+
+log = logging.getLogger("coalition.dispatch")
+
+COMBINED = 32  # syncs in one transaction
+SHORT_RUN_S = 2.0  # below it a worker is leased ahead
+AHEAD_S = 1.0
+AHEAD_PER_SLOT = 64
+WATCH_S = 0.1
+FLUSH_S = 5.0
+NO_DRAIN = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING, WorkerState.TIMEOUT)
+
+
+@dataclass
+class Session:
+    """What the server remembers of a worker between its calls."""
+
+    row: WorkerRow
+    key: str  # hash of its credential
+    fleet: int  # the `fleet` counter this was read at
+    seq: int = -1
+    open: dict[int, int] = field(default_factory=dict)
+    known: bool = False  # is `open` what the database has
+    dry: int = -1  # the `ready` counter at which nothing was left for it
+    run_s: float | None = None  # how long its jobs run, lately
+    funded_until: float | None = None
+    ending: bool = False  # its instance is to end
+    slot_price_micro: int = 0
+    seen_at: float = 0.0
+    idle_since: float | None = None
+    load: float = 0.0
+    memory_free_bytes: int = 0
+    finished: int = 0
+    errors: int = 0
+    progress: dict[int, float] = field(default_factory=dict)
+    dirty: bool = False
+    parked: threading.Event | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Dispatcher:
+    """One per process. Thread-safe."""
+
+    def __init__(self, settings: Settings, store: Store, clock: Callable[[], float] = time.time) -> None:
+        self.settings, self.store, self.clock = settings, store, clock
+        self.sessions: dict[int, Session] = {}
+        self._sessions_lock = threading.Lock()
+        self._queue: queue.SimpleQueue[tuple[Call, Future[Outcome]] | None] = queue.SimpleQueue()
+        self._may_park = threading.BoundedSemaphore(max(1, settings.server.threads // 2))
+        self._versions: dict[str, int] = {}
+        self._kick = threading.Event()
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Starts the writer, the watcher, the flusher and the sweeper."""
+        self._versions = self.store.counters()
+        for body in (self._write, self._watch, self._flush_often, self._sweep_often):
+            thread = threading.Thread(target=body, name=f"coalition-{body.__name__.strip('_')}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """Ends the threads; calls that wait are answered, heartbeats are written."""
+        self._stopping.set()
+        self._kick.set()
+        self._queue.put(None)
+        for session in list(self.sessions.values()):
+            if session.parked:
+                session.parked.set()
+        for thread in self._threads:
+            thread.join(timeout=10)
+        self.flush()
+
+    def kick(self) -> None:
+        """Something was submitted or changed here: look at once who can use it."""
+        self._kick.set()
+
+    # ------------------------------------------------------------ sessions
+
+    def session(self, worker_id: int, credential: str) -> Session:
+        """The session of a worker that proves who it is; NotAuthenticated otherwise."""
+        name, _, secret = credential.partition(".")
+        key = hash_secret(secret)
+        session = self.sessions.get(worker_id)
+        if session is None or session.key != key or name != f"w{worker_id}":
+            session = self._open_session(worker_id) if name == f"w{worker_id}" else None
+            if session is None or session.key != key:
+                raise NotAuthenticated("the worker's credential is not known here; it must enrol again")
+        return session
+
+    def _open_session(self, worker_id: int) -> Session | None:
+        with self._sessions_lock:
+            fleet = self._versions.get("fleet", 0)
+            found = self.store.worker_row(worker_id)
+            if found is None:
+                self.sessions.pop(worker_id, None)
+                return None
+            row, key = found
+            old = self.sessions.get(worker_id)
+            if old and old.key == key and old.row.epoch == row.epoch:
+                return old
+            if old and old.parked:
+                old.parked.set()
+            session = Session(row, key, fleet, idle_since=row.idle_since, seen_at=self.clock())
+            self._read_instance(session)
+            self.sessions[worker_id] = session
+            return session
+
+    def _refresh_session(self, session: Session) -> None:
+        """Reads a worker again after somebody changed workers or what they hold."""
+        fleet = self._versions.get("fleet", 0)
+        found = self.store.worker_row(session.row.id)
+        if found is None or found[1] != session.key:
+            self.sessions.pop(session.row.id, None)
+            raise NotAuthenticated("the worker was deleted or has enrolled anew")
+        session.row, session.fleet, session.known, session.dry = found[0], fleet, False, -1
+        self._read_instance(session)
+
+    def _read_instance(self, session: Session) -> None:
+        machine = self.store.instance_of(session.row.id) if session.row.instance_id else None
+        if machine is not None:
+            session.funded_until = machine.funded_until
+            session.slot_price_micro = -(-machine.price_micro // max(1, session.row.slots))
+            session.ending = machine.state in (InstanceState.TERMINATING, InstanceState.GONE, InstanceState.FAILED)
+
+    # ------------------------------------------------------------ one sync
+
+    def sync(self, session: Session, call: Sync) -> SyncReply:
+        """Answers a worker's call. StaleCall for one that is older than what was seen, or of an earlier epoch."""
+        self._accept(session, call)
+        if session.fleet != self._versions.get("fleet", 0):
+            self._refresh_session(session)
+        want = self._want(session, call)
+        leases: Sequence[Lease] = ()
+        stop: Sequence[int] = ()
+        refused: Sequence[Refused] = ()
+        if self._needs_store(session, call, want):
+            outcome = self._exchange(session, call, want)
+            leases, stop, refused = outcome.leases, outcome.stop, outcome.refused
+        if want and not (leases or stop or call.finished) and call.wait_s:
+            leases = self._park(session, call)
+        return self._reply(session, leases, stop, refused)
+
+    def _accept(self, session: Session, call: Sync) -> None:
+        with session.lock:
+            if call.epoch != session.row.epoch:
+                raise StaleCall(f"epoch {call.epoch} is over; this worker is in epoch {session.row.epoch}")
+            if call.seq <= session.seq:
+                raise StaleCall(f"call {session.seq} of this worker was seen already")
+            session.seq = call.seq
+            if session.parked:
+                session.parked.set()
+            session.seen_at = self.clock()
+            session.load, session.memory_free_bytes = call.load, call.memory_free_bytes
+            session.progress = {running.attempt: running.progress for running in call.running}
+            session.dirty = True
+
+    def _want(self, session: Session, call: Sync) -> int:
+        """How many leases this call may get."""
+        row = session.row
+        if not row.active or session.ending or row.state not in NO_DRAIN or self._stopping.is_set():
+            return 0
+        queued = sum(not running.started for running in call.running)
+        ahead = 0
+        if session.run_s is not None and session.run_s < SHORT_RUN_S:
+            ahead = min(math.ceil(row.slots * AHEAD_S / max(session.run_s, 0.001)), AHEAD_PER_SLOT * row.slots)
+        return max(0, min(call.free, row.slots) + ahead - queued)
+
+    def _needs_store(self, session: Session, call: Sync, want: int) -> bool:
+        if call.finished or not session.known or any(r.started and r.attempt not in session.open for r in call.running):
+            return True
+        held = {running.attempt for running in call.running}
+        if held != session.open.keys() or any(r.started and session.open[r.attempt] >= 0 for r in call.running):
+            return True
+        return bool(want) and session.dry != self._versions.get("ready", 0)
+
+    def _exchange(self, session: Session, call: Sync, want: int) -> Outcome:
+        ready = self._versions.get("ready", 0)
+        started = [r for r in call.running if r.started and session.open.get(r.attempt, 0) >= 0]
+        request = Call(
+            session.row.id,
+            session.row.epoch,
+            session.row.capacity,
+            call.finished,
+            started,
+            want,
+            frozenset(running.attempt for running in call.running),
+            session.slot_price_micro,
+        )
+        answer: Future[Outcome] = Future()
+        self._queue.put((request, answer))
+        outcome = answer.result(timeout=60)
+        with session.lock:
+            self._remember(session, call, outcome, started={r.attempt for r in call.running if r.started})
+            session.dry = ready if len(outcome.leases) < want else -1
+        return outcome
+
+    def _remember(self, session: Session, call: Sync, outcome: Outcome, started: set[int]) -> None:
+        # -1 stands for an attempt whose start is in the database already.
+        session.open = {lease: (-1 if lease in started else job_id) for lease, job_id in outcome.open.items()}
+        session.known = True
+        session.finished += outcome.finished
+        session.errors += outcome.errors
+        for result in call.finished:
+            session.run_s = result.run_s if session.run_s is None else 0.7 * session.run_s + 0.3 * result.run_s
+        if outcome.open:
+            session.idle_since = None
+        elif session.idle_since is None:
+            session.idle_since = self.clock()
+
+    def _reply(self, session: Session, leases: Sequence[Lease], stop: Sequence[int], refused: Sequence[Refused]) -> SyncReply:
+        row = session.row
+        desired = "exit" if session.ending else "drain" if row.state == WorkerState.DRAINING or not row.active else "run"
+        funded = None if session.funded_until is None else max(0.0, session.funded_until - self.clock())
+        return SyncReply(leases, stop, refused, desired, funded, self.settings.worker.sync_s)
+
+    # ------------------------------------------------------------ waiting in the call
+
+    def _park(self, session: Session, call: Sync) -> Sequence[Lease]:
+        """Waits for a job, at most `wait_s`; nothing if too many wait already, or when a newer call comes."""
+        if not self._may_park.acquire(blocking=False):
+            return ()
+        try:
+            return self._wait(session, call)
+        finally:
+            self._may_park.release()
+
+    def _wait(self, session: Session, call: Sync) -> Sequence[Lease]:
+        until = time.monotonic() + min(call.wait_s, self.settings.worker.wait_s)
+        bell = threading.Event()
+        with session.lock:
+            if session.seq != call.seq:
+                return ()
+            session.parked = bell
+        self._kick.set()  # something may have become ready between the look and this
+        try:
+            while (left := until - time.monotonic()) > 0 and not self._stopping.is_set():
+                bell.wait(left)
+                if session.seq != call.seq or session.fleet != self._versions.get("fleet", 0):
+                    return ()
+                if bell.is_set():
+                    bell.clear()
+                    outcome = self._exchange(session, call, self._want(session, call))
+                    if outcome.leases:
+                        return outcome.leases
+            return ()
+        finally:
+            with session.lock:
+                if session.parked is bell:
+                    session.parked = None
+
+    # ------------------------------------------------------------ threads
+
+    def _write(self) -> None:
+        """The one writer: takes all queued syncs, runs one transaction, answers them all."""
+        while True:
+            first = self._queue.get()
+            if first is None:
+                return
+            batch = [first]
+            while len(batch) < COMBINED:
+                try:
+                    one = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if one is None:
+                    self._queue.put(None)
+                    break
+                batch.append(one)
+            self._run(batch)
+
+    def _run(self, batch: list[tuple[Call, Future[Outcome]]]) -> None:
+        try:
+            outcomes = self.store.exchange([call for call, _ in batch])
+        except Exception as error:  # whoever waits must get it, whatever it is
+            if len(batch) > 1:  # one bad call must not fail the others
+                for single in batch:
+                    self._run([single])
+                return
+            if not isinstance(error, CoalitionError):
+                log.exception("a worker's sync failed")
+            batch[0][1].set_exception(error)
+            return
+        for (_, answer), outcome in zip(batch, outcomes, strict=True):
+            answer.set_result(outcome)
+        if any(call.results for call, _ in batch):
+            self._kick.set()
+
+    def _watch(self) -> None:
+        """Sees what changed, here or in another process, and wakes no more waiting workers than there are jobs."""
+        while not self._stopping.is_set():
+            self._kick.wait(WATCH_S)
+            self._kick.clear()
+            try:
+                old, self._versions = self._versions, self.store.counters()
+                self._wake(everyone=old.get("fleet") != self._versions.get("fleet"))
+            except CoalitionError as error:
+                log.warning("cannot see what changed: %s", error)
+                self._stopping.wait(1.0)
+
+    def _wake(self, everyone: bool) -> None:
+        parked = [session for session in list(self.sessions.values()) if session.parked]
+        if not parked:
+            return
+        classes = [] if everyone else self.store.waiting_classes(len(parked))
+        for session in parked:
+            if everyone:
+                _ring(session)
+                continue
+            for index, (requirement, left) in enumerate(classes):
+                if left > 0 and matching.line(requirement, session.row.capacity) is not None:
+                    classes[index] = (requirement, left - session.row.slots)
+                    _ring(session)
+                    break
+
+    def _flush_often(self) -> None:
+        interval = min(FLUSH_S, self.settings.worker.lease_s / 6)
+        while not self._stopping.wait(interval):
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the heartbeats since the last flush; they are kept when the database is away."""
+        taken = []
+        for session in list(self.sessions.values()):
+            if session.dirty:
+                with session.lock:
+                    session.dirty = False
+                    taken.append((session, self._beat(session)))
+                    session.finished = session.errors = 0
+        if not taken:
+            return
+        try:
+            self.store.flush_beats([beat for _, beat in taken])
+        except CoalitionError as error:
+            log.warning("heartbeats are not written: %s", error)
+            for session, beat in taken:
+                with session.lock:
+                    session.dirty = True
+                    session.finished += beat.finished
+                    session.errors += beat.errors
+
+    def _beat(self, session: Session) -> Beat:
+        holds = tuple((lease, session.progress.get(lease, 0.0)) for lease in session.open)
+        return Beat(
+            session.row.id,
+            session.seen_at,
+            session.load,
+            session.memory_free_bytes,
+            session.idle_since,
+            session.finished,
+            session.errors,
+            holds,
+        )
+
+    def _sweep_often(self) -> None:
+        interval = min(FLUSH_S, self.settings.worker.lease_s / 6)
+        while not self._stopping.wait(interval):
+            try:
+                if self.store.sweep():
+                    self._kick.set()
+            except CoalitionError as error:
+                log.warning("leases are not swept: %s", error)
+
+
+def _ring(session: Session) -> None:
+    with session.lock:
+        if session.parked:
+            session.parked.set()

@@ -1,0 +1,208 @@
+"""Routes of jobs, attempts and their logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flask import Blueprint, Response, g, request
+
+from coalition.errors import BadInput, NotAllowed, NotFound, TooLarge
+from coalition.logs import MAX_READ
+from coalition.model import MAX_INT, Edit, JobSpec, ResetSelection, Selection, from_dict
+from coalition.server import web
+from coalition.server.auth import ADMIN, Identity, must_own
+from coalition.states import AttemptState, JobState
+from coalition.store.views import SORTS, JobQuery
+
+blueprint = Blueprint("jobs", __name__)
+
+LOG_PIECE = 1 << 20
+MAX_LIST = 1_000
+
+
+@dataclass(frozen=True)
+class Submission:
+    jobs: Sequence[JobSpec] = ()
+
+
+def _who() -> str:
+    identity: Identity = g.identity
+    return identity.name
+
+
+@blueprint.post("/jobs")
+def submit() -> Response:
+    jobs = from_dict(Submission, web.json_body()).jobs
+    if not jobs:
+        raise BadInput(fields={"jobs": "is empty; give at least one job"})
+    identity: Identity = g.identity
+    if identity.name:
+        jobs = tuple(_owned(job, identity) for job in jobs)
+    parents = sorted({job.parent for job in jobs if job.parent})
+    if parents and identity.role != ADMIN:
+        must_own(web.farm(), parents)
+    made = web.farm().store.submit(jobs, _who())
+    web.farm().dispatcher.kick()
+    return web.reply({"ids": made.ids, "count": made.count, "refs": made.refs}, 201)
+
+
+def _owned(job: JobSpec, identity: Identity) -> JobSpec:
+    """Who submits owns the job; only an admin submits for others."""
+    if job.user and job.user != identity.name and identity.role != ADMIN:
+        raise NotAllowed(f"{identity.name} may not submit for {job.user}")
+    user = job.user or identity.name
+    return replace(job, user=user, children=tuple(_owned(child, identity) for child in job.children))
+
+
+@blueprint.get("/jobs")
+def index() -> Response:
+    web.refuse_unknown("parent", "state", "user", "title", "paused", "sort", "limit", "cursor")
+    found, cursor = web.farm().store.jobs(_query())
+    return web.reply({"jobs": found, "next": f"{cursor[0]}.{cursor[1]}" if cursor else None})
+
+
+def _query() -> JobQuery:
+    states = tuple(filter(None, ",".join(request.args.getlist("state")).split(",")))
+    wrong = [state for state in states if state not in list(JobState)]
+    if wrong:
+        raise BadInput(fields={"state": f"{wrong[0][:40]!r} is not a state; allowed: {', '.join(JobState)}"})
+    sorts = tuple(SORTS) + tuple(f"-{name}" for name in SORTS)
+    sort = web.choice("sort", sorts, "id")
+    paused = request.args.get("paused")
+    return JobQuery(
+        parent=web.number("parent", 0, 0, MAX_INT) if "parent" in request.args else None,
+        states=states,
+        user=request.args.get("user"),
+        title=request.args.get("title"),
+        paused=None if paused is None else web.choice("paused", ("0", "1"), "0") == "1",
+        sort=sort.lstrip("-"),
+        descending=sort.startswith("-"),
+        limit=web.number("limit", 100, 1, MAX_LIST),
+        after=_cursor(),
+    )
+
+
+def _cursor() -> tuple[int, int] | None:
+    text = request.args.get("cursor")
+    if not text:
+        return None
+    value, _, job_id = text.partition(".")
+    if not (value.isdigit() and job_id.isdigit() and len(text) <= 38):
+        raise BadInput(fields={"cursor": f"{text[:40]!r} is not a cursor; give `next` of the page before"})
+    return int(value), int(job_id)
+
+
+@blueprint.get("/jobs/<int:job_id>")
+def show(job_id: int) -> Response:
+    return web.reply(web.farm().store.job(_bounded(job_id)))
+
+
+def _bounded(number: int) -> int:
+    if number > MAX_INT:
+        raise NotFound(f"there is no {number}")
+    return number
+
+
+@blueprint.patch("/jobs")
+def edit() -> Response:
+    wanted = web.body(Edit)
+    must_own(web.farm(), wanted.ids)
+    identity: Identity = g.identity
+    if identity.role != ADMIN:
+        if wanted.changes.user not in (None, identity.name):
+            raise NotAllowed(f"{identity.name} may not give jobs to {wanted.changes.user}")
+        if wanted.changes.parent:
+            must_own(web.farm(), [wanted.changes.parent])
+    return _changed(web.farm().store.edit(wanted.ids, wanted.changes, _who()))
+
+
+@blueprint.post("/jobs/pause")
+def pause() -> Response:
+    ids = _own_selection()
+    return _changed(web.farm().store.pause(ids, _who()))
+
+
+@blueprint.post("/jobs/start")
+def start() -> Response:
+    ids = _own_selection()
+    return _changed(web.farm().store.start(ids, _who()))
+
+
+@blueprint.post("/jobs/reset")
+def reset() -> Response:
+    wanted = web.body(ResetSelection)
+    must_own(web.farm(), wanted.ids)
+    return _changed(web.farm().store.reset(wanted.ids, wanted.errors_only, _who()))
+
+
+@blueprint.post("/jobs/delete")
+def delete() -> Response:
+    ids = _own_selection()
+    return _changed(web.farm().store.delete(ids, _who()))
+
+
+def _own_selection() -> Sequence[int]:
+    ids = web.body(Selection).ids
+    must_own(web.farm(), ids)
+    return ids
+
+
+def _changed(count: int) -> Response:
+    web.farm().dispatcher.kick()
+    return web.reply({"changed": count})
+
+
+@blueprint.get("/jobs/<int:job_id>/attempts")
+def attempts(job_id: int) -> Response:
+    web.farm().store.job(_bounded(job_id))
+    return web.reply({"attempts": web.farm().store.attempts(job_id)})
+
+
+@blueprint.get("/jobs/<int:job_id>/explain")
+def explain(job_id: int) -> Response:
+    job = web.farm().store.job(_bounded(job_id))
+    return web.reply({"job": job.id, "state": job.state, "reasons": web.farm().store.explain(job_id)})
+
+
+# ---------------------------------------------------------------- logs
+
+
+@blueprint.get("/jobs/<int:job_id>/log")
+def log(job_id: int) -> Response:
+    job = web.farm().store.job(_bounded(job_id))
+    if not job.attempt:
+        return _log_piece(0, is_open=job.state not in (JobState.FINISHED, JobState.ERROR))
+    return attempt_log(job.attempt)
+
+
+@blueprint.get("/attempts/<int:attempt_id>/log")
+def attempt_log(attempt_id: int) -> Response:
+    holder = web.farm().store.attempt_holder(_bounded(attempt_id))
+    if holder is None:
+        raise NotFound(f"there is no attempt {attempt_id}")
+    return _log_piece(attempt_id, is_open=holder[1] in (AttemptState.LEASED, AttemptState.RUNNING))
+
+
+def _log_piece(attempt_id: int, is_open: bool) -> Response:
+    web.refuse_unknown("offset", "limit")
+    offset = web.number("offset", 0, -MAX_INT, MAX_INT)
+    piece = web.farm().logs.read(attempt_id, offset, web.number("limit", MAX_READ, 1, MAX_READ))
+    response = Response(piece.data, mimetype="application/octet-stream")
+    response.headers["X-Log-Attempt"] = str(attempt_id)
+    response.headers["X-Log-Size"] = str(piece.size)
+    response.headers["X-Log-Offset"] = str(piece.offset)
+    response.headers["X-Log-Open"] = "1" if is_open else "0"
+    return response
+
+
+@blueprint.put("/attempts/<int:attempt_id>/log")
+def append_log(attempt_id: int) -> Response:
+    holder = web.farm().store.attempt_holder(_bounded(attempt_id))
+    if holder is None or holder[0] != g.identity.worker_id:
+        raise NotFound(f"there is no attempt {attempt_id} of this worker")
+    if (request.content_length or 0) > LOG_PIECE:
+        raise TooLarge(f"send logs in pieces of at most {LOG_PIECE:,} bytes")
+    offset = web.number("offset", 0, 0, MAX_INT)
+    data = request.get_data(cache=False)
+    return web.reply({"size": web.farm().logs.append(attempt_id, offset, data)})

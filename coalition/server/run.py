@@ -1,0 +1,135 @@
+"""serve(settings): gunicorn with one worker process, and the threads that run beside the requests."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+
+from coalition import discovery
+from coalition.config import LOOPBACK, Settings
+from coalition.errors import ConfigError
+from coalition.schema_version import prepare
+from coalition.server.app import create_app
+from coalition.store import Store
+
+log = logging.getLogger("coalition.server")
+
+KEEPALIVE_S = 75  # gunicorn's own 2 s equals common polling intervals and breaks them
+GRACE_S = 5
+
+
+class Background(Protocol):
+    """Something that runs beside the requests, such as the autoscaler."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+Extra = Callable[[Settings, Store], Background]
+
+
+def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
+    """Serves until SIGTERM or Ctrl-C. ConfigError when the address or the database cannot be used."""
+    _must_be_free(settings)
+    settings.data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    prepare(settings)
+    _first_token(settings)
+    print(f"coalition serves farm {settings.server.farm} at {settings.url}", flush=True)
+    _Gunicorn(settings, extras).run()
+    return 0
+
+
+def _must_be_free(settings: Settings) -> None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            reason = f"{settings.server.listen} cannot be used: {error.strerror or error}"
+            raise ConfigError(f"{reason}; is a server running there? Choose another with --listen") from None
+
+
+def _first_token(settings: Settings) -> None:
+    """In token mode somebody must be able to log in: the first admin's token is written beside the database, for its owner's eyes."""
+    path = settings.data_dir / "admin.token"
+    if settings.auth.mode != "token" or path.exists():
+        return
+    store = Store(settings)
+    try:
+        text = store.create_token("user", user="admin", role="admin", who="server")
+    finally:
+        store.close()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "w") as file:
+        file.write(text + "\n")
+    print(f"the first admin's token is in {path}", flush=True)
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc]
+    """One gthread worker: SQLite has one writer, and the threads share one dispatcher."""
+
+    def __init__(self, settings: Settings, extras: Sequence[Extra]) -> None:
+        self.settings, self.extras = settings, extras
+        self.running: list[Background] = []
+        self.store: Store | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = self.settings
+        options: dict[str, Any] = {
+            "bind": settings.server.listen,
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": settings.server.threads,
+            "worker_connections": max(1_000, settings.server.threads * 16),
+            "keepalive": KEEPALIVE_S,
+            "timeout": 120,
+            "graceful_timeout": GRACE_S,
+            "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108 - a heartbeat file
+            "proc_name": f"coalition {settings.server.farm}",
+            "loglevel": "warning",
+            "control_socket_disable": True,
+            "post_worker_init": lambda worker: self.start_background(),
+            "worker_exit": lambda server, worker: self.stop_background(),
+        }
+        for name, value in options.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        self.store = Store(self.settings)
+        self.app = create_app(self.settings, self.store)
+        return self.app
+
+    def start_background(self) -> None:
+        assert self.store is not None
+        self.running = [self.app.extensions["coalition"].dispatcher]
+        if self.settings.server.discovery:
+            self.running.append(discovery.Responder(self.settings, self._key_of))
+        self.running += [make(self.settings, self.store) for make in self.extras]
+        for one in self.running:
+            one.start()
+
+    def stop_background(self) -> None:
+        for one in reversed(self.running):
+            one.stop()
+        if self.store:
+            self.store.close()
+
+    def _key_of(self, token_id: str) -> bytes | None:
+        row = self.store.token(token_id) if self.store else None
+        return bytes.fromhex(row.key) if row else None
+
+
+def beyond_loopback(settings: Settings) -> bool:
+    """Whether others than this machine can reach the server."""
+    return not LOOPBACK.match(settings.host)

@@ -1,0 +1,85 @@
+"""Routes of the farm as a whole: what it is, how it does, events, tokens, health."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import Blueprint, Response, g, request
+
+import coalition
+from coalition.errors import BadInput
+from coalition.model import MAX_INT, PROTOCOL
+from coalition.server import web
+from coalition.store.base import probe
+
+blueprint = Blueprint("system", __name__)
+
+
+@dataclass(frozen=True)
+class NewToken:
+    kind: str
+    user: str = ""
+    role: str = ""
+    uses: int | None = None
+    expires_s: float | None = None
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    return web.reply({"ok": probe(web.farm().store)})
+
+
+@blueprint.get("/api/v1/server")
+def server() -> Response:
+    settings = web.farm().settings
+    return web.reply(
+        {
+            "farm": settings.server.farm,
+            "version": coalition.__version__,
+            "protocol": PROTOCOL,
+            "now": web.farm().clock(),
+            "auth": settings.auth.mode,
+            "user": g.identity.name,
+            "role": g.identity.role,
+            "url": settings.url,
+        }
+    )
+
+
+@blueprint.get("/api/v1/farm")
+def farm() -> Response:
+    store = web.farm().store
+    summary = {"now": web.farm().clock(), "jobs": store.farm_jobs(), **store.farm_workers(), **store.farm_money()}
+    return web.reply(summary)
+
+
+@blueprint.get("/api/v1/events")
+def events() -> Response:
+    web.refuse_unknown("job", "worker", "instance", "since", "limit")
+    filters = {name: web.number(name, 0, 0, MAX_INT) for name in ("job", "worker", "instance") if name in request.args}
+    since = float(web.number("since", 0, 0, MAX_INT))
+    return web.reply({"events": web.farm().store.events(filters, since, web.number("limit", 100, 1, 1_000))})
+
+
+@blueprint.get("/api/v1/tokens")
+def tokens() -> Response:
+    return web.reply({"tokens": web.farm().store.tokens()})
+
+
+@blueprint.post("/api/v1/tokens")
+def create_token() -> Response:
+    wanted = web.body(NewToken)
+    if wanted.kind == "enrol" and wanted.uses is None:
+        wanted = NewToken(wanted.kind, wanted.user, wanted.role, 1, wanted.expires_s)
+    if (wanted.uses is not None and wanted.uses < 1) or (wanted.expires_s is not None and wanted.expires_s <= 0):
+        raise BadInput(fields={"uses": "1 or more", "expires_s": "more than 0"})
+    text = web.farm().store.create_token(
+        wanted.kind, user=wanted.user, role=wanted.role, uses=wanted.uses, expires_s=wanted.expires_s, who=g.identity.name
+    )
+    return web.reply({"id": text.partition(".")[0], "token": text}, 201)
+
+
+@blueprint.delete("/api/v1/tokens/<token_id>")
+def delete_token(token_id: str) -> Response:
+    web.farm().store.delete_token(token_id[:32], g.identity.name)
+    return web.reply({"changed": 1})

@@ -1,0 +1,85 @@
+"""What every route uses: the farm of the request, bodies and parameters that are checked, JSON answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from flask import Response, current_app, request
+
+from coalition.config import Settings
+from coalition.errors import BadInput
+from coalition.logs import LocalLogs
+from coalition.model import from_dict, to_dict
+
+if TYPE_CHECKING:
+    from coalition.server.dispatcher import Dispatcher
+    from coalition.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Farm:
+    """What the routes work with."""
+
+    settings: Settings
+    store: Store
+    logs: LocalLogs
+    dispatcher: Dispatcher
+    clock: Callable[[], float]
+
+
+def farm() -> Farm:
+    """The farm of the current request."""
+    return cast(Farm, current_app.extensions["coalition"])
+
+
+def body(kind: type[T]) -> T:
+    """The request's JSON body as a `kind`; BadInput says what is wrong with it."""
+    return from_dict(kind, json_body())
+
+
+def json_body() -> Any:
+    """The request's JSON body."""
+    try:
+        return json.loads(request.get_data(cache=False))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"the body is not JSON: {error}", fields={"body": "is not JSON"}) from None
+
+
+def reply(value: Any, status: int = 200) -> Response:
+    """A JSON answer of dataclasses, lists and dicts."""
+    text = json.dumps(to_dict(value), separators=(",", ":"))
+    return Response(text, status, mimetype="application/json")
+
+
+def number(name: str, default: int, low: int, high: int) -> int:
+    """A whole number of the query string, within bounds."""
+    text = request.args.get(name)
+    if text is None or text == "":
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high or len(text) > 20:
+        raise BadInput(fields={name: f"{text[:40]!r} is not allowed; a whole number from {low} to {high}"})
+    return value
+
+
+def choice(name: str, allowed: tuple[str, ...], default: str) -> str:
+    """One of a few words of the query string."""
+    text = request.args.get(name, default)
+    if text not in allowed:
+        raise BadInput(fields={name: f"{text[:40]!r} is not allowed; allowed: {', '.join(allowed)}"})
+    return text
+
+
+def refuse_unknown(*known: str) -> None:
+    """BadInput for a query parameter that the route does not have."""
+    for name in request.args:
+        if name not in known:
+            raise BadInput(fields={name[:80]: f"unknown parameter; allowed: {', '.join(known) or 'none'}"})

@@ -1,0 +1,129 @@
+"""Routes of workers: what people see and change, and the two that the agents call."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from flask import Blueprint, Response, g, request
+
+from coalition.config import Settings
+from coalition.errors import BadInput, LogGap
+from coalition.model import PROTOCOL, Enrol, Enrolled, Result, Selection, Sync, WorkerEdit
+from coalition.server import web
+from coalition.server.auth import in_networks
+
+blueprint = Blueprint("workers", __name__)
+log = logging.getLogger("coalition.server")
+
+LOOPBACKS = ("127.0.0.0/8", "::1/128")
+OLDEST_PROTOCOL = 1
+
+
+@blueprint.get("/workers")
+def index() -> Response:
+    return web.reply({"workers": web.farm().store.workers()})
+
+
+@blueprint.patch("/workers")
+def edit() -> Response:
+    wanted = web.body(WorkerEdit)
+    return _changed(web.farm().store.edit_workers(wanted.ids, wanted.changes, g.identity.name))
+
+
+@blueprint.post("/workers/drain")
+def drain() -> Response:
+    return _changed(web.farm().store.drain_workers(web.body(Selection).ids, g.identity.name))
+
+
+@blueprint.post("/workers/resume")
+def resume() -> Response:
+    return _changed(web.farm().store.resume_workers(web.body(Selection).ids, g.identity.name))
+
+
+@blueprint.post("/workers/delete")
+def delete() -> Response:
+    return _changed(web.farm().store.delete_workers(web.body(Selection).ids, g.identity.name))
+
+
+def _changed(count: int) -> Response:
+    web.farm().dispatcher.kick()
+    return web.reply({"changed": count})
+
+
+@blueprint.get("/affinities")
+def affinities() -> Response:
+    return web.reply({"affinities": web.farm().store.affinities()})
+
+
+# ---------------------------------------------------------------- what agents call
+
+
+@blueprint.post("/workers/enrol")
+def enrol() -> Response:
+    farm = web.farm()
+    wanted = web.body(Enrol)
+    if wanted.protocol < OLDEST_PROTOCOL:
+        raise BadInput(
+            fields={"protocol": f"{wanted.protocol} is too old; update the worker to speak {OLDEST_PROTOCOL} or later"}
+        )
+    admission = farm.store.enrol(wanted, open_door=_door_is_open(farm.settings))
+    settings = farm.settings
+    return web.reply(
+        Enrolled(
+            worker=admission.worker_id,
+            name=admission.name,
+            credential=admission.credential,
+            epoch=admission.epoch,
+            farm=settings.server.farm,
+            protocol=min(PROTOCOL, wanted.protocol),
+            sync_s=settings.worker.sync_s,
+            lease_s=settings.worker.lease_s,
+            grace_s=settings.worker.grace_s,
+            umask=settings.worker.umask,
+            paths=[asdict(rule) for rule in settings.paths],
+            environment=_environment(settings.worker.environment),
+        ),
+        201,
+    )
+
+
+def _door_is_open(settings: Settings) -> bool:
+    """Whether this caller may enrol without a token: from `enrol_from`, or from loopback where nobody logs in at all."""
+    networks = settings.auth.enrol_from + (LOOPBACKS if settings.auth.mode == "none" else ())
+    return in_networks(request.remote_addr, networks)
+
+
+def _environment(pairs: Sequence[str]) -> Mapping[str, str]:
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+@blueprint.post("/workers/<int:worker_id>/sync")
+def sync(worker_id: int) -> Response:
+    if g.session.row.id != worker_id:
+        raise BadInput(fields={"worker": f"the credential belongs to worker {g.session.row.id}"})
+    call = web.body(Sync)
+    for result in call.finished:
+        if result.log:
+            _keep_log(result)
+    return web.reply(web.farm().dispatcher.sync(g.session, call))
+
+
+def _keep_log(result: Result) -> None:
+    """A short log rides in the report; it is kept before the result counts."""
+    farm = web.farm()
+    try:
+        data = base64.b64decode(result.log, validate=True)
+    except binascii.Error:
+        raise BadInput(fields={"finished.log": "is not base64"}) from None
+    if result.attempt not in g.session.open:
+        holder = farm.store.attempt_holder(result.attempt)
+        if holder is None or holder[0] != g.session.row.id:
+            return
+    try:
+        farm.logs.append(result.attempt, result.log_offset, data)
+    except LogGap as gap:
+        log.warning("attempt %d: its last %d bytes of log do not fit: %s", result.attempt, len(data), gap)
