@@ -11,7 +11,8 @@
     │   ├── IllegalTransition       409  not in the table of states.py; nothing was changed
     │   ├── StaleCall               409  a newer call of the same worker was seen
     │   ├── LogGap                  409  a log write that would leave a hole; `offset` is what is there
-    │   └── OverBudget              409  a hard budget's cap would be exceeded; nothing was reserved
+    │   ├── OverBudget              409  a hard budget's cap would be exceeded; nothing was reserved
+    │   └── Fenced                  409  another server leads the autoscaler now; nothing was written
     ├── Unavailable                 503  the database is away; come again after `retry_after_s`
     ├── ConfigError                 ---  cloud.ini cannot be used: file, line, nearest valid name (exit 2)
     ├── WrongSchema                 ---  the database is not at this version's schema (exit 2)
@@ -110,6 +111,10 @@ class LogGap(Conflict):
 
 class OverBudget(Conflict):
     title = "Over budget"
+
+
+class Fenced(Conflict):
+    title = "Another server leads"
 
 
 class Unavailable(CoalitionError):

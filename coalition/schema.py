@@ -268,6 +268,8 @@ intent = _table(
     Column("fence", BigInteger, nullable=False),
     Column("sponsors", LongText, nullable=False),  # JSON list of the budgets that all of it counts against
     _text("payer", 255),
+    Column("minimum_s", Seconds, nullable=False),  # how the provider bills
+    Column("granularity_s", Seconds, nullable=False),
     Column("reason", LongText, nullable=False),
     Column("created_at", Seconds, nullable=False),
     Index("ix_intent_state", "state"),
@@ -300,6 +302,7 @@ instance = _table(
     Column("spent_micro", Money, nullable=False, server_default="0"),  # booked at settlement
     _text("reason", 1_000),
     Index("ix_instance_state", "state"),
+    Index("ix_instance_pool_id", "pool", "id"),
     UniqueConstraint("intent_id", "k"),
 )
 

@@ -69,6 +69,7 @@ RIGHTS: dict[str, Right] = {
     "workers.sync": AGENT,
     "workers.affinities": SEE,
     "cloud.pools": SEE,
+    "cloud.resume_pools": ADMINS,
     "cloud.instances": SEE,
     "cloud.drain_instances": ADMINS,
     "cloud.terminate_instances": ADMINS,

@@ -37,8 +37,7 @@ def submit() -> Response:
     if not jobs:
         raise BadInput(fields={"jobs": "is empty; give at least one job"})
     identity: Identity = g.identity
-    if identity.name:
-        jobs = tuple(_owned(job, identity) for job in jobs)
+    jobs = tuple(_owned(job, identity, identity.name) for job in jobs)
     parents = sorted({job.parent for job in jobs if job.parent})
     if parents and identity.role != ADMIN:
         must_own(web.farm(), parents)
@@ -47,12 +46,14 @@ def submit() -> Response:
     return web.reply({"ids": made.ids, "count": made.count, "refs": made.refs}, 201)
 
 
-def _owned(job: JobSpec, identity: Identity) -> JobSpec:
-    """Who submits owns the job; only an admin submits for others."""
+def _owned(job: JobSpec, identity: Identity, owner: str) -> JobSpec:
+    """Who submits owns the job; only an admin submits for others. What is in a group is its owner's, unless it says whose."""
     if job.user and job.user != identity.name and identity.role != ADMIN:
         raise NotAllowed(f"{identity.name} may not submit for {job.user}")
-    user = job.user or identity.name
-    return replace(job, user=user, children=tuple(_owned(child, identity) for child in job.children))
+    user = job.user or owner
+    if user == job.user and not job.children:
+        return job
+    return replace(job, user=user, children=tuple(_owned(child, identity, user) for child in job.children))
 
 
 @blueprint.get("/jobs")

@@ -8,12 +8,12 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from sqlalchemy import Connection, Table, create_engine, event, insert, select, text, update
+from sqlalchemy import Connection, Table, bindparam, create_engine, event, insert, select, text, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -102,17 +102,15 @@ class Base:
 
     def _bump(self, db: Connection, name: str, by: int = 1) -> int:
         """Raises a shared number and returns it."""
-        counter = schema.counter
-        done = db.execute(update(counter).where(counter.c.name == name).values(value=counter.c.value + by))
-        if done.rowcount == 0:
-            db.execute(self._insert_new(counter).values(name=name, value=0))
-            db.execute(update(counter).where(counter.c.name == name).values(value=counter.c.value + by))
-        return int(db.execute(select(counter.c.value).where(counter.c.name == name)).scalar_one())
+        if by and RAISE_COUNTER.many(db, [(by, name)]) == 0 or not READ_COUNTER.all(db, name):
+            db.execute(self._insert_new(schema.counter).values(name=name, value=0))
+            RAISE_COUNTER.many(db, [(by, name)])
+        return int(READ_COUNTER.all(db, name)[0][0])
 
     def counters(self) -> dict[str, int]:
         """The shared numbers, to see what changed elsewhere."""
         with self.read() as db:
-            return {row.name: int(row.value) for row in db.execute(select(schema.counter))}
+            return dict(ALL_COUNTERS.all(db))
 
     def _event(
         self,
@@ -146,7 +144,7 @@ def writes(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Conca
                 time.sleep(random.uniform(0.5, 1.5) * 0.01 * 2**attempt)  # noqa: S311 - jitter, no secret
         raise AssertionError("unreachable")
 
-    return run
+    return cast(Callable[Concatenate[S, P], R], run)
 
 
 def reads(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Concatenate[S, P], R]:
@@ -160,7 +158,7 @@ def reads(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Concat
         except (DBAPIError, sqlite3.OperationalError) as error:
             raise _given_up(error) from error
 
-    return run
+    return cast(Callable[Concatenate[S, P], R], run)
 
 
 def _given_up(error: Exception) -> Exception:
@@ -218,7 +216,7 @@ class Hot:
             self._compiled[dialect.name] = (str(compiled), _arranger(self.names, places, fixed))
         return self._compiled[dialect.name]
 
-    def many(self, db: Connection, rows: Iterable[tuple[Any, ...]]) -> int:
+    def many(self, db: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
         """Runs it for every row; how many rows it touched."""
         sql, arrange = self._for(db)
         cursor = db.connection.cursor()
@@ -267,12 +265,20 @@ class HotIn:
         return found
 
     def _of(self, size: int) -> Hot:
-        from sqlalchemy import bindparam
-
         if size not in self._by_size:
             names = [f"p{number}" for number in range(size)]
             self._by_size[size] = Hot(self.make([bindparam(name) for name in names]), *names)
         return self._by_size[size]
+
+
+RAISE_COUNTER = Hot(
+    update(schema.counter)
+    .where(schema.counter.c.name == bindparam("b_name"))
+    .values(value=schema.counter.c.value + bindparam("b_by")),
+    *("b_by", "b_name"),
+)
+READ_COUNTER = Hot(select(schema.counter.c.value).where(schema.counter.c.name == bindparam("b_name")), "b_name")
+ALL_COUNTERS = Hot(select(schema.counter.c.name, schema.counter.c.value))
 
 
 def chunks(values: Sequence[R], size: int = IN_CHUNK) -> Iterator[Sequence[R]]:
@@ -284,4 +290,4 @@ def chunks(values: Sequence[R], size: int = IN_CHUNK) -> Iterator[Sequence[R]]:
 def probe(store: Base) -> bool:
     """Whether the database answers."""
     with store.read() as db:
-        return db.execute(text("SELECT 1")).scalar_one() == 1
+        return bool(db.execute(text("SELECT 1")).scalar_one() == 1)

@@ -8,7 +8,8 @@ group's counters.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from coalition import matching
+from coalition.config import Settings
 from coalition.matching import Capacity, Requirement
 from coalition.model import Lease, Refused, Result, Running
 from coalition.schema import attempt, group_count, instance, job, klass, ready, spec, worker
@@ -24,6 +26,7 @@ from coalition.store.base import Hot, HotIn, chunks, reads, writes
 from coalition.store.jobs import DELETE_READY, Changes, Jobs
 
 HOUR_MS = 3_600_000
+LINES_KEPT = 200_000
 COUNTED_ALREADY = (AttemptState.FINISHED, AttemptState.ERROR)
 BACKOFF_S = 60.0
 LIVE_WORKERS = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING, WorkerState.DRAINING, WorkerState.SICK)
@@ -187,6 +190,19 @@ class Demand:
 
 class Dispatch(Jobs):
     """The part of the store that workers talk to."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(settings, clock)
+        self._lines: dict[tuple[int, Capacity], int | None] = {}
+
+    def line_of(self, db: Connection, set_id: int, capacity: Capacity) -> int | None:
+        """The worker's best tag line for a requirement set, remembered."""
+        key = (set_id, capacity)
+        if key not in self._lines:
+            if len(self._lines) > LINES_KEPT:
+                self._lines.clear()
+            self._lines[key] = matching.line(self._requirement(db, set_id), capacity)
+        return self._lines[key]
 
     @writes
     def exchange(self, db: Connection, calls: Sequence[Call]) -> list[Outcome]:
@@ -508,7 +524,7 @@ class _ResultRow:
     job_class_id: int
     job_errors: int
     job_retries: int
-    job_attempt_id: int
+    job_attempt_id: int | None
     job_paused: bool
     job_holds: int
 
@@ -602,7 +618,7 @@ def _refusal(row: _ResultRow | None, worker_id: int) -> str | None:
         return "no such attempt of this worker"
     if row.state in COUNTED_ALREADY:
         return None
-    if row.job_state is None:
+    if row.job_attempt_id is None:
         return "the job was deleted"
     if row.state == AttemptState.STOPPED:
         return "the attempt was stopped"

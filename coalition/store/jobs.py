@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
 
 from coalition import frames, matching
+from coalition.config import Settings
 from coalition.errors import BadInput, NotFound
 from coalition.matching import Requirement
 from coalition.model import JobChanges, JobSpec
@@ -123,6 +125,11 @@ class Submitted:
 
 class Jobs(Base):
     """The part of the store that is about jobs."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(settings, clock)
+        # Requirement sets never change once they are committed, so what was read may be kept for good.
+        self._requirements: dict[int, Requirement] = {}
 
     # ------------------------------------------------------------ submit
 
@@ -270,11 +277,10 @@ class Jobs(Base):
 
     def _requirement(self, db: Connection, set_id: int) -> Requirement:
         """The requirement of a set; sets never change, so what was committed once is remembered."""
-        known = self._requirements.get(set_id)
-        if known is None:
-            known = Requirement.from_json(db.execute(select(reqset.c.json).where(reqset.c.id == set_id)).scalar_one())
-            self._requirements[set_id] = known
-        return known
+        if set_id not in self._requirements:
+            text = db.execute(select(reqset.c.json).where(reqset.c.id == set_id)).scalar_one()
+            self._requirements[set_id] = Requirement.from_json(text)
+        return self._requirements[set_id]
 
     def _class(self, db: Connection, set_id: int, path: str) -> int:
         path = matching.strip_path(path)

@@ -137,7 +137,7 @@ class Views(Cloud):
         if row.is_group:
             return float(row.group_run_ms) / 1_000
         if row.state == JobState.WORKING and row.started_at:
-            return max(0.0, self.clock() - row.started_at)
+            return max(0.0, self.clock() - float(row.started_at))
         return float(row.run_ms or 0) / 1_000
 
     # ------------------------------------------------------------ attempts, events

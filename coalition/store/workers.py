@@ -227,7 +227,7 @@ class Workers(Dispatch):
         lines = json.dumps([sorted(set(line)) for line in request.affinity])
         if old is None:
             new = insert(worker).values(name=request.name, active=True, affinity=lines, enrolled_at=now, **values)
-            return int(db.execute(new).inserted_primary_key[0])
+            return int(db.execute(new).inserted_primary_key[0])  # type: ignore[index]
         if old.state == WorkerState.DRAINING:
             values["state"] = old.state  # a restart does not undo a drain
         # Lines edited on the server stay; a worker that brings its own replaces them.

@@ -1,0 +1,157 @@
+"""A real server in its own process for benchmarks, and simulated workers that speak its protocol over raw sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coalition.client import Client
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server(folder: Path, **knobs: str) -> Iterator[str]:
+    """A `coalition serve` on SQLite and loopback; yields its address, and ends it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    lines = ["[server]", f"listen = 127.0.0.1:{port}", f"data_dir = {folder / 'data'}", "discovery = no"]
+    lines += [f"{name} = {value}" for name, value in knobs.items()]
+    (folder / "cloud.ini").write_text("\n".join([*lines, "[autoscaler]", "enabled = no", ""]))
+    command = [sys.executable, "-m", "coalition", "serve", "--config", str(folder / "cloud.ini")]
+    log = (folder / "server.log").open("wb")
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _until_healthy(address, process)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=20)
+        log.close()
+
+
+def _until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:
+    port = int(address.rpartition(":")[2])
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                Client(address).server_info()
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"the server did not come up (exit code {process.poll()})")
+
+
+@dataclass
+class SimulatedWorker:
+    """One connection that syncs as fast as it is answered: finishes all it was given, asks for `slots` more."""
+
+    slots: int
+    socket: socket.socket
+    worker: int
+    credential: str
+    epoch: int
+    seq: int = 0
+    held: list[int] = field(default_factory=list)
+    sent_at: float = 0.0
+    buffer: bytes = b""
+    empty: int = 0
+
+    def send(self) -> None:
+        self.seq += 1
+        finished = [{"attempt": attempt, "state": "FINISHED", "run_s": 5.0, "exit_code": 0} for attempt in self.held]
+        body = json.dumps({"epoch": self.epoch, "seq": self.seq, "free": self.slots, "finished": finished}).encode()
+        head = (
+            f"POST /api/v1/workers/{self.worker}/sync HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {self.credential}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self.sent_at = time.perf_counter()
+        self.socket.sendall(head.encode() + body)
+
+    def receive(self) -> dict[str, Any] | None:
+        """The answer once it is complete."""
+        self.buffer += self.socket.recv(1 << 18)
+        head, separator, body = self.buffer.partition(b"\r\n\r\n")
+        if not separator:
+            return None
+        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        if len(body) < length:
+            return None
+        self.buffer = body[length:]
+        if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 201")):
+            raise RuntimeError(f"the server refused: {head[:80]!r} {body[:300]!r}")
+        return dict(json.loads(body[:length]))
+
+
+def enrol(address: str, name: str, slots: int) -> SimulatedWorker:
+    port = int(address.rpartition(":")[2])
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    body = json.dumps({"name": name, "session": f"bench-{name}-0123456789", "slots": slots, "facts": {"cpus": slots}}).encode()
+    head = f"POST /api/v1/workers/enrol HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    worker = SimulatedWorker(slots, connection, 0, "", 0)
+    while (answer := worker.receive()) is None:
+        pass
+    worker.worker, worker.credential, worker.epoch = answer["worker"], answer["credential"], answer["epoch"]
+    return worker
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a dispatch run gave."""
+
+    jobs: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+
+    @property
+    def per_s(self) -> float:
+        return self.jobs / self.seconds
+
+
+def dispatch(address: str, connections: int, slots: int, jobs: int) -> Rate:
+    """Finishes `jobs` jobs with simulated workers, one sync after another on each connection; how fast it went."""
+    workers = [enrol(address, f"sim-{slots}-{number}", slots) for number in range(connections)]
+    selector = selectors.DefaultSelector()
+    for worker in workers:
+        selector.register(worker.socket, selectors.EVENT_READ, worker)
+        worker.send()
+    times: deque[float] = deque()
+    done, begun = 0, time.perf_counter()
+    while done < jobs and selector.get_map():
+        for key, _ in selector.select(timeout=30):
+            worker = key.data
+            answer = worker.receive()
+            if answer is None:
+                continue
+            times.append(time.perf_counter() - worker.sent_at)
+            done += len(worker.held)
+            worker.held = [lease["attempt"] for lease in answer["leases"]]
+            worker.empty = 0 if worker.held else worker.empty + 1
+            if worker.empty > 20:
+                raise RuntimeError("no jobs are left")
+            worker.send()
+    seconds = time.perf_counter() - begun
+    for worker in workers:
+        worker.socket.close()
+    order = sorted(times)
+    return Rate(done, seconds, order[len(order) // 2] * 1e3, order[int(len(order) * 0.99)] * 1e3)
