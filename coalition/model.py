@@ -33,6 +33,7 @@ MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 127
 INLINE_LOG_BYTES = 4_096
 TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}\Z")
+SCALARS = frozenset((str, int, float, bool, type(None)))
 NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 
 T = TypeVar("T")
@@ -392,13 +393,18 @@ class WorkerEdit:
 
 
 @cache
-def _fields(kind: type) -> dict[str, tuple[Reader, Mapping[str, Any], bool]]:
+def _fields(kind: type) -> dict[str, tuple[Reader, Mapping[str, Any] | None, bool]]:
     """Of each field: its reader, its rules, and whether it must be given."""
     hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
     return {
-        f.name: (_reader(hints[f.name])[1], f.metadata, f.default is missing and f.default_factory is missing)
+        f.name: (_reader(hints[f.name])[1], _rules(f), f.default is missing and f.default_factory is missing)
         for f in dataclasses.fields(kind)
     }
+
+
+def _rules(field: dataclasses.Field[Any]) -> Mapping[str, Any] | None:
+    """A field's bounds, or None if it has none."""
+    return field.metadata if any(field.metadata.get(name) is not None for name in ("low", "high", "length", "check")) else None
 
 
 @cache
@@ -521,7 +527,7 @@ def from_dict(kind: type[T], data: Any, path: str = "") -> T:
         reader, rules, _ = fields[name]
         try:
             values[name] = reader(value, f"{prefix}{name}")
-            complaint = _complaint(values[name], rules)
+            complaint = _complaint(values[name], rules) if rules else None
             if complaint:
                 problems[f"{prefix}{name}"] = complaint
         except BadInput as error:
@@ -535,10 +541,13 @@ def from_dict(kind: type[T], data: Any, path: str = "") -> T:
 
 def to_dict(value: Any) -> Any:
     """JSON data of a dataclass, deep; `from_dict` reads it back."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: to_dict(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
+    kind = type(value)
+    if kind in SCALARS:
+        return value
+    if kind is list or kind is tuple:
         return [to_dict(entry) for entry in value]
+    if hasattr(kind, "__dataclass_fields__"):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {key: entry if type(entry) in SCALARS else to_dict(entry) for key, entry in value.items()}
     return value
