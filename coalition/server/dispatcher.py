@@ -313,7 +313,7 @@ class Dispatcher:
             return
         for (_, answer), outcome in zip(batch, outcomes, strict=True):
             answer.set_result(outcome)
-        if any(call.results for call, _ in batch):
+        if outcomes[0].fed:
             self._kick.set()
 
     def _watch(self) -> None:

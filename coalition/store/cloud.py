@@ -181,6 +181,11 @@ class Cloud(Workers):
         row = db.execute(select(leader).where(leader.c.role == role, leader.c.deadline >= self.clock())).first()
         return (row.holder, int(row.fence)) if row else None
 
+    @reads
+    def check_leader(self, db: Connection, fence: int) -> None:
+        """Fenced, if somebody else leads by now: to be asked right before a provider is called."""
+        self._check_fence(db, fence)
+
     def _check_fence(self, db: Connection, fence: int) -> None:
         """Fenced, unless `fence` is the newest; a later leader waits until this transaction is over."""
         row = db.execute(select(leader.c.fence, leader.c.holder).where(leader.c.role == ROLE).with_for_update()).first()
@@ -542,6 +547,7 @@ class Cloud(Workers):
         if row is None or row.state not in PAID or row.state == InstanceState.TERMINATING:
             return None
         values = {"provider_id": identity, "worker_id": worker_id, "enrolled_at": row.enrolled_at or now}
+        values["launched_at"] = row.launched_at or row.created_at  # at the latest known to be before its start
         if allows(INSTANCE, row.state, "enrolled"):
             self._move_instance(db, row, "enrolled", identity, f"worker {worker_id} enrolled", values)
             self._close_intent(db, intent_id, "DONE")
@@ -565,6 +571,20 @@ class Cloud(Workers):
             self._event(db, f"instance.ask_{wish}", who, "by hand", instance_id=row.id, worker_id=row.worker_id)
         self._bump(db, "backlog")
         return len(marked)
+
+    @writes
+    def keep_console(self, db: Connection, instance_id: int, text: str, fence: int) -> None:
+        """Keeps the end of what an instance wrote, for whoever wonders why it failed."""
+        self._check_fence(db, fence)
+        self._event(db, "instance.console", ROLE, text[-4_096:], instance_id=instance_id)
+
+    @reads
+    def young_attempts(self, db: Connection, since: float) -> dict[int, int]:
+        """worker -> how many of the attempts it holds were leased after `since`."""
+        young = select(attempt.c.open_worker, func.count().label("n")).where(
+            attempt.c.open_worker.is_not(None), attempt.c.leased_at > since
+        )
+        return {row.open_worker: row.n for row in db.execute(young.group_by(attempt.c.open_worker))}
 
     # ------------------------------------------------------------ blocks, decisions
 

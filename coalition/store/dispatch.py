@@ -162,6 +162,7 @@ class Outcome:
     open: dict[int, int] = field(default_factory=dict)  # attempt -> job, all that the worker should hold now
     finished: int = 0
     errors: int = 0
+    fed: bool = False  # jobs became ready in the same transaction, for whoever waits
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,8 @@ class Dispatch(Jobs):
         self._settle(db, changes)
         self._give_leases(db, calls, outcomes, now)
         self._show_open(db, calls, outcomes)
+        for outcome in outcomes:
+            outcome.fed = bool(changes.fed)
         return outcomes
 
     # ------------------------------------------------------------ results
