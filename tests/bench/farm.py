@@ -53,7 +53,7 @@ def _until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                Client(address).server_info()
+                Client(address).info()
                 return
         time.sleep(0.05)
     raise RuntimeError(f"the server did not come up (exit code {process.poll()})")

@@ -1,0 +1,152 @@
+"""make bench: prints each figure with its limit beside it. Figures never fail a test; the machine is shared and noisy.
+
+python -m tests.bench [--quick] [--json] [dispatch|end-to-end|submit ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from coalition.client import Client
+from tests.bench.farm import Rate, dispatch, server
+
+CONNECTIONS = 32
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the report."""
+
+    what: str
+    value: float
+    unit: str
+    limit: str
+    note: str = ""
+
+
+def bench_dispatch(folder: Path, quick: bool) -> Iterator[Figure]:
+    """(a) one-slot workers at 1,000 and 100,000 waiting, (b) 32-slot workers: one sync per job or batch, over HTTP."""
+    jobs = 2_000 if quick else 10_000
+    with server(folder) as address:
+        client = Client(address)
+        small = _at_backlog(client, address, 1_000, jobs)
+        yield _rate("dispatch, one slot, 1,000 waiting", small, "1,000 jobs/s")
+        large = _at_backlog(client, address, 100_000, jobs)
+        yield _rate("dispatch, one slot, 100,000 waiting", large, "1,000 jobs/s")
+        yield Figure("  100,000 against 1,000 waiting", large.per_s / small.per_s, "x", "0.85 or more")
+        client.submit(title="wide", command="true", frames=f"1-{jobs * 10}")
+        yield _rate("dispatch, 32 slots", dispatch(address, CONNECTIONS, 32, jobs * 10), "25,000 jobs/s was a prototype's")
+
+
+def _at_backlog(client: Client, address: str, waiting: int, jobs: int) -> Rate:
+    """The rate while `waiting` jobs stay in the queue behind those that are dispatched."""
+    counts = client.farm()["jobs"]
+    missing = waiting + jobs - counts["waiting"]
+    if missing > 0:
+        client.submit(title=f"backlog {waiting}", command="true", frames=f"1-{missing}")
+    return dispatch(address, CONNECTIONS, 1, jobs)
+
+
+def _rate(what: str, rate: Rate, limit: str) -> Figure:
+    return Figure(what, rate.per_s, "jobs/s", limit, f"p50 {rate.p50_ms:.1f} ms, p99 {rate.p99_ms:.1f} ms")
+
+
+def bench_end_to_end(folder: Path, quick: bool) -> Iterator[Figure]:
+    """(c) no-op shell jobs with captured logs on a real worker with two slots, against xargs in the same run."""
+    jobs = 1_000 if quick else 5_000
+    peer = _xargs(jobs)
+    yield Figure("xargs -P2 sh -c true", peer, "jobs/s", "the peer")
+    with server(folder) as address, _worker(folder, address):
+        client = Client(address)
+        client.wait([client.submit(title="warm", command="true", frames="1-200")])
+        begun = time.perf_counter()
+        client.wait([client.submit(title="no-op", command="true", frames=f"1-{jobs}")])
+        ours = jobs / (time.perf_counter() - begun)
+    yield Figure("end to end, two slots, logs kept", ours, "jobs/s", "half of xargs", "from the submit to the last result")
+    yield Figure("  against xargs", ours / peer, "x", "0.5 or more")
+    yield Figure("xargs again", _xargs(jobs), "jobs/s", "the peer, after")
+
+
+def _xargs(jobs: int) -> float:
+    numbers = "\n".join(map(str, range(jobs))).encode()
+    begun = time.perf_counter()
+    subprocess.run(["xargs", "-P2", "-n1", "sh", "-c", "true"], input=numbers, check=True)
+    return jobs / (time.perf_counter() - begun)
+
+
+@contextmanager
+def _worker(folder: Path, address: str) -> Iterator[None]:
+    command = [
+        sys.executable,
+        "-m",
+        "coalition",
+        "--server",
+        address,
+        "worker",
+        "--slots",
+        "2",
+        "--state-dir",
+        str(folder / "worker"),
+    ]
+    with (folder / "worker.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def bench_submit(folder: Path, quick: bool) -> Iterator[Figure]:
+    """(d) 100,000 frames in one call, and a list of 100,000 different jobs."""
+    count = 10_000 if quick else 100_000
+    with server(folder) as address:
+        client = Client(address, timeout_s=120)
+        begun = time.perf_counter()
+        client.submit(title="frames", command="render {frame:06d}", frames=f"1-{count}")
+        yield Figure(f"submit {count:,} frames", time.perf_counter() - begun, "s", "4 s")
+        begun = time.perf_counter()
+        client.submit_many([{"title": f"job {n}", "command": f"render {n}"} for n in range(count)])
+        yield Figure(f"submit a list of {count:,}", time.perf_counter() - begun, "s", "5 s")
+
+
+BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
+    "dispatch": bench_dispatch,
+    "end-to-end": bench_end_to_end,
+    "submit": bench_submit,
+}
+
+
+def main() -> None:
+    """Runs the benchmarks named, or all."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], help="which; default: all")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the work")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    figures: list[Figure] = []
+    for name in given.names or BENCHES:
+        with tempfile.TemporaryDirectory(prefix="coalition-bench-") as folder:
+            for figure in BENCHES[name](Path(folder), given.quick):
+                figures.append(figure)
+                if not given.json:
+                    print(
+                        f"{figure.what:38} {figure.value:10,.2f} {figure.unit:7} limit: {figure.limit}  {figure.note}", flush=True
+                    )
+    if given.json:
+        load = os.getloadavg()[0]
+        print(json.dumps({"cpus": os.cpu_count(), "load": load, "figures": [asdict(figure) for figure in figures]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Fixtures of the end-to-end tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.farm import RealFarm
+
+
+@pytest.fixture
+def make_farm(tmp_path: Path) -> Iterator[Callable[..., RealFarm]]:
+    """Makes farms; each is ended after the test, and must leave nothing running."""
+    farms: list[RealFarm] = []
+
+    def make(**sections: str) -> RealFarm:
+        folder = tmp_path / f"farm{len(farms)}"
+        folder.mkdir()
+        farms.append(RealFarm(folder, **sections))
+        return farms[-1]
+
+    yield make
+    for farm in farms:
+        farm.close()
