@@ -34,6 +34,8 @@ ATTEMPTS = 6
 # SQLite's busy and locked, MariaDB's deadlock, lock wait timeout and lost connections, PostgreSQL's serialization failure and deadlock.
 TRANSIENT_TEXT = ("database is locked", "database is busy", "database table is locked")
 TRANSIENT_CODES = {1205, 1213, 2006, 2013, 1020, "40001", "40P01", "55P03"}
+AWAY_TEXT = ("unable to open", "disk I/O error", "disk is full", "readonly")
+AWAY_CODES = {1040, 1053, 2002, 2003, 2006, 2013, 2055}  # MariaDB: too many connections, shutting down, cannot connect, lost
 IN_CHUNK = 1_024
 
 
@@ -77,7 +79,7 @@ class Base:
         try:
             yield
         except (OperationalError, InterfaceError) as error:
-            if transient(error):
+            if transient(error) or not away(error):
                 raise
             log.error("the database is away: %s", error)
             raise Unavailable("the database is away; try again") from error
@@ -170,6 +172,15 @@ def transient(error: BaseException) -> bool:
     origin = getattr(error, "orig", None) or error
     code = getattr(origin, "sqlstate", None) or (origin.args[0] if origin.args else None)
     return code in TRANSIENT_CODES or any(words in str(origin) for words in TRANSIENT_TEXT)
+
+
+def away(error: DBAPIError) -> bool:
+    """Whether the database cannot be reached or cannot write, which may pass; not a mistake in our own SQL."""
+    words = str(error.orig)
+    if isinstance(error.orig, sqlite3.Error):
+        return any(text in words for text in AWAY_TEXT)
+    code = getattr(error.orig, "sqlstate", None) or (error.orig.args[0] if error.orig and error.orig.args else None)
+    return error.connection_invalidated or code in AWAY_CODES or (code is None or str(code)[:2] in ("08", "57"))
 
 
 def _engine_options(url: URL, settings: Settings) -> dict[str, Any]:

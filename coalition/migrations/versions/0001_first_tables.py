@@ -213,6 +213,8 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("payer", sa.String(length=255), server_default="", nullable=False),
+        sa.Column("minimum_s", sa.Double(), nullable=False),
+        sa.Column("granularity_s", sa.Double(), nullable=False),
         sa.Column(
             "reason", sa.Text().with_variant(mysql.LONGTEXT(), "mariadb").with_variant(mysql.LONGTEXT(), "mysql"), nullable=False
         ),
@@ -425,6 +427,7 @@ def upgrade() -> None:
         sqlite_with_rowid=True,
     )
     with op.batch_alter_table("instance", schema=None) as batch_op:
+        batch_op.create_index("ix_instance_pool_id", ["pool", "id"], unique=False)
         batch_op.create_index("ix_instance_state", ["state"], unique=False)
 
     op.create_table(
@@ -447,6 +450,7 @@ def downgrade() -> None:
     op.drop_table("commitment")
     with op.batch_alter_table("instance", schema=None) as batch_op:
         batch_op.drop_index("ix_instance_state")
+        batch_op.drop_index("ix_instance_pool_id")
 
     op.drop_table("instance")
     op.drop_table("worker")
