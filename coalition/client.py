@@ -17,6 +17,7 @@ import json
 import os
 import re
 import select
+import socket
 import ssl
 import threading
 import time
@@ -187,7 +188,7 @@ class Client:
         states = state if state is None or isinstance(state, str) else ",".join(state)
         query = {"parent": parent, "state": states, "user": user, "title": title, "paused": paused, "sort": sort}
         answer = self._get("/jobs", {**query, "limit": min(limit, PAGE), "cursor": cursor})
-        return Page([_read(Job, job) for job in answer["jobs"]], answer.get("next"))
+        return Page([_read(Job, job) for job in _part(answer, "jobs")], answer.get("next"))
 
     def jobs(self, *, limit: int | None = None, **filters: Any) -> Iterator[Job]:
         """The jobs that fit the filters of `page`, fetched as they are consumed; all of them unless `limit` is given."""
@@ -230,7 +231,7 @@ class Client:
 
     def attempts(self, job: int) -> list[Attempt]:
         """GET /jobs/{id}/attempts, newest first."""
-        return [_read(Attempt, attempt) for attempt in self._get(f"/jobs/{int(job)}/attempts")["attempts"]]
+        return [_read(Attempt, attempt) for attempt in self._list(f"/jobs/{int(job)}/attempts", "attempts")]
 
     def explain(self, job: int) -> dict[str, Any]:
         """GET /jobs/{id}/explain: {job, state, reasons: [{code, text}...]}, the most telling reason first."""
@@ -312,7 +313,8 @@ class Client:
             if all(ended(job) for job in seen.values()):
                 return [seen[job] for job in wanted]
             if until is not None and time.monotonic() >= until:
-                raise TimeoutError(f"{sum(not ended(job) for job in seen.values())} jobs are not over after {timeout_s:g} s")
+                left = sum(not ended(job) for job in seen.values())
+                raise TimeoutError(f"{left} job{' is' if left == 1 else 's are'} not over after {timeout_s:g} s")
             time.sleep(max(poll_s, time.monotonic() - started))
 
     def _patiently(self, patience_s: float, call: Callable[..., T], *args: Any, **keywords: Any) -> T:
@@ -330,7 +332,7 @@ class Client:
 
     def workers(self) -> list[Worker]:
         """GET /workers."""
-        return [_read(Worker, worker) for worker in self._get("/workers")["workers"]]
+        return [_read(Worker, worker) for worker in self._list("/workers", "workers")]
 
     def edit_workers(self, ids: Ids, **changes: Any) -> int:
         """PATCH /workers: `affinity` (tag lists, best first), `active`, `slots`. Returns how many were changed."""
@@ -362,7 +364,7 @@ class Client:
         limit: int | None = None,
     ) -> list[dict[str, Any]]:
         """GET /events: what happened, newest first."""
-        query = {"job": job, "worker": worker, "instance": instance, "since": since, "limit": limit}
+        query = {"job": job, "worker": worker, "instance": instance, "since": _second(since), "limit": limit}
         return self._list("/events", "events", query)
 
     # ------------------------------------------------------------ machines and money
@@ -370,6 +372,10 @@ class Client:
     def pools(self) -> list[dict[str, Any]]:
         """GET /pools: what may be started, how much of it runs, and what stops it."""
         return self._list("/pools", "pools")
+
+    def resume_pools(self, names: Iterable[str]) -> int:
+        """POST /pools/resume: let pools start instances again whose boots failed, or that a provider refused."""
+        return int(_part(self._send("POST", "/pools/resume", {"names": list(names)}), "changed"))
 
     def instances(self, *, state: str | None = None, pool: str | None = None, all: bool = False) -> list[dict[str, Any]]:
         """GET /instances: the machines that are paid for, or `all` there ever were."""
@@ -389,7 +395,7 @@ class Client:
 
     def ledger(self, *, since: float | None = None, group_by: str = "day") -> list[dict[str, Any]]:
         """GET /ledger: what machines cost, by `day` or by `pool`."""
-        return self._list("/ledger", "entries", {"since": since, "group_by": group_by})
+        return self._list("/ledger", "entries", {"since": _second(since), "group_by": group_by})
 
     def decisions(self, *, limit: int | None = None, pool: str | None = None) -> list[dict[str, Any]]:
         """GET /decisions: what the autoscaler did or did not do, and why; newest first."""
@@ -414,9 +420,9 @@ class Client:
         fields = {"kind": kind, "user": user, "role": role, "uses": uses, "expires_s": expires_s}
         return self._send("POST", "/tokens", {name: value for name, value in fields.items() if value is not None})
 
-    def delete_tokens(self, ids: Iterable[str]) -> int:
-        """DELETE /tokens: they are refused from now on."""
-        return int(self._send("DELETE", "/tokens", {"ids": list(ids)})["changed"])
+    def delete_token(self, token: str) -> int:
+        """DELETE /tokens/{id}: it is refused from now on. Only the id counts, which is the part before the dot."""
+        return int(_part(self._send("DELETE", f"/tokens/{token.partition('.')[0]}", {}), "changed"))
 
     # ------------------------------------------------------------ calls
 
@@ -424,14 +430,14 @@ class Client:
         return self._json(self._wire.call("GET", path, query=query)[1])
 
     def _list(self, path: str, name: str, query: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        return list(self._get(path, query)[name])
+        return list(_part(self._get(path, query), name))
 
     def _send(self, method: str, path: str, body: Any) -> dict[str, Any]:
         return self._json(self._wire.call(method, path, body=body)[1])
 
     def _change(self, method: str, path: str, selection: Any) -> int:
         checked = from_dict(type(selection), to_dict(selection))
-        return int(self._send(method, path, _sparse(checked))["changed"])
+        return int(_part(self._send(method, path, _sparse(checked)), "changed"))
 
     def _json(self, data: bytes) -> dict[str, Any]:
         answer = _object(data)
@@ -480,7 +486,7 @@ class _Wire:
     def base(self) -> SplitResult:
         if self._base is None:
             with self._finding:
-                self._base = self._base or _address(_find())
+                self._base = self._base or _address(_find(self._token))
         return self._base
 
     @property
@@ -570,45 +576,44 @@ class _Wire:
 
 def _address(server: str) -> SplitResult:
     """The parts of a server's address; `farm` and `farm:80` mean http, and port 19211 where none is given."""
-    parts = urlsplit(server.strip() if "://" in server else f"http://{server}")
+    server = server.strip()
+    wrong = BadInput(fields={"server": f"{server!r} is not an address such as http://farm:19211"})
     try:
+        parts = urlsplit(server if "://" in server else f"http://{server}")
         port = parts.port
     except ValueError:
-        port = -1
+        raise wrong from None
     name = parts.hostname or ""
-    good = re.fullmatch(r"[\w.\-:]+", name) and parts.username is None and port != -1
-    if parts.scheme not in ("http", "https") or not good:
-        raise BadInput(fields={"server": f"{server!r} is not an address such as http://farm:19211"})
+    if parts.scheme not in ("http", "https") or parts.username is not None or not re.fullmatch(r"[\w.\-:]+", name):
+        raise wrong
     host = f"[{name}]" if ":" in name else name
     if port is None and "://" not in server:
         port = DEFAULT_PORT
     return SplitResult(parts.scheme, host if port is None else f"{host}:{port}", parts.path.rstrip("/"), "", "")
 
 
-def _find() -> str:
-    """A server on this machine, else one that answers on the network."""
+def _find(token: str) -> str:
+    """A server on this machine, else one on the network that proves that it knows the token, if there is one."""
     local = urlsplit(DEFAULT_SERVER)
-    probe = http.client.HTTPConnection(str(local.hostname), local.port, timeout=2)
     try:
-        probe.connect()
+        socket.create_connection((str(local.hostname), local.port or DEFAULT_PORT), timeout=2).close()
+        return DEFAULT_SERVER
     except OSError:
         from coalition import discovery
-
-        found = discovery.find()
-        if found is None:
-            raise ServerUnreachable(
-                f"no server at {DEFAULT_SERVER}, and none answered on the network; start one with `coalition serve`, "
-                "or name it with --server or COALITION_SERVER"
-            ) from None
-        return str(found)
-    finally:
-        probe.close()
-    return DEFAULT_SERVER
+    try:
+        return discovery.find(token=token)
+    except ServerUnreachable as error:
+        hint = "start one with `coalition serve`, or name it with --server or COALITION_SERVER"
+        raise ServerUnreachable(f"no server at {DEFAULT_SERVER}, and {error}; {hint}") from None
 
 
 def _query(query: Mapping[str, Any]) -> str:
     given = {name: int(value) if isinstance(value, bool) else value for name, value in query.items() if value is not None}
     return f"?{urlencode(given)}" if given else ""
+
+
+def _second(at: float | None) -> int | None:
+    return None if at is None else int(at)
 
 
 def _ids(ids: Ids) -> tuple[int, ...]:
@@ -661,6 +666,12 @@ def _object(data: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return answer if isinstance(answer, dict) else None
+
+
+def _part(answer: Mapping[str, Any], name: str) -> Any:
+    if name not in answer:
+        raise CoalitionError(f"the server's answer lacks `{name}`; is it of another version than this client, {__version__}?")
+    return answer[name]
 
 
 def _words(error: Exception) -> str:

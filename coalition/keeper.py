@@ -1,9 +1,9 @@
 """Ends the jobs of an agent that died without a word. A program of its own: standard library only, imports nothing of ours.
 
-The agent starts it and writes `+PID` and `-PID` lines into its standard input, one for each process group that starts and
-ends. When the agent dies, by SIGKILL too, the pipe ends; then every group still noted is killed, and, where /proc shows
-environments, every process that carries the agent's mark. It is in a session of its own, so that what ends the
-agent's process group does not end it first.
+The agent starts it with the mark that its jobs carry in their environment, and writes `+PID` and `-PID` lines into its
+standard input for process groups that last. When the agent dies, by SIGKILL too, the pipe ends: then every group still
+noted is killed, and, where /proc shows environments, every process with the mark. It has a session of its own, so that
+what ends the agent's process group does not end it first.
 """
 
 from __future__ import annotations

@@ -46,10 +46,10 @@ def window_at(kind: str, zone: str, at: float) -> tuple[float, float]:
     if kind == "total":
         return 0.0, ENDLESS
     clock = timezone.utc if zone == "UTC" else ZoneInfo(zone)
-    local = datetime.fromtimestamp(at, clock)
+    local = datetime.fromtimestamp(at // 1, clock)
     if kind == "hour":
-        start = at - (local.minute * 60 + local.second + local.microsecond / US)
-        return float(round(start)), float(round(start) + 3_600)
+        start = at // 1 - local.minute * 60 - local.second
+        return start, start + 3_600
     first = local.date()
     if kind == "week":
         first -= timedelta(days=local.weekday())
@@ -105,7 +105,7 @@ def book(
 ) -> list[Entry]:
     """The bill of [start, end) by day and kind; amounts add up to cost(price_micro, start, end), seconds to end - start.
 
-    Before `enrolled` (never: None) it boots. After it, the share of slot time that the `busy` intervals fill is run, the rest idle.
+    Before `enrolled` (None: never) it boots. After it, the share of slot time that `busy` intervals fill is run, the rest idle.
     """
     ready = end if enrolled is None else min(max(enrolled, start), end)
     cuts = sorted({*_midnights(start, end), ready, end} - {start})

@@ -93,9 +93,12 @@ def payer(budgets: Iterable[BudgetSettings], user: str, titles: Sequence[str], t
     return "|".join(sorted(budget.name for budget in budgets if budget.hard and budget.applies_to in marks))
 
 
-def order_key(prio_path: str) -> bytes:
-    """Sorts priority paths (hex, two digits a level, no trailing zeros) highest first, level by level."""
-    return bytes(255 - level for level in bytes.fromhex(prio_path)) + b"\xff\xff"
+def order_key(prio_path: str) -> tuple[int, ...]:
+    """Sorts priority paths (hex, two digits a level, no trailing zeros) highest first, level by level.
+
+    The end sorts after every level: what follows in a longer path ends in a level above 0.
+    """
+    return (*(-level for level in bytes.fromhex(prio_path)), 1)
 
 
 def extend_path(prio_path: str, priority: int) -> str:

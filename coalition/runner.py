@@ -22,6 +22,7 @@ import re
 import secrets
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -35,6 +36,7 @@ import psutil
 
 from coalition.config import PLATFORMS
 from coalition.errors import BadInput
+from coalition.keeper import marked
 from coalition.model import Enrolled, Lease
 from coalition.states import AttemptState
 
@@ -93,9 +95,7 @@ class PathRules:
     def __init__(self, rules: Sequence[Mapping[str, str]] = (), platform: str = PLATFORM) -> None:
         self.places = {rule["name"]: rule[platform] for rule in rules if rule.get(platform)}
         # A place that is here already is "replaced" by itself, so that a shorter foreign one does not match in it.
-        known = {
-            rule[other]: rule[platform] for rule in rules if rule.get(platform) for other in PLATFORMS if rule.get(other)
-        }
+        known = {rule[other]: rule[platform] for rule in rules if rule.get(platform) for other in PLATFORMS if rule.get(other)}
         found = sorted((place for place in known if place.strip("/\\")), key=len, reverse=True)
         posix = platform != "windows"
         self._own = [(known[place].rstrip("/\\") or known[place], posix and self._is_windows(place)) for place in found]
@@ -188,13 +188,13 @@ def _at_most(seconds: float) -> Iterator[None]:
             raise TimeoutError("the progress pattern takes too long")
 
     before = signal.signal(signal.SIGALRM, late)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
         armed = False
     finally:
         armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 
@@ -254,6 +254,7 @@ class Run:
     run_s: float = 0.0
     left: int = 0
     scanned: int = 0
+    kept: bool = False  # the watchdog knows it
 
     @property
     def log_bytes(self) -> int:
@@ -288,10 +289,10 @@ class Runner:
         self._strangers: set[int] = set()  # orphans that we may not kill
         self._selector = selectors.DefaultSelector()
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_in, False)
-        os.set_blocking(self._wake_out, False)
-        self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self._bell, self._button = socket.socketpair()
+        self._bell.setblocking(False)
+        self._button.setblocking(False)
+        self._selector.register(self._bell, selectors.EVENT_READ)
         self.site = site or Site()
 
     @property
@@ -315,7 +316,7 @@ class Runner:
         spool = self.spool / f"{lease.attempt}.log"
         run = self.runs[lease.attempt] = Run(lease.attempt, Progress(lease.progress_pattern), lease.timeout_s)
         try:
-            run.log_fd = os.open(spool, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            run.log_fd = _open_log(spool)
             command, place, environment = self.prepare(lease)
             self._launch(run, command, place, environment)
         except (BadInput, OSError, ValueError) as error:
@@ -348,8 +349,6 @@ class Runner:
         )
         run.exit_fd = _exit_fd(run.process.pid)
         self._selector.register(run.exit_fd, selectors.EVENT_READ, run)
-        if self._keeper:
-            self._keeper.tell("+", run.process.pid)
 
     def _refuse(self, run: Run, reason: str) -> None:
         if run.process:  # started, but no descriptor was left to watch it
@@ -405,8 +404,8 @@ class Runner:
 
     def wake(self) -> None:
         """Make `poll` return soon. From any thread, and from a signal handler."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_out, b"!")
+        with contextlib.suppress(OSError):  # it rings already, or the runner is closed
+            self._button.send(b"!")
 
     def poll(self, timeout_s: float) -> list[Ended]:
         """Wait until a run ends, `wake()` is called or `timeout_s` passed. The runs that ended, in that order."""
@@ -416,7 +415,7 @@ class Runner:
         for key, _ in ready:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_in, 4_096)
+                    self._bell.recv(4_096)
             else:
                 ended += self._exited(key.data)
         return ended + self._look(time.monotonic())
@@ -504,9 +503,13 @@ class Runner:
             self._strangers.add(pid)
 
     def tend(self) -> None:
-        """Once in a while: reap the orphans of jobs that still run."""
+        """Call it about once a second: reaps the orphans of jobs that still run, and tells the watchdog what runs."""
         if self._adopting:
             self._reap(None, time.monotonic())
+        for run in self.runs.values():
+            if self._keeper and run.process and not run.kept:
+                run.kept = True
+                self._keeper.tell("+", run.process.pid)
 
     # -------- ending
 
@@ -521,8 +524,8 @@ class Runner:
         del self.runs[run.attempt]
         if run.log_fd >= 0:
             os.close(run.log_fd)
-        if self._keeper and run.process:
-            self._keeper.tell("-", run.process.pid)
+        if self._keeper and run.kept:
+            self._keeper.tell("-", _pid(run))
         return ended
 
     def progress(self, attempt: int) -> float:
@@ -548,12 +551,13 @@ class Runner:
         if self._keeper:
             self._keeper.close()
         self._selector.close()
-        for fd in (self._wake_in, self._wake_out, self._null):
-            os.close(fd)
+        self._bell.close()
+        self._button.close()
+        os.close(self._null)
 
 
 class _Keeper:
-    """The watchdog process (keeper.py), told of every process group that starts and ends."""
+    """The watchdog process (keeper.py). It finds what carries the mark; of groups that last it is told besides."""
 
     def __init__(self, mark: str) -> None:
         program = Path(__file__).with_name("keeper.py")
@@ -612,6 +616,13 @@ def _signal_name(number: int) -> str:
         return "unknown"
 
 
+def _open_log(path: Path) -> int:
+    try:
+        return os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BadInput(f"the worker cannot write the log: {error.strerror}") from None
+
+
 def _why_not(error: Exception) -> str:
     if not isinstance(error, OSError):
         return f"cannot start: {error}"
@@ -627,6 +638,15 @@ def _why_not(error: Exception) -> str:
 # ---------------------------------------------------------------- the system's side
 
 
+def kill_marked(session: str) -> int:
+    """SIGKILL to what an earlier Runner, of this session, left; how many processes. Where there is /proc."""
+    found = list(marked(os.fsencode(f"{MARK}={session}-")))
+    for pid in found:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    return len(found)
+
+
 def _become_subreaper() -> bool:
     """Adopt the orphans among all descendants of this process (Linux's prctl(2), PR_SET_CHILD_SUBREAPER = 36)."""
     if sys.platform != "linux" or not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
@@ -636,8 +656,8 @@ def _become_subreaper() -> bool:
 
 def _children() -> list[int]:
     """The children of this process's main thread: that is who adopts orphans."""
-    with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
-        return [int(pid) for pid in file.read().split()]
+    with open(f"/proc/self/task/{os.getpid()}/children", "rb", buffering=0) as file:
+        return [int(pid) for pid in file.readall().split()]
 
 
 def _reaped(pid: int) -> bool:

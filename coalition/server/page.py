@@ -51,20 +51,21 @@ def register(app: Flask) -> None:
 def index() -> Response:
     if folder() is None:
         return _guarded(make_response(MISSING, 503, {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}))
-    return _file("index.html", 0)
+    return _file("", "index.html", 0)
 
 
 @blueprint.get("/assets/<path:asset>", endpoint="static")
 @blueprint.get("/<any('favicon.svg', 'licences.txt'):name>", endpoint="static")
 def static(name: str = "", asset: str = "") -> Response:
-    return _file(f"assets/{asset}", FOREVER_S) if asset else _file(name, 0)
+    return _file("assets", asset, FOREVER_S) if asset else _file("", name, 0)
 
 
-def _file(name: str, max_age_s: int) -> Response:
-    """One file of the page, packed if the browser can unpack it; NotFound if there is none of this name."""
-    place = folder()
-    if place is None:
+def _file(within: str, name: str, max_age_s: int) -> Response:
+    """One file of a folder of the page, packed if the browser can unpack it; NotFound if there is none of this name."""
+    root = folder()
+    if root is None:
         raise NotFound
+    place = root / within
     packed = safe_join(str(place), f"{name}.gz")
     has_packed = packed is not None and Path(packed).is_file()
     if has_packed and request.accept_encodings["gzip"] > 0:

@@ -511,7 +511,10 @@ class Cloud(Workers):
             words = f"it cost {ledger.money(over, row.currency)} more than was reserved: it ended {reason}"
             self._event(db, "budget.overrun", ROLE, words, instance_id=row.id)
         self._write_ledger(db, row, start, end)
-        self._move_instance(db, row, "gone", ROLE, reason, {"ended_at": ended_at, "spent_micro": spent})
+        values: dict[str, Any] = {"ended_at": ended_at, "spent_micro": spent}
+        if row.state == InstanceState.TERMINATING:
+            values["reason"] = row.reason  # why we ended it says more than that it ended
+        self._move_instance(db, row, "gone", ROLE, reason, values)
         self._close_intent(db, row.intent_id, "LOST")
         return spent
 

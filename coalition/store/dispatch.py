@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from coalition import matching
 from coalition.config import Settings
@@ -288,15 +288,17 @@ class Dispatch(Jobs):
 
     # ------------------------------------------------------------ leases
 
-    def _give_leases(self, db: Connection, calls: Sequence[Call], outcomes: Sequence[Outcome], now: float) -> None:
-        total = sum(call.want for call in calls)
+    def _give_leases(
+        self, db: Connection, calls: Sequence[Call], wanted: Sequence[int], outcomes: Sequence[Outcome], now: float
+    ) -> None:
+        total = sum(wanted)
         if not total:
             return
         picker = _Picker(self, db, total)
         picks: list[tuple[int, int, int]] = []  # call index, class, job
-        for index, call in enumerate(calls):
-            if call.want:
-                picks += [(index, class_id, job_id) for class_id, job_id in picker.take(call.capacity, call.want)]
+        for index, (call, want) in enumerate(zip(calls, wanted, strict=True)):
+            if want:
+                picks += [(index, class_id, job_id) for class_id, job_id in picker.take(call.capacity, want)]
         if picks:
             self._lease(db, calls, outcomes, picks, now)
         picker.close()
@@ -328,13 +330,21 @@ class Dispatch(Jobs):
         self._many(db, FIRST_START, [(now, group) for group in sorted(changes.counts)])
         self._apply_counts(db, changes)
 
-    def _show_open(self, db: Connection, calls: Sequence[Call], outcomes: Sequence[Outcome]) -> None:
+    def _open_by_worker(self, db: Connection, calls: Sequence[Call]) -> dict[int, dict[int, int]]:
+        """worker -> attempt -> job of what each of the callers should hold."""
+        held: dict[int, dict[int, int]] = {call.worker_id: {} for call in calls}
+        for worker_id, attempt_id, job_id in OPEN_OF.all(db, sorted(held)):
+            held[worker_id][attempt_id] = job_id
+        return held
+
+    def _show_open(
+        self, db: Connection, calls: Sequence[Call], held: Mapping[int, dict[int, int]], outcomes: Sequence[Outcome]
+    ) -> None:
         """What each worker should hold: leases it does not list are given again, attempts it should not have are stopped."""
-        by_worker: dict[int, dict[int, int]] = {}
-        for worker_id, attempt_id, job_id in OPEN_OF.all(db, sorted({call.worker_id for call in calls})):
-            by_worker.setdefault(worker_id, {})[attempt_id] = job_id
         for call, outcome in zip(calls, outcomes, strict=True):
-            outcome.open = by_worker.get(call.worker_id, {})
+            held[call.worker_id].update((lease.attempt, lease.job) for lease in outcome.leases)
+        for call, outcome in zip(calls, outcomes, strict=True):
+            outcome.open = dict(held[call.worker_id])
             ended = {result.attempt for result in call.results}
             outcome.stop = sorted(call.held - outcome.open.keys() - ended)
             new = {lease.attempt for lease in outcome.leases}
@@ -393,9 +403,13 @@ class Dispatch(Jobs):
         gap = now - last
         if not last or gap <= self.settings.worker.lease_s / 2:
             return False
-        db.execute(update(attempt).where(attempt.c.open_worker.is_not(None)).values(deadline=attempt.c.deadline + gap))
+        # Whoever called since the outage needs no shift: nothing goes beyond what a call at this moment would give.
+        whole = now + self.settings.worker.lease_s
+        shifted = case((attempt.c.deadline + gap > whole, whole), else_=attempt.c.deadline + gap)
+        db.execute(update(attempt).where(attempt.c.open_worker.is_not(None)).values(deadline=shifted))
         alive = [str(state) for state in LIVE_WORKERS]
-        db.execute(update(worker).where(worker.c.state.in_(alive)).values(seen_at=worker.c.seen_at + gap))
+        seen = case((worker.c.seen_at + gap > now, now), else_=worker.c.seen_at + gap)
+        db.execute(update(worker).where(worker.c.state.in_(alive)).values(seen_at=seen))
         self._event(db, "server.outage", "sweeper", f"nobody swept for {gap:.0f} s: all leases run so much longer")
         return True
 
@@ -607,6 +621,17 @@ class _Picker:
         generations = {row[0]: row[3] for row in self.classes}
         empty = [(class_id, generations[class_id]) for class_id in self.dry if not self.heads.get(class_id)]
         self.store._many(self.db, EMPTY_CLASS, sorted(empty))
+
+
+def _wanted(calls: Sequence[Call], held: Mapping[int, Mapping[int, int]]) -> list[int]:
+    """How many new leases each call gets: what is given again, or to another call of the same worker, counts too."""
+    owed: dict[int, int] = {}
+    wanted = []
+    for call in calls:
+        again = len(held[call.worker_id].keys() - call.held) + owed.get(call.worker_id, 0)
+        wanted.append(max(0, call.want - again))
+        owed[call.worker_id] = owed.get(call.worker_id, 0) + wanted[-1]
+    return wanted
 
 
 def _lease_of(lease: int, row: Sequence[Any]) -> Lease:

@@ -16,18 +16,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
 
 from coalition import frames, matching
 from coalition.config import Settings
-from coalition.errors import BadInput, NotFound
+from coalition.errors import BadInput, NotFound, TooLarge
 from coalition.matching import Requirement
-from coalition.model import JobChanges, JobSpec
+from coalition.model import MAX_CHILDREN, MAX_TITLE, JobChanges, JobSpec
 from coalition.schema import attempt, dependency, group_count, group_inherited, job, klass, ready, reqset, spec
 from coalition.states import ENDED_JOBS, JOB, OPEN_ATTEMPTS, AttemptState, JobState, after
 from coalition.store.base import Base, Hot, HotIn, chunks, writes
 
 MAX_DEPTH = 500
+MAX_NODES = 2 * MAX_CHILDREN  # jobs and groups of one call
 COUNTED = ("total", "waiting", "pending", "working", "finished", "error", "run_ms", "cost_micro")
 SPENT = ("run_ms", "cost_micro")  # what was spent stays with the groups above when a job is deleted
 COLUMN_OF = {state: state.value.lower() for state in JobState}
@@ -196,7 +197,7 @@ class Jobs(Base):
             up = above[parent_id]
             own, effective = sets.of(node.spec, up.set_id, node.is_group)
             held = holds.get(node.id, 0)
-            path = matching.extend_path(up.path, node.spec.priority)
+            path = _path(up, node.spec.priority, node.path)
             paused = up.paused or node.spec.paused
             state = JobState.PENDING if held + up.holds else JobState.WAITING
             class_id = 0
@@ -371,7 +372,7 @@ class Jobs(Base):
         for row in level:
             if row.is_group:
                 up = above[row.parent]
-                path = matching.extend_path(up.path, row.prio)
+                path = _path(up, row.prio, "changes.parent")
                 mine = Above(path, sets.under(row.own_set, up.set_id), up.paused or row.paused, up.holds + row.holds)
                 above[row.id] = mine
                 written.append(
@@ -394,7 +395,8 @@ class Jobs(Base):
         moved, gone, readies = [], [], []
         for row in leaves:
             up = above[row.parent]
-            class_id = sets.class_of(sets.under(row.own_set, up.set_id), matching.extend_path(up.path, row.prio))
+            path = _path(up, row.prio, "changes.parent")
+            class_id = sets.class_of(sets.under(row.own_set, up.set_id), path)
             state = _blocked_or_not(row.state, up.holds + row.holds)
             if state != row.state or class_id != row.class_id:
                 moved.append((state, class_id, row.id))
@@ -414,7 +416,7 @@ class Jobs(Base):
     @writes
     def pause(self, db: Connection, ids: Sequence[int], who: str = "") -> int:
         """Holds jobs and all below them; what runs is stopped and put back. The number of selected jobs."""
-        self._must_exist(db, ids)
+        ids = self._existing(db, ids)
         changes = Changes()
         leaves = self._below(db, ids)
         self._stop_attempts(db, [row for row in leaves if row.state == JobState.WORKING], f"paused by {who or 'a user'}", changes)
@@ -424,14 +426,14 @@ class Jobs(Base):
     @writes
     def start(self, db: Connection, ids: Sequence[int], who: str = "") -> int:
         """Takes the pause off the selected jobs."""
-        self._must_exist(db, ids)
+        ids = self._existing(db, ids)
         db.execute(update(job).where(job.c.id == bindparam("b_id")).values(paused=False), [{"b_id": i} for i in ids])
         return self._done(db, ids, Changes(), "job.start", who, "started")
 
     @writes
     def reset(self, db: Connection, ids: Sequence[int], errors_only: bool = False, who: str = "") -> int:
         """Makes ended and running jobs below the selection WAITING again; with `errors_only` those in ERROR."""
-        self._must_exist(db, ids)
+        ids = self._existing(db, ids)
         changes = Changes()
         wanted = (JobState.ERROR,) if errors_only else (*ENDED_JOBS, JobState.WORKING)
         leaves = [row for row in self._below(db, ids) if row.state in wanted]
@@ -454,7 +456,7 @@ class Jobs(Base):
     @writes
     def delete(self, db: Connection, ids: Sequence[int], who: str = "") -> int:
         """Removes jobs and all below them; what runs is stopped, whoever waited for them is freed."""
-        self._must_exist(db, ids)
+        ids = self._existing(db, ids)
         changes = Changes()
         tops = self._outermost(db, ids)
         leaves = self._below(db, tops)
@@ -467,7 +469,6 @@ class Jobs(Base):
                 self._ancestors(db, row.parent), **{name: -value for name, value in values.items() if name not in SPENT}
             )
         groups = self._groups_below(db, tops)
-        self._free_waiters(db, [*groups, *(row.id for row in leaves)], changes, who)
         self._many(db, DELETE_READY, [(row.class_id, row.id) for row in leaves])
         for chunk in chunks([*groups, *(row.id for row in leaves)]):
             for table, column in ((job, job.c.id), (spec, spec.c.job_id), (dependency, dependency.c.job_id)):
@@ -475,7 +476,10 @@ class Jobs(Base):
         for chunk in chunks(groups):
             db.execute(delete(group_inherited).where(group_inherited.c.group_id.in_(chunk)))
             db.execute(delete(group_count).where(group_count.c.group_id.in_(chunk)))
-        changes.counts = {group: row for group, row in changes.counts.items() if group not in set(groups)}
+        gone = set(groups)
+        changes.counts = {group: row for group, row in changes.counts.items() if group not in gone}
+        # Only now: a group that is freed must not count the jobs again that were deleted from it.
+        self._free_waiters(db, [*groups, *(row.id for row in leaves)], changes, who)
         self._settle(db, changes)
         self._tell(db, ids, "job.delete", who, f"deleted with {len(leaves):,} jobs")
         return len(ids)
@@ -483,11 +487,13 @@ class Jobs(Base):
     @writes
     def edit(self, db: Connection, ids: Sequence[int], changed: JobChanges, who: str = "") -> int:
         """Changes fields of jobs; `parent` moves them. All or none."""
-        self._must_exist(db, ids)
+        ids = self._existing(db, ids)
         changes = Changes()
         given = {name: value for name, value in vars(changed).items() if value is not None}
         if changed.command is not None:
             self._must_be_leaves(db, ids)
+        if changed.command == "":
+            raise BadInput(fields={"changes.command": "is empty; a job needs a command"})
         self._edit_spec(db, ids, given)
         if given.keys() & {"priority", "retries"}:
             names = {"priority": "prio", "retries": "retries"}
@@ -518,7 +524,8 @@ class Jobs(Base):
         for job_id in ids:
             self._event(db, kind, who, words, job_id=job_id)
 
-    def _must_exist(self, db: Connection, ids: Sequence[int]) -> None:
+    def _existing(self, db: Connection, ids: Sequence[int]) -> list[int]:
+        """The ids, each once; NotFound names those that no job has."""
         there: set[int] = set()
         for chunk in chunks(list(ids)):
             there.update(db.execute(select(job.c.id).where(job.c.id.in_(chunk))).scalars())
@@ -526,6 +533,7 @@ class Jobs(Base):
         if missing:
             names = ", ".join(str(job_id) for job_id in missing[:10])
             raise NotFound(f"there is no job {names}" + (" ..." if len(missing) > 10 else ""), fields={"ids": f"no job {names}"})
+        return sorted(there)
 
     def _must_be_leaves(self, db: Connection, ids: Sequence[int]) -> None:
         for chunk in chunks(list(ids)):
@@ -588,20 +596,20 @@ class Jobs(Base):
     def _subtree_counts(self, db: Connection, row: Any, changes: Changes) -> dict[str, int]:
         """What a job and all below it add to the counters of the groups above, with this transaction's changes."""
         if not row.is_group:
-            return {"total": 1, COLUMN_OF[JobState(row.state)]: 1}
+            spent = select(func.coalesce(func.sum(attempt.c.run_ms), 0), func.coalesce(func.sum(attempt.c.cost_micro), 0))
+            run_ms, cost_micro = db.execute(spent.where(attempt.c.job_id == row.id)).one()
+            return {"total": 1, COLUMN_OF[JobState(row.state)]: 1, "run_ms": int(run_ms), "cost_micro": int(cost_micro)}
         held = db.execute(select(group_count).where(group_count.c.group_id == row.id)).one()
         pending = changes.counts.get(row.id, [0] * len(COUNTED))
         return {name: getattr(held, name) + pending[index] for index, name in enumerate(COUNTED)}
 
     def _free_waiters(self, db: Connection, ids: Sequence[int], changes: Changes, who: str) -> None:
         """The stated rule: a dependency on a deleted job is dropped, and whoever waited for it goes on."""
-        gone = set(ids)
         affected: dict[int, int] = {}
         for job_id, on_id, met in set(WAITERS.all(db, list(ids))) if ids else ():
-            if job_id not in gone:
-                if not met:
-                    affected[job_id] = affected.get(job_id, 0) - 1
-                self._event(db, "job.freed", who, f"dependency on #{on_id} dropped: it was deleted", job_id=job_id)
+            if not met:
+                affected[job_id] = affected.get(job_id, 0) - 1
+            self._event(db, "job.freed", who, f"dependency on #{on_id} dropped: it was deleted", job_id=job_id)
         for chunk in chunks(list(ids)):
             db.execute(delete(dependency).where(dependency.c.on_id.in_(chunk)))
         if affected:
@@ -763,6 +771,14 @@ def group_state(row: Any) -> str:
     return JobState.WAITING if row.waiting else JobState.PENDING
 
 
+def _path(up: Above, priority: int, place: str) -> str:
+    """The priority path below a group; BadInput where the tree would grow too deep, whose column has an end."""
+    path = matching.extend_path(up.path, priority)
+    if len(path) > 2 * MAX_DEPTH:
+        raise BadInput(fields={place: f"is more than {MAX_DEPTH} levels deep"})
+    return path
+
+
 def _blocked_or_not(state: str, holds: int) -> str:
     if state == JobState.WAITING and holds:
         return after(JOB, state, "block")
@@ -779,6 +795,7 @@ def _flatten(specs: Sequence[JobSpec]) -> list[Node]:
         one, parent, path, depth = stack.pop()
         is_group = bool(one.group or one.children or one.frames)
         _check_node(one, parent, path, depth, is_group)
+        _check_size(len(nodes) + 1, path)
         nodes.append(Node(one, parent, path, is_group))
         here = len(nodes) - 1
         if one.frames:
@@ -790,6 +807,7 @@ def _flatten(specs: Sequence[JobSpec]) -> list[Node]:
             leaf = JobSpec(
                 **{**vars(one), "frames": None, "ref": None, "paused": False, "depends_on": (), "affinity": (), "priority": 127}
             )
+            _check_size(len(nodes) + len(numbers), path)
             nodes += [Node(leaf, here, path, False, (number, *span)) for number in numbers]
         stack += [(child, here, f"{path}.children[{i}]", depth + 1) for i, child in reversed(list(enumerate(one.children)))]
     return nodes
@@ -811,6 +829,11 @@ def _check_node(one: JobSpec, parent: int, path: str, depth: int, is_group: bool
         raise BadInput(fields=problems)
 
 
+def _check_size(count: int, path: str) -> None:
+    if count > MAX_NODES:
+        raise TooLarge(fields={path: f"is beyond {MAX_NODES:,} jobs; submit the rest in further calls"})
+
+
 def _refs(nodes: Sequence[Node]) -> dict[str, int]:
     refs: dict[str, int] = {}
     for node in nodes:
@@ -828,7 +851,8 @@ def _spec_row(node: Node, now: float) -> tuple[Any, ...]:
     if node.frame is not None:
         title, command, url = (frames.fill(text or "", *node.frame) for text in (title, command, url))
         if title == one.title:
-            title = f"{title} {node.frame[0]}".strip()[:255]
+            title = f"{title} {node.frame[0]}".strip()
+        title = title[:MAX_TITLE]
     elif node.is_group:
         command = None
     environment = json.dumps(dict(one.environment)) if one.environment else "{}"

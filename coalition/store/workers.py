@@ -157,7 +157,7 @@ class Workers(Dispatch):
         now = self.clock()
         old = db.execute(select(worker).where(worker.c.name == request.name)).first()
         # The session is known to that one agent: a repeat after a lost answer spends no second token.
-        same_session = bool(old and hmac.compare_digest(old.session, request.session))
+        same_session = bool(old and hmac.compare_digest(old.session.encode(), request.session.encode()))
         known = same_session or bool(old and request.credential and _proves(request.credential, old.id, old.credential))
         grant = None if known else self._spend_token(db, request, open_door)
         if old and not known and self._alive(old, now):

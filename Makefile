@@ -1,0 +1,24 @@
+# Each target calls one script, and CI calls the same targets. `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
+
+install: ## make the environment in .venv and build the web page; done at once when nothing changed
+	@scripts/install.sh
+
+demo: install ## run a farm here and render a film on it; KEEP=1 keeps the server up
+	@.venv/bin/python -m scripts.demo
+
+test: install ## lint, then all tests; CI=true allows no test to be skipped
+	@scripts/test.sh
+
+lint: install ## ruff, mypy, import contracts, shellcheck
+	@scripts/lint.sh
+
+bench: install ## measure dispatch, submission and job overhead against their limits
+	@scripts/bench.sh
+
+clean: ## remove what was built and the environment
+	@scripts/clean.sh

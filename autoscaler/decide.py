@@ -1,0 +1,548 @@
+"""decide(snapshot) -> Plan: what to start, pay on, drain and end, and what not, each with its reason in words. Pure and total.
+
+Slots wanted = the sum over waiting jobs of min(1, estimate / slot_target), an unknown estimate counting 1, rounded up to whole
+instances. Slots at hand come off: free ones, those that boot, and those whose job is short and young. The rest is bought, of
+each requirement's offers the smallest size within 10 % of the cheapest price per slot, as far as pool and budgets allow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from autoscaler.budget import Part, Purse, Short, sponsors
+from autoscaler.snapshot import LAUNCH_WINDOW_S, Demand, Instance, Pool, Snapshot, Worker
+from coalition import ledger, matching
+from coalition.matching import Capacity, Requirement
+from coalition.states import InstanceState, WorkerState
+from providers.base import Deadline, Offering
+
+NEAR_CHEAPEST = 1.10
+EPSILON = 1e-9
+BOOTING = (InstanceState.INTENDED, InstanceState.STARTING)
+SERVING = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Start `count` equal instances, funded up to `funded_until`, asked for before `launch_by`."""
+
+    pool: str
+    offering: Offering
+    count: int
+    payer: str
+    sponsors: tuple[str, ...]
+    launch_by: float
+    funded_until: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Renew:
+    id: int
+    until: float
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Ends a drain: the instance is needed again."""
+
+    id: int
+    pool: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Drain:
+    id: int
+    pool: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Terminate:
+    """`idle`: only if its worker holds nothing, which is to be checked again. `failed_boot`: its console tells why."""
+
+    id: int
+    pool: str
+    reason: str
+    idle: bool = False
+    failed_boot: bool = False
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Why nothing is started in a pool; in no pool, if its name is empty."""
+
+    pool: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BlockPool:
+    """Nothing more is to be started there until somebody allows it."""
+
+    pool: str
+    reason: str
+
+
+@dataclass
+class Plan:
+    launches: list[Launch] = field(default_factory=list)
+    renewals: list[Renew] = field(default_factory=list)
+    keeps: list[Keep] = field(default_factory=list)
+    drains: list[Drain] = field(default_factory=list)
+    terminations: list[Terminate] = field(default_factory=list)
+    holds: list[Hold] = field(default_factory=list)
+    blocks: list[BlockPool] = field(default_factory=list)
+
+
+@dataclass
+class _Bin:
+    """Slots of one kind: free now or soon, and (each worth 1 - weight of a job) those of young jobs."""
+
+    capacity: Capacity
+    free: float
+    young: float = 0.0
+
+    def give(self, need: float, weight: float) -> float:
+        """Takes up to `need` slots; how many it gave."""
+        given = min(need, self.free)
+        self.free -= given
+        worth = 1.0 - weight
+        if given < need and worth > EPSILON:
+            shared = min(need - given, self.young * worth)
+            self.young -= shared / worth
+            given += shared
+        return given
+
+
+@dataclass
+class _Group:
+    """What is to be started of one offer for one payer."""
+
+    pool: Pool
+    offer: Offering
+    payer: str
+    parts: list[Part]
+    count: int = 0
+    spare: float = 0.0
+    jobs: int = 0
+    tags: set[str] = field(default_factory=set)
+
+
+def decide(snapshot: Snapshot) -> Plan:
+    """The plan for this moment. Equal snapshots give equal plans."""
+    return _Decision(snapshot).plan
+
+
+def _rate(price_micro: int, currency: str) -> str:
+    return f"{ledger.money(price_micro, currency)}/h"
+
+
+class _Decision:
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snap, self.plan, self.purse = snapshot, Plan(), Purse(snapshot.budgets)
+        self.pools = {pool.settings.name: pool for pool in snapshot.pools}
+        self.workers = {worker.id: worker for worker in snapshot.workers}
+        self.notes: dict[str, list[str]] = {}
+        self.leaving: set[int] = set()  # instances that are no supply any more
+        self.demands = sorted(
+            snapshot.demands, key=lambda d: (matching.order_key(d.prio_path), d.requirement.to_json(), d.estimate_s or 0.0)
+        )
+        self.groups: dict[tuple[str, str, str], _Group] = {}
+        self._ranked: dict[Requirement, list[tuple[Pool, Offering]]] = {}
+        self._end_what_failed()
+        self._end_what_is_drained()
+        self._drain_what_is_idle()
+        self._renew()
+        self.bins = self._supply()
+        self._serve_demand()
+        self._keep_minimum()
+        self._write_launches()
+        self._write_holds()
+
+    # ------------------------------------------------------------ what must end
+
+    def _end_what_failed(self) -> None:
+        for one in self.snap.instances:
+            pool = self.pools.get(one.pool)
+            if one.state in (InstanceState.TERMINATING, InstanceState.INTENDED):
+                continue
+            if one.wish == "terminate" or (one.wish == "drain" and one.state == InstanceState.STARTING):
+                self._terminate(one, f"asked for by {one.wished_by or 'hand'}")
+            elif one.state == InstanceState.STARTING:
+                self._check_boot(one, pool)
+            elif one.worker_id is None or one.worker_id not in self.workers:
+                self._terminate(one, "its worker is no more")
+            elif silence := self._silence(self.workers[one.worker_id], pool):
+                self._terminate(one, f"its worker has been silent for {silence:.0f} s")
+            elif one.state == InstanceState.RUNNING and one.wish == "drain":
+                self._drain(one, f"asked for by {one.wished_by or 'hand'}")
+            elif one.state == InstanceState.RUNNING and (pool is None or not pool.settings.enabled):
+                self._drain(one, f"pool {one.pool} is switched off" if pool else f"pool {one.pool} is no longer in cloud.ini")
+
+    def _check_boot(self, one: Instance, pool: Pool | None) -> None:
+        limit = pool.settings.boot_timeout_s if pool else 0.0
+        since = max(one.launched_at or one.created_at, self.snap.leading_since)
+        if self.snap.now - since > limit:
+            words = f"it has not enrolled within {limit:.0f} s" if pool else f"pool {one.pool} is no longer in cloud.ini"
+            self._terminate(one, words, failed_boot=pool is not None)
+
+    def _silence(self, worker: Worker, pool: Pool | None) -> float:
+        """For how long a worker has been silent, if that is too long; else 0."""
+        silence = self.snap.now - max(worker.seen_at, self.snap.leading_since)
+        limit = pool.settings.boot_timeout_s if pool else 0.0
+        return silence if worker.state == WorkerState.TIMEOUT and silence > limit else 0.0
+
+    def _terminate(self, one: Instance, reason: str, *, idle: bool = False, failed_boot: bool = False) -> None:
+        self.leaving.add(one.id)
+        self.plan.terminations.append(Terminate(one.id, one.pool, reason, idle, failed_boot))
+
+    def _drain(self, one: Instance, reason: str) -> None:
+        self.leaving.add(one.id)
+        self.plan.drains.append(Drain(one.id, one.pool, reason))
+
+    def _end_what_is_drained(self) -> None:
+        for one in self.snap.instances:
+            if one.state != InstanceState.DRAINING or one.id in self.leaving or self._wanted_back(one):
+                continue
+            worker = self.workers.get(one.worker_id or 0)
+            if worker is None or worker.running == 0:
+                self._terminate(one, f"drained, nothing runs there ({one.reason})", idle=True)
+
+    def _wanted_back(self, one: Instance) -> bool:
+        """Ends the drain of an instance that waiting jobs fit, unless it was drained for good."""
+        pool = self.pools.get(one.pool)
+        paid_s = one.funded_until - self.snap.now
+        if one.wish or pool is None or not pool.settings.enabled or paid_s < pool.funding_s(self.snap.rules) / 2:
+            return False
+        demand = self._demand_for(one.capacity)
+        if demand is not None:
+            self.plan.keeps.append(Keep(one.id, one.pool, f"{_jobs(demand.waiting)} for {_name(demand.requirement)} again"))
+        return demand is not None
+
+    def _demand_for(self, capacity: Capacity) -> Demand | None:
+        return next((d for d in self.demands if d.waiting and matching.line(d.requirement, capacity) is not None), None)
+
+    def _drain_what_is_idle(self) -> None:
+        """Beyond `min`, what has been idle for so long and nobody waits for; the dearest and longest idle first."""
+        kept = {name: sum(1 for one in self._live(name)) for name in self.pools}
+        idle = []
+        for one in self.snap.instances:
+            worker, pool = self.workers.get(one.worker_id or 0), self.pools.get(one.pool)
+            if one.state != InstanceState.RUNNING or one.id in self.leaving or worker is None or pool is None:
+                continue
+            if worker.running or worker.idle_since is None or self._demand_for(worker.capacity):
+                continue
+            idle_s = self.snap.now - worker.idle_since
+            if idle_s >= pool.settings.idle_s:
+                idle.append((-one.price_micro / max(1, one.slots), -idle_s, one.id, one, pool))
+        for _, minus_idle_s, _, one, pool in sorted(idle, key=lambda entry: entry[:3]):
+            if kept[one.pool] > pool.settings.min:
+                kept[one.pool] -= 1
+                limit = pool.settings.idle_s
+                self._drain(one, f"idle for {-minus_idle_s:.0f} s (idle = {limit:.0f} s), and no waiting job fits it")
+
+    def _live(self, pool: str) -> Iterator[Instance]:
+        """What counts towards a pool's `min`."""
+        ending = (InstanceState.DRAINING, InstanceState.TERMINATING)
+        return (one for one in self.snap.instances if one.pool == pool and one.id not in self.leaving and one.state not in ending)
+
+    # ------------------------------------------------------------ paying on
+
+    def _renew(self) -> None:
+        """Half a funding before the end more is paid; what cannot be paid on is drained, so that it ends in time."""
+        ended = {one.id for one in self.plan.terminations}
+        for one in sorted(self.snap.instances, key=self._usefulness):
+            pool = self.pools.get(one.pool)
+            worker = self.workers.get(one.worker_id or 0)
+            idle_drain = one.state == InstanceState.DRAINING and (worker is None or not worker.running)
+            if one.state == InstanceState.TERMINATING or one.id in ended or (idle_drain and not self._is_kept(one)):
+                continue
+            funding_s = pool.funding_s(self.snap.rules) if pool else 4 * self.snap.rules.interval_s
+            if not one.provider_id or one.funded_until - self.snap.now >= funding_s / 2:
+                continue
+            until = max(self.snap.now + funding_s, one.committed_until)
+            parts = self.purse.extension(one, until, self.snap.rules.slack_s)
+            fits, short = self.purse.room(parts, 1)
+            if fits:
+                self.purse.take(parts)
+                self.plan.renewals.append(Renew(one.id, until))
+            elif one.state == InstanceState.RUNNING and one.id not in self.leaving:
+                left_s = max(0.0, one.funded_until - self.snap.now)
+                self._drain(one, f"{short} to pay for {funding_s:.0f} s more; what is paid ends in {left_s:.0f} s")
+
+    def _is_kept(self, one: Instance) -> bool:
+        return any(keep.id == one.id for keep in self.plan.keeps)
+
+    def _usefulness(self, one: Instance) -> tuple[int, int]:
+        worker = self.workers.get(one.worker_id or 0)
+        return (-(worker.running if worker else 0), one.id)
+
+    # ------------------------------------------------------------ supply
+
+    def _supply(self) -> list[_Bin]:
+        """Slots that live, boot, or are kept, merged by what they can run."""
+        instances = {one.id: one for one in self.snap.instances}
+        bins: dict[Capacity, _Bin] = {}
+        for worker in self.snap.workers:
+            one = instances.get(worker.instance_id or 0)
+            kept = one is not None and self._is_kept(one)
+            ending = one is not None and (one.id in self.leaving or (one.state != InstanceState.RUNNING and not kept))
+            if ending or not worker.active or not (worker.state in SERVING or kept):
+                continue
+            here = bins.setdefault(worker.capacity, _Bin(worker.capacity, 0.0))
+            here.free += max(0, worker.slots - worker.running)
+            here.young += min(worker.young, worker.slots)
+        for one in self.snap.instances:
+            if one.state in BOOTING and one.id not in self.leaving:
+                bins.setdefault(one.capacity, _Bin(one.capacity, 0.0)).free += one.slots
+        return list(bins.values())
+
+    # ------------------------------------------------------------ demand
+
+    def _serve_demand(self) -> None:
+        for demand in self.demands:
+            target = self.snap.rules.slot_target_s
+            weight = 1.0 if demand.estimate_s is None else min(1.0, max(demand.estimate_s, 0.0) / target)
+            need = demand.waiting * weight
+            for here in self.bins:
+                if need > EPSILON and matching.line(demand.requirement, here.capacity) is not None:
+                    need -= here.give(need, weight)
+            if need > EPSILON:
+                self._buy(demand, need)
+
+    def _buy(self, demand: Demand, need: float) -> None:
+        need = self._use_spare(demand, need)
+        offers = self._offers(demand.requirement)
+        if not offers and not self._somebody_can(demand.requirement):
+            self._say_impossible(demand)
+        for pool, offer in _by_preference(offers):
+            if need <= EPSILON:
+                return
+            need = self._buy_of(pool, offer, demand, need)
+
+    def _use_spare(self, demand: Demand, need: float) -> float:
+        """What earlier demands leave free of the instances in this plan."""
+        for group in self.groups.values():
+            fits = matching.line(demand.requirement, _capacity(group.pool, group.offer, group.payer)) is not None
+            if need > EPSILON and fits and group.spare > 0:
+                given = min(need, group.spare)
+                group.spare -= given
+                need -= given
+                group.jobs += demand.waiting
+                group.tags.update(demand.requirement.tags)
+        return need
+
+    def _buy_of(self, pool: Pool, offer: Offering, demand: Demand, need: float) -> float:
+        """Plans instances of one offer; how many slots are still needed."""
+        wanted = math.ceil(need / offer.slots - EPSILON)
+        payer = demand.requirement.payer
+        count, group = self._afford(pool, offer, payer, wanted, f"{_jobs(demand.waiting)} for {_name(demand.requirement)}")
+        if count == 0 or group is None:
+            return need
+        got = count * offer.slots
+        group.jobs += demand.waiting
+        group.tags.update(demand.requirement.tags)
+        group.spare += max(0.0, got - need)
+        return max(0.0, need - got)
+
+    def _afford(self, pool: Pool, offer: Offering, payer: str, wanted: int, why: str) -> tuple[int, _Group | None]:
+        """Adds as many instances to the plan as pool and budgets allow; notes what is in the way of more."""
+        name = pool.settings.name
+        if obstacle := self._obstacle(pool, offer, payer):
+            self._note(name, f"{why}; {obstacle}")
+            return 0, None
+        count = min(wanted, self._room_in(pool))
+        if count < wanted:
+            self._note(name, f"{why}; pool {name} is at its maximum of {pool.settings.max} instances")
+        key = (name, offer.name, payer)
+        group = self.groups.get(key) or self._new_group(pool, offer, payer)
+        fits, short = self.purse.room(group.parts, count)
+        if short is not None:
+            self._note(name, self._short(short, pool, offer, why))
+        if fits > 0:
+            self.purse.take(group.parts, fits)
+            group.count += fits
+            self.groups[key] = group
+        return fits, group
+
+    def _new_group(self, pool: Pool, offer: Offering, payer: str) -> _Group:
+        now, rules = self.snap.now, self.snap.rules
+        names = sponsors(pool.settings.name, payer, [budget.settings for budget in self.snap.budgets])
+        terms = (now + LAUNCH_WINDOW_S, rules.slack_s, offer.minimum_s, offer.granularity_s)
+        end = ledger.committed_end(now + pool.funding_s(rules), *terms)
+        return _Group(pool, offer, payer, self.purse.cost(names, offer.price_micro, now, end))
+
+    def _short(self, short: Short, pool: Pool, offer: Offering, why: str) -> str:
+        return f"{why}; {short} for the first {pool.funding_s(self.snap.rules):.0f} s of a {offer.name}"
+
+    def _room_in(self, pool: Pool) -> int:
+        paid = sum(1 for one in self.snap.instances if one.pool == pool.settings.name)
+        planned = sum(group.count for group in self.groups.values() if group.pool is pool)
+        return max(0, pool.settings.max - paid - planned)
+
+    def _obstacle(self, pool: Pool, offer: Offering, payer: str) -> str:
+        """Why this offer cannot be bought at all now, in words; empty if it can."""
+        settings = pool.settings
+        if not settings.enabled:
+            return f"pool {settings.name} is switched off"
+        if failed := self._failed_boots(pool):
+            return failed
+        block = next((b for b in pool.blocks if b.offering in ("", offer.name)), None)
+        if block is not None:
+            return f"{offer.name if block.offering else f'pool {settings.name}'} is blocked: {block.reason}"
+        names = sponsors(settings.name, payer, [budget.settings for budget in self.snap.budgets])
+        hard = self.purse.hard(names)
+        missing = sorted(set(filter(None, payer.split("|"))) - set(names))
+        if missing:
+            return f"budget {missing[0]} should pay and is no longer in cloud.ini"
+        if hard and offer.price_micro <= 0:
+            return f"the price of {offer.name} is not known, and budget {hard[0].name} is hard"
+        other = next((b for b in hard if b.currency != offer.currency), None)
+        if other is not None:
+            return f"{offer.name} costs {offer.currency}, and budget {other.name} is in {other.currency}"
+        if hard and pool.deadline is Deadline.GUEST and not settings.accept_guest_deadline:
+            return f"only the instance itself would end its time, and budget {hard[0].name} is hard (accept_guest_deadline)"
+        return ""
+
+    def _failed_boots(self, pool: Pool) -> str:
+        """That too many boots in a row failed, in words; those that this plan gives up are counted too."""
+        mine = [one for one in self.snap.instances if one.pool == pool.settings.name]
+        newest_good = max((one.id for one in mine if one.worker_id is not None), default=0)
+        ends = [end for end in self.plan.terminations if end.failed_boot and end.pool == pool.settings.name]
+        given_up = [end.reason for end in ends if end.id > newest_good]
+        failures = pool.boot_failures + len(given_up)
+        if failures < self.snap.rules.boot_failures:
+            return ""
+        return f"{failures} boots in a row failed, the last one because {[pool.boot_reason, *given_up][-1]}"
+
+    # ------------------------------------------------------------ offers
+
+    def _offers(self, requirement: Requirement) -> list[tuple[Pool, Offering]]:
+        """What could run it, of all pools."""
+        if requirement not in self._ranked:
+            self._ranked[requirement] = [
+                (pool, offer)
+                for pool in self.snap.pools
+                for offer in pool.offers
+                if matching.line(requirement, _capacity(pool, offer, requirement.payer)) is not None
+            ]
+        return self._ranked[requirement]
+
+    def _somebody_can(self, requirement: Requirement) -> bool:
+        """Whether a worker or booting instance can run it, though it is busy now."""
+        booting = (one.capacity for one in self.snap.instances if one.state in BOOTING)
+        live = (worker.capacity for worker in self.snap.workers if worker.active)
+        return any(matching.line(requirement, capacity) is not None for capacity in (*booting, *live))
+
+    def _say_impossible(self, demand: Demand) -> None:
+        why = []
+        for pool in self.snap.pools:
+            if pool.problem:
+                why.append(f"pool {pool.settings.name}: {pool.problem}")
+            for offer in pool.offers[:1]:
+                lack = matching.mismatch(demand.requirement, _capacity(pool, offer, demand.requirement.payer))
+                why.append(f"pool {pool.settings.name} {lack}")
+        words = "; ".join(why) if why else "there is no pool"
+        self._note("", f"{_jobs(demand.waiting)} for {_name(demand.requirement)}, and no pool can run them: {words}")
+
+    # ------------------------------------------------------------ min, words
+
+    def _keep_minimum(self) -> None:
+        for pool in self.snap.pools:
+            name = pool.settings.name
+            have = sum(1 for _ in self._live(name)) + sum(g.count for g in self.groups.values() if g.pool is pool)
+            for _, offer in _by_preference([(pool, offer) for offer in pool.offers]):
+                lack = pool.settings.min - have
+                if lack > 0:
+                    have += self._afford(pool, offer, "", lack, f"pool {name} keeps {pool.settings.min}, {have} are there")[0]
+
+    def _write_launches(self) -> None:
+        now = self.snap.now
+        free = sum(here.free for here in self.bins)
+        for group in self.groups.values():
+            offer, settings = group.offer, group.pool.settings
+            each = f"{_rate(offer.price_micro, offer.currency)} each" if offer.price_micro else "at no price"
+            tags = ",".join(sorted(group.tags)) or "any worker"
+            why = f"{_jobs(group.jobs)} for {tags}, {free:.0f} slots are left over" if group.jobs else f"min = {settings.min}"
+            names = sponsors(settings.name, group.payer, [budget.settings for budget in self.snap.budgets])
+            reason = f"{group.count} x {offer.name} ({offer.slots} slots, {each}): {why}{self._left(names)}"
+            until = now + group.pool.funding_s(self.snap.rules)
+            launch = (settings.name, offer, group.count, group.payer, names, now + LAUNCH_WINDOW_S, until, reason)
+            self.plan.launches.append(Launch(*launch))
+
+    def _left(self, names: Sequence[str]) -> str:
+        """What the tightest hard budget has left in its current window, before this plan."""
+        tightest: tuple[int, str] | None = None
+        for budget in self.snap.budgets:
+            settings = budget.settings
+            if settings.hard and settings.name in names and budget.windows:
+                left = max(0, settings.amount_micro - budget.windows[0][2])
+                money = [ledger.money(micro, settings.currency) for micro in (left, settings.amount_micro)]
+                words = f"; budget {settings.name} has {money[0]} of {money[1]} left"
+                tightest = min(tightest or (left, words), (left, words))
+        return tightest[1] if tightest else ""
+
+    def _note(self, pool: str, words: str) -> None:
+        notes = self.notes.setdefault(pool, [])
+        if words not in notes:
+            notes.append(words)
+
+    def _write_holds(self) -> None:
+        """Each pool says why it starts no more: what was in the way, else that nothing is needed."""
+        for pool in self.snap.pools:
+            name = pool.settings.name
+            failed = self._failed_boots(pool)
+            if failed and not any(block.offering == "" for block in pool.blocks):
+                self.plan.blocks.append(BlockPool(name, failed))
+            started = any(group.pool is pool for group in self.groups.values())
+            if name in self.notes or not started:
+                self.plan.holds.append(Hold(name, "; ".join(self.notes.get(name, [])[:2]) or self._nothing_needed(pool)))
+        self.plan.holds += [Hold("", words) for words in self.notes.get("", ())[:1]]
+
+    def _nothing_needed(self, pool: Pool) -> str:
+        if pool.problem:
+            return pool.problem
+        if not pool.settings.enabled:
+            return f"pool {pool.settings.name} is switched off"
+        waiting = sum(demand.waiting for demand in self.demands)
+        if not waiting:
+            return "no job waits"
+        fits = [d for d in self.demands if any(p is pool for p, _ in self._offers(d.requirement))]
+        if not fits:
+            return f"{_jobs(waiting)}, none of them for this pool"
+        return f"{_jobs(sum(d.waiting for d in fits))}, and the slots at hand or booting are enough for them"
+
+
+def _capacity(pool: Pool, offer: Offering, payer: str) -> Capacity:
+    lines = (pool.settings.affinity,) if pool.settings.affinity else ()
+    return Capacity(lines, offer.cpus, offer.memory_bytes, offer.gpus, payer)
+
+
+def _by_preference(offers: Sequence[tuple[Pool, Offering]]) -> Iterator[tuple[Pool, Offering]]:
+    """Again and again the smallest size within 10 % of the cheapest price per slot; what has no price comes last."""
+    left = sorted(offers, key=lambda entry: (_per_slot(entry[1]), entry[0].settings.name, entry[1].name))
+    while left:
+        limit = _per_slot(left[0][1]) * NEAR_CHEAPEST
+        near = [entry for entry in left if _per_slot(entry[1]) <= limit]
+        best = min(near, key=lambda entry: entry[1].slots)
+        left.remove(best)
+        yield best
+
+
+def _per_slot(offer: Offering) -> float:
+    return offer.price_micro / max(1, offer.slots) if offer.price_micro > 0 else math.inf
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job waits" if count == 1 else f"{count} jobs wait"
+
+
+def _name(requirement: Requirement) -> str:
+    words = [*requirement.tags]
+    words += [f"{requirement.cpus} cpus"] * bool(requirement.cpus) + [f"{requirement.gpus} gpus"] * bool(requirement.gpus)
+    words += [f"{requirement.memory_bytes / 2**30:.1f} GiB"] * bool(requirement.memory_bytes)
+    return ",".join(words) or "any worker"

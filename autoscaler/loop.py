@@ -1,0 +1,208 @@
+"""The autoscaler's life: who leads, when to tick, what wakes it. Only wiring; decide.py decides and apply.py acts.
+
+One server of a farm leads, by a lease row that it renews; each lease has a higher number, which every write carries. A tick is
+due every `interval`, when the counter `backlog` moves (a job came, in any process), and soon again while instances come or go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from autoscaler.apply import Applier, key_of
+from autoscaler.decide import decide
+from autoscaler.reaper import reap
+from autoscaler.snapshot import Block, Pool, pool_of, take
+from coalition.config import PoolSettings, Settings
+from coalition.errors import CoalitionError, ConfigError, Conflict, Fenced
+from coalition.states import InstanceState
+from coalition.store.cloud import ROLE, Machine
+from providers import make
+from providers.base import Instance, Provider, ProviderError
+
+if TYPE_CHECKING:
+    from coalition.store import Store
+
+log = logging.getLogger("autoscaler")
+
+POLL_S = 0.5
+LEASE_S = 10.0
+RENEW_S = 3.0
+WATCH_DRAIN_S = 60.0
+
+
+def make_providers(settings: Settings) -> dict[str, Provider]:
+    """The providers of all pools, by account and region; ConfigError for one that this version does not have."""
+    found: dict[str, Provider] = {}
+    for pool in settings.pools:
+        key = key_of(pool.provider, pool.region)
+        if key not in found:
+            found[key] = make(pool.provider, pool.region, settings)
+    return found
+
+
+class Autoscaler:
+    """start() and stop() run it beside a server; tick() is one round, for whoever brings their own time."""
+
+    lease_s = LEASE_S
+
+    def __init__(self, settings: Settings, store: Store, providers: Mapping[str, Provider] | None = None) -> None:
+        self.settings, self.store = settings, store
+        self.providers = make_providers(settings) if providers is None else dict(providers)
+        self.holder = f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._fence: int | None = None
+        self._leading_since = 0.0
+        self._renewed_at = float("-inf")
+        self._sightings: dict[tuple[str, str], float] = {}
+        self._handled = -1  # the backlog counter that the last tick knew
+        self._ticking = threading.Lock()
+        self._scheduler: BackgroundScheduler | None = None
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Ticks in threads of its own until stop()."""
+        log.info("autoscaler %s starts with %d pools", self.holder, len(self.settings.pools))
+        logging.getLogger("apscheduler").setLevel(logging.WARNING)  # else it tells of every run, twice a second
+        scheduler = BackgroundScheduler(timezone=timezone.utc, job_defaults={"coalesce": True, "misfire_grace_time": None})
+        interval = self.settings.autoscaler.interval_s
+        # Two at a time, of which one waits: a wake-up during a tick is a tick right after it.
+        scheduler.add_job(self._tick_safely, "interval", id="tick", seconds=interval, next_run_time=_soon(0), max_instances=2)
+        scheduler.add_job(self._poll, "interval", id="poll", seconds=POLL_S)
+        self._scheduler = scheduler
+        scheduler.start()
+
+    def stop(self) -> None:
+        """Ends after the current tick, and lets another server lead at once. Instances go on; they are found again."""
+        if self._scheduler is not None:
+            self._scheduler.shutdown(wait=True)
+            self._scheduler = None
+        if self._fence is not None:
+            self._fence = None
+            try:
+                self.store.release_leader(ROLE, self.holder)
+            except CoalitionError as error:
+                log.warning("the lease is not given back: %s", error)
+
+    def _poll(self) -> None:
+        """Twice a second: keep the lease, and see whether somebody brought work."""
+        try:
+            if self._lead() and not self._ticking.locked() and self.store.counters().get("backlog", 0) != self._handled:
+                self._wake(0)
+        except CoalitionError as error:
+            log.warning("cannot see the backlog: %s", error)
+
+    def _wake(self, seconds: float) -> None:
+        if self._scheduler is not None:
+            self._scheduler.modify_job("tick", next_run_time=_soon(seconds))
+
+    def _tick_safely(self) -> None:
+        """A tick whose failure is logged: the next one starts from what is stored."""
+        try:
+            if self.tick():
+                self._wake(min([p.settle_s for p in self.providers.values()] + [self.settings.autoscaler.interval_s]))
+        except Fenced as error:
+            log.warning("this tick ended early: %s", error)
+            self._fence = None
+        except Conflict as error:
+            log.info("this tick ended early, somebody else was faster: %s", error)
+        except CoalitionError as error:
+            log.warning("this tick failed: %s", error)
+
+    # ------------------------------------------------------------ leading
+
+    def _lead(self) -> bool:
+        """Whether this process leads now; takes the lease if it is free, renews it when it is due."""
+        now = self.store.clock()
+        if self._fence is not None and 0 <= now - self._renewed_at < RENEW_S:
+            return True
+        fence = self.store.claim_leader(ROLE, self.holder, self.lease_s)
+        if fence is not None:
+            if fence != self._fence:
+                log.info("this server leads the autoscaler now, under number %d", fence)
+                self._leading_since, self._sightings, self._handled = now, {}, -1
+                self._find_old_providers()
+            self._renewed_at = now
+        self._fence = fence
+        return fence is not None
+
+    def _find_old_providers(self) -> None:
+        """Instances outlive their pool's section of cloud.ini, and so must their provider."""
+        for key in {machine.provider for machine in self.store.machines()} - self.providers.keys():
+            name, _, region = key.partition("/")
+            try:
+                self.providers[key] = make(name, region, self.settings)
+            except ConfigError as error:
+                log.error("instances of %s cannot be looked after: %s", key, error)
+
+    # ------------------------------------------------------------ a tick
+
+    def tick(self) -> bool:
+        """Lists, reaps, sends open intents again, decides, acts. Whether something is under way that wants a look soon."""
+        with self._ticking:
+            if not self._lead() or self._fence is None:
+                return False
+            self._handled = self.store.counters().get("backlog", 0)
+            applier = Applier(self.settings, self.store, self.providers, self._fence, self.store.clock)
+            self._reap(applier)
+            applier.resume()
+            snapshot = take(self.store, self._pools(), self.store.clock(), self._leading_since)
+            applier.carry_out(decide(snapshot))
+            return any(_is_moving(machine, self.store.clock()) for machine in self.store.machines())
+
+    def _reap(self, applier: Applier) -> None:
+        lists: dict[str, list[Instance]] = {}
+        for key, provider in self.providers.items():
+            try:
+                lists[key] = list(provider.list())
+            except ProviderError as error:  # a list that failed says nothing: nothing is ended, nothing declared lost
+                log.warning("%s cannot list its instances: %s", key, error)
+        rules = self.settings.autoscaler
+        findings = reap(
+            self.store.machines(),
+            lists,
+            self._sightings,
+            self.settings.server.farm,
+            self.store.clock(),
+            slack_s=rules.slack_s,
+            stray_age_s=rules.stray_age_s,
+        )
+        self._sightings = findings.sightings
+        applier.reap(findings)
+
+    def _pools(self) -> list[Pool]:
+        blocks: dict[str, list[Block]] = {}
+        for block in self.store.blocks():
+            blocks.setdefault(block.pool, []).append(Block(block.offering, block.reason))
+        boots = self.store.boots()
+        found = []
+        for settings in self.settings.pools:
+            count = boots[settings.name]
+            found.append(self._pool(settings, blocks.get(settings.name, []), (count.failures, count.reason)))
+        return found
+
+    def _pool(self, settings: PoolSettings, blocks: list[Block], boots: tuple[int, str]) -> Pool:
+        provider = self.providers[key_of(settings.provider, settings.region)]
+        try:
+            return pool_of(settings, provider.offerings(settings), provider.deadline, blocks, boots)
+        except ProviderError as error:
+            return pool_of(settings, [], provider.deadline, blocks, boots, f"its offers cannot be had: {error}")
+
+
+def _is_moving(machine: Machine, now: float) -> bool:
+    """Whether the next step of an instance is ours, and near."""
+    if machine.state == InstanceState.DRAINING:
+        return machine.drained_at is not None and now - machine.drained_at < WATCH_DRAIN_S
+    return machine.state in (InstanceState.INTENDED, InstanceState.TERMINATING)
+
+
+def _soon(seconds: float) -> datetime:
+    return datetime.now(timezone.utc) + timedelta(seconds=seconds)

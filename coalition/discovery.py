@@ -1,0 +1,247 @@
+"""Find the server on the LAN by UDP, and answer those who look for it. A challenge, so that a stranger's server is not believed.
+
+    request   {"coalition": 1, "farm": name or "", "nonce": 32 hex digits, "token": the token's id or ""}
+    answer    {"coalition": 1, "farm": name, "url": where the server serves, "nonce": the same, "mac": hex or ""}
+    mac       HMAC-SHA256 over "nonce|farm|url", keyed by the SHA-256 of the token's secret
+
+A token is "<id>.<secret>". Who has one believes only a right mac; who has none accepts the first answer and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import ipaddress
+import json
+import logging
+import os
+import secrets
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+
+from coalition.config import LOOPBACK, Settings
+from coalition.errors import CoalitionError, ServerUnreachable
+
+VERSION = 1
+DEFAULT_PORT = 19_211
+MAX_DATAGRAM = 1_024
+RESEND_S = (0.0, 0.2, 0.5, 1.0)  # then each second: a broadcast may be lost
+logger = logging.getLogger(__name__)
+
+
+def mac(key: bytes, nonce: str, farm: str, url: str) -> str:
+    """The signature of an answer, hex."""
+    return hmac.new(key, f"{nonce}|{farm}|{url}".encode(), hashlib.sha256).hexdigest()
+
+
+def key_of_token(token: str) -> bytes:
+    """What signs the answers to this token: the SHA-256 of its secret, which is what the server stores."""
+    return hashlib.sha256(token.partition(".")[2].encode()).digest()
+
+
+# ---------------------------------------------------------------- looking
+
+
+def find(farm: str = "", token: str = "", port: int = DEFAULT_PORT, loopback_only: bool = False, timeout_s: float = 5.0) -> str:
+    """The address of the first server that answers rightly: of this farm, if one is named, and with the token's signature.
+
+    `loopback_only` asks this machine alone. ServerUnreachable when none answered within `timeout_s`.
+    """
+    search = _Search(farm, token)
+    deadline = time.monotonic() + timeout_s
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sock.bind(("127.0.0.1" if loopback_only else "", 0))
+        for pause in (*RESEND_S, *[RESEND_S[-1]] * int(timeout_s + 1)):
+            url = _listen(sock, search, min(deadline, time.monotonic() + pause))
+            if url or time.monotonic() >= deadline:
+                break
+            for address in broadcast_addresses(loopback_only):
+                with contextlib.suppress(OSError):  # an interface that is down does not matter if another is up
+                    sock.sendto(search.request, (address, port))
+        url = url or _listen(sock, search, deadline)
+    if url:
+        return url
+    which = f" of farm {farm}" if farm else ""
+    raise ServerUnreachable(f"no server{which} answered on UDP port {port}; give its address with --server")
+
+
+def _listen(sock: socket.socket, search: _Search, until: float) -> str:
+    """The address in the first right answer that comes before `until`, else an empty text."""
+    while (left := until - time.monotonic()) > 0:
+        sock.settimeout(left)
+        try:
+            data, (peer, *_) = sock.recvfrom(MAX_DATAGRAM + 1)
+        except TimeoutError:
+            break
+        except OSError:  # an earlier datagram was refused
+            continue
+        url = search.read(data, peer)
+        if url:
+            return url
+    return ""
+
+
+def broadcast_addresses(loopback_only: bool) -> list[str]:
+    """Where a question goes: the broadcast address of every interface, the general one, and loopback's."""
+    if loopback_only:
+        return ["127.255.255.255"]
+    found = [
+        address.broadcast
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family == socket.AF_INET and address.broadcast
+    ]
+    return list(dict.fromkeys([*found, "255.255.255.255", "127.255.255.255"]))
+
+
+class _Search:
+    """One question and the judgement of its answers."""
+
+    def __init__(self, farm: str, token: str) -> None:
+        self.farm = farm
+        self.token = token
+        self.nonce = secrets.token_hex(16)
+        self._warned: set[str] = set()
+        question = {"coalition": VERSION, "farm": farm, "nonce": self.nonce, "token": token.partition(".")[0]}
+        self.request = json.dumps(question).encode()
+
+    def read(self, data: bytes, peer: str) -> str:
+        """The server's address if the answer is right, else an empty text."""
+        answer = _parse(data)
+        farm, url, sign = (answer.get(name) for name in ("farm", "url", "mac"))
+        if not isinstance(farm, str) or not isinstance(url, str) or not isinstance(sign, str):
+            return ""
+        if answer.get("nonce") != self.nonce or (self.farm and farm != self.farm) or not (_is_url(url) and farm.isprintable()):
+            return ""
+        if not self.token:
+            logger.warning("found farm %s at %s; the answer is not signed, as this worker has no token", farm, url)
+            return url
+        if hmac.compare_digest(sign.encode(), mac(key_of_token(self.token), self.nonce, farm, url).encode()):
+            logger.info("found farm %s at %s", farm, url)
+            return url
+        if peer not in self._warned:
+            self._warned.add(peer)
+            logger.warning("%s says it is farm %s at %s, but does not know this token; not believed", peer, farm[:64], url[:128])
+        return ""
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and text.isprintable()
+    except ValueError:
+        return False
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """A datagram's object; empty if it is none of ours."""
+    if len(data) > MAX_DATAGRAM:
+        return {}
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) and message.get("coalition") == VERSION else {}
+
+
+# ---------------------------------------------------------------- answering
+
+
+class Responder:
+    """Answers workers that look for this server, in a thread of its own, until `stop()`.
+
+    `key_of(token_id)` gives the key that signs (the stored SHA-256 of the token's secret), None for an unknown token: then
+    the answer is not signed. Several servers of one machine may each have a Responder on one port: broadcasts reach all.
+    A server on loopback answers only this machine.
+    """
+
+    def __init__(self, settings: Settings, key_of: Callable[[str], bytes | None]) -> None:
+        self._settings = settings
+        self._key_of = key_of
+        self._port = settings.server.discovery_port or settings.port
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+        self._stop_in, self._stop_out = os.pipe()
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    def start(self) -> bool:
+        """False, with a line in the log, when the port cannot be used; the server can be used by its address all the same."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "SO_REUSEPORT") and not hasattr(socket, "SO_BINDTODEVICE"):  # the BSDs and macOS share a port only so
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            sock.bind(("0.0.0.0", self._port))  # noqa: S104 - broadcasts come to no other address
+        except OSError as error:
+            sock.close()
+            logger.error("workers cannot find this server by themselves: UDP port %d: %s", self._port, error.strerror)
+            return False
+        sock.setblocking(False)
+        self._port = sock.getsockname()[1]
+        self._socket = sock
+        self._thread = threading.Thread(target=self._serve, name="discovery", daemon=True)
+        self._thread.start()
+        return True
+
+    def stop(self) -> None:
+        os.close(self._stop_out)
+        if self._thread:
+            self._thread.join()
+        if self._socket:
+            self._socket.close()
+        os.close(self._stop_in)
+
+    def _serve(self) -> None:
+        assert self._socket
+        while True:
+            ready, _, _ = select.select([self._socket.fileno(), self._stop_in], [], [])
+            if self._stop_in in ready:
+                return
+            with contextlib.suppress(OSError):  # a peer that is gone; the next one counts
+                data, (peer, peer_port) = self._socket.recvfrom(MAX_DATAGRAM + 1)
+                answer = self.answer(data, peer)
+                if answer:
+                    self._socket.sendto(answer, (peer, peer_port))
+
+    def answer(self, data: bytes, peer: str) -> bytes | None:
+        """The datagram for this question; None for one that is malformed, for another farm, or not to be answered."""
+        question = _parse(data)
+        farm, nonce, token = (question.get(name) for name in ("farm", "nonce", "token"))
+        if not isinstance(farm, str) or not isinstance(nonce, str) or not isinstance(token, str) or len(nonce) != 32:
+            return None
+        own = self._settings.server.farm
+        url = self._url_for(peer)
+        if (farm and farm != own) or not url:
+            return None
+        try:
+            key = self._key_of(token) if token else None
+        except CoalitionError as error:  # the database is away: the worker asks again
+            logger.warning("a worker's question from %s cannot be answered: %s", peer, error)
+            return None
+        sign = mac(key, nonce, own, url) if key else ""
+        return json.dumps({"coalition": VERSION, "farm": own, "url": url, "nonce": nonce, "mac": sign}).encode()
+
+    def _url_for(self, peer: str) -> str:
+        """This server's address as `peer` can use it; empty when it cannot."""
+        settings = self._settings
+        if settings.server.url:
+            return settings.server.url
+        if LOOPBACK.match(settings.host):
+            return settings.url if ipaddress.ip_address(peer).is_loopback else ""
+        if settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            return settings.url
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((peer, 9))  # sends nothing; shows which of our addresses faces the peer
+            return f"http://{probe.getsockname()[0]}:{settings.port}"

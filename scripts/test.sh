@@ -1,0 +1,15 @@
+#!/bin/sh
+# make test: Debian packages where they can be had, lint, then every test with its coverage.
+# With CI=true a test that is skipped is an error, and so is a tool that is missing.
+set -eu
+cd "$(dirname "$0")/.."
+python=.venv/bin/python
+
+if ! "$python" scripts/packages.py chromium fonts-dejavu-core povray shellcheck; then
+    [ "${CI:-}" = true ] && exit 1
+    echo "make test: the tests that need them are skipped" >&2
+fi
+scripts/lint.sh
+mkdir -p build
+export COVERAGE_FILE=build/coverage.data
+exec "$python" -m pytest --cov=coalition --cov=autoscaler --cov=providers --cov-report=term:skip-covered --cov-report=html:build/coverage "$@"

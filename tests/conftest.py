@@ -1,0 +1,77 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+pytest.register_assert_rewrite("builders", "contract_provider", "contract_store", "invariants")
+
+from builders import Clock, WatchedStore, settings  # noqa: E402
+
+from coalition.schema_version import upgrade  # noqa: E402
+from coalition.store.base import Base  # noqa: E402
+
+T = TypeVar("T")
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def _no_skips(report: Report, what: str) -> Report:
+    """With CI=true what is skipped has failed: there, everything that a test needs is installed."""
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{what} was skipped, and CI=true allows none: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _no_skips((yield), item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _no_skips((yield), collector.nodeid)
+
+
+def poll_until(condition: Callable[[], T], timeout_s: float = 10.0, state: Callable[[], object] | None = None) -> T:
+    """The first true answer of `condition`; fails after `timeout_s` with its last answer, and with what `state` then says."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() >= deadline:
+            seen = f"; then: {state()}" if state else ""
+            raise AssertionError(f"not true within {timeout_s:g} s, last {answer!r}{seen}")
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the schema and nothing in it, to copy: to migrate for every test takes too long."""
+    folder = tmp_path_factory.mktemp("new")
+    base = Base(settings(folder))
+    upgrade(base)
+    base.close()
+    return folder / "coalition.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock, new_database: Path) -> Iterator[WatchedStore]:
+    """A store on SQLite that checks its invariants after every transaction."""
+    shutil.copy(new_database, tmp_path / "coalition.db")
+    made = WatchedStore(settings(tmp_path), clock)
+    yield made
+    made.close()

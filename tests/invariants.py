@@ -1,0 +1,165 @@
+"""What must hold in the store after every transaction, recomputed by brute force from the raw tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Table, select
+
+from coalition import matching, schema
+from coalition.matching import Requirement
+from coalition.store import Store
+
+OPEN = ("LEASED", "RUNNING")
+STATES = ("waiting", "pending", "working", "finished", "error")
+
+
+def check_invariants(store: Store) -> None:
+    """Fails with the first thing that is not as it must be."""
+    with store.read() as db:
+        world = World(db)
+    now = store.clock()
+    world.check_tree()
+    world.check_dependencies()
+    world.check_counters()
+    world.check_inherited()
+    for leaf in world.leaves:
+        world.check_place(leaf, now)
+        world.check_attempts(leaf)
+    world.check_left_overs()
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What is inherited down to a job, its own part included."""
+
+    path: str
+    requirement: Requirement
+    paused: bool
+    holds: int
+
+
+def _rows(db: Connection, table: Table) -> list[Any]:
+    return list(db.execute(select(table)).all())
+
+
+class World:
+    def __init__(self, db: Connection) -> None:
+        self.jobs = {row.id: row for row in _rows(db, schema.job)}
+        self.specs = {row.job_id for row in _rows(db, schema.spec)}
+        self.edges = _rows(db, schema.dependency)
+        self.inherited = {row.group_id: row for row in _rows(db, schema.group_inherited)}
+        self.counts = {row.group_id: row for row in _rows(db, schema.group_count)}
+        self.sets = {row.id: Requirement.from_json(row.json) for row in _rows(db, schema.reqset)}
+        self.classes = {row.id: row for row in _rows(db, schema.klass)}
+        self.ready = {(row.class_id, row.job_id) for row in _rows(db, schema.ready)}
+        self.attempts = _rows(db, schema.attempt)
+        self.leaves = [row for row in self.jobs.values() if not row.is_group]
+        self.children: dict[int, list[int]] = {}
+        for row in self.jobs.values():
+            self.children.setdefault(row.parent, []).append(row.id)
+        self.attempts_of: dict[int, list[Any]] = {}
+        for attempt in self.attempts:
+            self.attempts_of.setdefault(attempt.job_id, []).append(attempt)
+        self._handed: dict[int, Handed] = {0: Handed("", Requirement(), False, 0)}
+
+    def below(self, job_id: int) -> Iterable[Any]:
+        """The leaves of a tree."""
+        if not self.jobs[job_id].is_group:
+            yield self.jobs[job_id]
+        for child in self.children.get(job_id, ()):
+            yield from self.below(child)
+
+    def handed(self, job_id: int) -> Handed:
+        if job_id not in self._handed:
+            row = self.jobs[job_id]
+            up = self.handed(row.parent)
+            requirement = self.sets[row.own_set].under(up.requirement)
+            mine = Handed(f"{up.path}{row.prio:02x}", requirement, up.paused or bool(row.paused), up.holds + row.holds)
+            self._handed[job_id] = mine
+        return self._handed[job_id]
+
+    def state(self, job_id: int) -> str:
+        if not self.jobs[job_id].is_group:
+            return str(self.jobs[job_id].state)
+        states = [leaf.state for leaf in self.below(job_id)]
+        if not states:
+            return "WAITING"
+        if "ERROR" in states:
+            return "ERROR"
+        return next(state for state in ("WORKING", "WAITING", "PENDING", "FINISHED") if state in states)
+
+    # ------------------------------------------------------------ the checks
+
+    def check_tree(self) -> None:
+        assert self.specs == self.jobs.keys(), "spec rows are not those of the jobs"
+        reached: set[int] = set()
+        level = self.children.get(0, [])
+        while level:
+            reached.update(level)
+            level = [child for job_id in level for child in self.children.get(job_id, ())]
+        assert reached == self.jobs.keys(), f"not reached from the root: {self.jobs.keys() - reached}"
+        parents = {row.parent for row in self.jobs.values()} - {0}
+        assert all(self.jobs[parent].is_group for parent in parents), "a leaf has children"
+
+    def check_dependencies(self) -> None:
+        unmet = dict.fromkeys(self.jobs, 0)
+        for edge in self.edges:
+            assert {edge.job_id, edge.on_id} <= self.jobs.keys(), f"dependency {edge} of or on a job that is not there"
+            assert edge.met == (self.state(edge.on_id) == "FINISHED"), f"{edge}, but its target is {self.state(edge.on_id)}"
+            unmet[edge.job_id] += not edge.met
+        assert {row.id: row.holds for row in self.jobs.values()} == unmet, "holds are not the unmet dependencies"
+
+    def check_counters(self) -> None:
+        groups = {row.id for row in self.jobs.values() if row.is_group}
+        assert self.counts.keys() == groups
+        for group in groups:
+            leaves = list(self.below(group))
+            recount = {name: sum(leaf.state == name.upper() for leaf in leaves) for name in STATES}
+            counted = {name: getattr(self.counts[group], name) for name in STATES}
+            assert counted == recount, f"group {group}"
+            assert self.counts[group].total == len(leaves), f"group {group}"
+            for name in ("run_ms", "cost_micro"):  # what deleted jobs spent stays counted
+                spent = sum(getattr(a, name) for leaf in leaves for a in self.attempts_of.get(leaf.id, ()))
+                assert getattr(self.counts[group], name) >= spent, f"{name} of group {group}"
+
+    def check_inherited(self) -> None:
+        groups = {row.id for row in self.jobs.values() if row.is_group}
+        assert self.inherited.keys() == groups
+        for group in groups:
+            row = self.inherited[group]
+            found = Handed(row.prio_path, self.sets[row.set_id], row.paused, row.holds)
+            assert found == self.handed(group), f"group {group}"
+
+    def check_place(self, leaf: Any, now: float) -> None:
+        """PENDING or WAITING by the holds, and a ready row in the right class exactly when it may start."""
+        mine = self.handed(leaf.id)
+        if leaf.state in ("WAITING", "PENDING"):
+            assert leaf.state == ("PENDING" if mine.holds else "WAITING"), f"job {leaf.id} has {mine.holds} holds"
+        klass = self.classes[leaf.class_id]
+        expected = (mine.requirement, matching.strip_path(mine.path))
+        assert (self.sets[klass.set_id], klass.prio_path) == expected, f"job {leaf.id} stands in a wrong class"
+        is_ready = (leaf.class_id, leaf.id) in self.ready
+        may_start = leaf.state == "WAITING" and not mine.paused and leaf.not_before <= now
+        waits_for_sweep = may_start and leaf.not_before > 0
+        assert is_ready == may_start or waits_for_sweep, f"job {leaf.id}: ready {is_ready}, may start {may_start}: {leaf}"
+        assert not is_ready or klass.nonempty, f"class {klass.id} has jobs and is marked empty"
+
+    def check_attempts(self, leaf: Any) -> None:
+        """A job is WORKING exactly while its newest attempt is open; a FINISHED one has one that counts."""
+        attempts = self.attempts_of.get(leaf.id, [])
+        still_open = [attempt.id for attempt in attempts if attempt.state in OPEN]
+        assert still_open == ([leaf.attempt_id] if leaf.state == "WORKING" else []), f"job {leaf.id}: {leaf}"
+        assert leaf.attempt_id == max((attempt.id for attempt in attempts), default=0)
+        if leaf.state in ("FINISHED", "ERROR"):
+            assert [a.state for a in attempts if a.id == leaf.attempt_id] == [leaf.state], f"job {leaf.id}: {attempts}"
+        assert leaf.errors <= leaf.retries + 1 or leaf.state != "WAITING", f"job {leaf.id} was tried too often"
+
+    def check_left_overs(self) -> None:
+        assert {job_id for _, job_id in self.ready} <= {leaf.id for leaf in self.leaves}, "ready rows of jobs that are not there"
+        assert len({job_id for _, job_id in self.ready}) == len(self.ready), "a job is ready twice"
+        for attempt in self.attempts:
+            holder = attempt.worker_id if attempt.state in OPEN else None
+            assert attempt.open_worker == holder, f"{attempt} is held by {attempt.open_worker}"

@@ -1,0 +1,199 @@
+"""How a worker finds its server, and no other."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import pytest
+
+from coalition.config import ServerSettings, Settings
+from coalition.discovery import Responder, broadcast_addresses, find, key_of_token, mac
+from coalition.errors import ServerUnreachable, Unavailable
+
+TOKEN = "site1.a-secret"
+KEYS = {"site1": hashlib.sha256(b"a-secret").digest()}
+STRANGERS = {"site1": hashlib.sha256(b"a guess").digest()}
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def settings(farm: str, port: int, **server: Any) -> Settings:
+    given = {"farm": farm, "discovery_port": port, "listen": "127.0.0.1:8000", **server}
+    return replace(Settings(), server=ServerSettings(**given))
+
+
+Serve = Callable[..., Responder]
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def serve(port: int) -> Iterator[Serve]:
+    with contextlib.ExitStack() as stack:
+
+        def begin(farm: str, keys: dict[str, bytes] | None = None, **server: Any) -> Responder:
+            responder = Responder(settings(farm, port, **server), (keys or {}).get)
+            assert responder.start()
+            stack.callback(responder.stop)
+            return responder
+
+        yield begin
+
+
+def test_a_worker_without_a_token_finds_the_server_and_says_that_it_is_not_proven(
+    serve: Serve, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    serve("show")
+    assert find(port=port, loopback_only=True) == "http://127.0.0.1:8000"
+    assert "is not signed" in caplog.text
+
+
+def test_a_worker_with_a_token_believes_a_server_that_knows_it(serve: Serve, port: int, caplog: pytest.LogCaptureFixture) -> None:
+    serve("show", KEYS)
+    assert find(token=TOKEN, port=port, loopback_only=True) == "http://127.0.0.1:8000"
+    assert "is not signed" not in caplog.text
+
+
+@pytest.mark.parametrize("keys", [{}, STRANGERS], ids=["unsigned", "wrongly signed"])
+def test_a_server_that_does_not_know_the_token_is_not_believed_and_mentioned_once(
+    serve: Serve, port: int, caplog: pytest.LogCaptureFixture, keys: dict[str, bytes]
+) -> None:
+    serve("show", keys)
+    with pytest.raises(ServerUnreachable, match=r"--server"):
+        find(token=TOKEN, port=port, loopback_only=True, timeout_s=1.0)
+    assert len([record for record in caplog.records if "not believed" in record.message]) == 1
+
+
+def test_two_servers_of_one_machine_share_a_port_and_each_worker_finds_its_own(serve: Serve, port: int) -> None:
+    serve("demo", STRANGERS, listen="127.0.0.1:8001")
+    serve("show", KEYS, listen="127.0.0.1:8002")
+    for _ in range(3):
+        assert find("demo", port=port, loopback_only=True) == "http://127.0.0.1:8001"
+        assert find("show", port=port, loopback_only=True) == "http://127.0.0.1:8002"
+        assert find(token=TOKEN, port=port, loopback_only=True) == "http://127.0.0.1:8002"
+
+
+def test_the_answer_of_another_farm_is_not_taken(serve: Serve, port: int) -> None:
+    serve("demo")
+    with pytest.raises(ServerUnreachable, match="of farm show"):
+        find("show", port=port, loopback_only=True, timeout_s=0.5)
+
+
+def test_a_worker_that_asks_everywhere_finds_a_server_on_its_own_machine(serve: Serve, port: int) -> None:
+    serve("show", KEYS)
+    assert find("show", TOKEN, port) == "http://127.0.0.1:8000"
+
+
+def test_a_server_that_starts_later_is_found(serve: Serve, port: int) -> None:
+    with pytest.raises(ServerUnreachable):
+        find("show", port=port, loopback_only=True, timeout_s=0.2)
+    serve("show")
+    assert find("show", port=port, loopback_only=True) == "http://127.0.0.1:8000"
+
+
+def test_no_answer_ends_the_search_in_time(port: int) -> None:
+    begun = time.monotonic()
+    with pytest.raises(ServerUnreachable):
+        find(port=port, loopback_only=True, timeout_s=0.5)
+    assert 0.4 < time.monotonic() - begun < 5
+
+
+def test_every_interface_is_asked_and_the_loopback() -> None:
+    addresses = broadcast_addresses(loopback_only=False)
+    assert {"255.255.255.255", "127.255.255.255"} <= set(addresses)
+    known = {a.broadcast for found in psutil.net_if_addrs().values() for a in found if a.family == socket.AF_INET and a.broadcast}
+    assert known <= set(addresses)
+    assert broadcast_addresses(loopback_only=True) == ["127.255.255.255"]
+
+
+# ---------------------------------------------------------------- the answer by itself
+
+
+def question(**changes: Any) -> bytes:
+    return json.dumps({"coalition": 1, "farm": "", "nonce": "0" * 32, "token": "", **changes}).encode()
+
+
+def test_an_answer_carries_the_nonce_and_its_signature() -> None:
+    responder = Responder(settings("show", 1), KEYS.get)
+    answer = json.loads(responder.answer(question(token="site1"), "127.0.0.1") or b"")
+    expected = mac(key_of_token(TOKEN), "0" * 32, "show", "http://127.0.0.1:8000")
+    assert answer == {"coalition": 1, "farm": "show", "url": "http://127.0.0.1:8000", "nonce": "0" * 32, "mac": expected}
+    responder.stop()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"\xff\xfe",
+        b"[1]",
+        b"[" * 1_000,
+        question(coalition=2),
+        question(farm="other"),
+        question(nonce="short"),
+        question(nonce=7),
+        question(token=None),
+        question(farm=["show"]),
+        question(padding="x" * 1_024),
+    ],
+)
+def test_what_is_malformed_or_for_another_farm_is_not_answered(data: bytes) -> None:
+    responder = Responder(settings("show", 1), KEYS.get)
+    assert responder.answer(data, "127.0.0.1") is None
+    responder.stop()
+
+
+@pytest.mark.parametrize(
+    ("server", "peer", "url"),
+    [
+        ({"listen": "127.0.0.1:8000"}, "10.1.2.3", None),
+        ({"listen": "127.0.0.1:8000", "url": "https://farm.studio"}, "10.1.2.3", "https://farm.studio"),
+        ({"listen": "10.1.2.1:8000"}, "10.1.2.3", "http://10.1.2.1:8000"),
+        ({"listen": "0.0.0.0:8000"}, "127.0.0.1", "http://127.0.0.1:8000"),
+    ],
+)
+def test_the_answer_holds_an_address_that_the_worker_can_use(server: dict[str, str], peer: str, url: str | None) -> None:
+    responder = Responder(settings("show", 1, **server), KEYS.get)
+    answer = responder.answer(question(), peer)
+    assert (json.loads(answer)["url"] if answer else None) == url
+    responder.stop()
+
+
+def test_while_the_database_is_away_a_question_is_not_answered() -> None:
+    def away(_: str) -> bytes | None:
+        raise Unavailable("the database is away")
+
+    responder = Responder(settings("show", 1), away)
+    assert responder.answer(question(token="site1"), "127.0.0.1") is None
+    responder.stop()
+
+
+def test_a_port_that_is_taken_is_said_and_the_server_lives_without(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", port))
+        responder = Responder(settings("show", port), KEYS.get)
+        assert not responder.start()
+        responder.stop()
+    assert "cannot find this server by themselves" in caplog.text
+
+
+@pytest.fixture(autouse=True)
+def _log_everything(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="coalition")

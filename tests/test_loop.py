@@ -1,0 +1,131 @@
+"""Who leads, what wakes it, and the whole of it with real threads and a real clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cloud_world import LINUX, World, budget, pool, settings
+from conftest import poll_until
+
+from autoscaler.loop import Autoscaler, make_providers
+from coalition.config import Settings
+from coalition.errors import ConfigError
+from coalition.model import JobSpec
+from coalition.schema import metadata
+from coalition.store import Store
+from providers.base import Request
+from providers.fake import FakeProvider
+
+
+def test_the_loser_of_the_lease_does_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    other = Autoscaler(world.settings, Store(world.settings, world.clock), {"fake": world.fake})
+    world.scaler.lease_s = 10
+    world.submit(4)
+    world.tick()
+    calls = len(world.fake.calls)
+    assert other.tick() is False
+    assert len(world.fake.calls) == calls
+    world.clock.wait(11)
+    other.tick()
+    assert len(world.fake.calls) > calls
+    assert world.live() == 2  # the successor starts nothing twice
+    other.store.close()
+
+
+def test_a_leader_that_stops_hands_over_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.tick()
+    world.scaler.stop()
+    world.clock.wait(0.01)
+    other = world.new_scaler()
+    other.tick()
+    assert world.store.farm_money()["scaling"]["leader"] == other.holder
+
+
+def test_time_without_a_leader_does_not_end_what_boots(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.submit(2)
+    world.tick()
+    world.fake.machines["f-1"].until += 1e6
+    world.clock.wait(700)
+    world.scaler = world.new_scaler()
+    world.tick()
+    assert world.states() == ["STARTING"]
+
+
+def test_what_comes_or_goes_is_looked_at_soon(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    assert world.scaler.tick() is False
+    world.submit(1)
+    assert world.scaler.tick() is False  # it boots: the worker's enrolment is the next step
+    world.store.mark_instances([1], "terminate")
+    world.fake.faults.stubborn = 1
+    assert world.scaler.tick() is True
+
+
+def test_a_provider_that_is_not_there_yet_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"provider aws: .* pip install 'coalition\[aws\]'"):
+        Autoscaler(settings(tmp_path, [pool(provider="aws")]), Store(settings(tmp_path)))
+    assert set(make_providers(settings(tmp_path, [pool(provider="local"), pool(name="q")]))) == {"local", "fake"}
+
+
+def test_instances_of_a_pool_that_was_taken_out_are_still_looked_after(tmp_path: Path) -> None:
+    world = World(tmp_path, settings(tmp_path, [pool()]))
+    world.submit(1)
+    world.tick()
+    world.reconfigure(pools=())
+    world.tick(3, seconds=1)
+    assert world.live() == 0
+    assert world.states() == ["GONE"]
+
+
+# ---------------------------------------------------------------- with threads
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Settings, Store, FakeProvider, Autoscaler]]:
+    wanted = settings(tmp_path, [pool(max=3)], [budget()], interval_s=60.0)
+    store = Store(wanted)
+    metadata.create_all(store.engine)
+    fake = FakeProvider(offers=(LINUX,))
+    scaler = Autoscaler(wanted, store, {"fake": fake})
+    scaler.start()
+    yield wanted, store, fake, scaler
+    scaler.stop()
+    store.close()
+
+
+def test_a_job_from_another_process_is_answered_by_a_start_within_two_seconds(
+    running: tuple[Settings, Store, FakeProvider, Autoscaler],
+) -> None:
+    wanted, store, fake, _ = running
+    poll_until(lambda: store.decisions())
+    elsewhere = Store(wanted)
+    begin = time.monotonic()
+    elsewhere.submit([JobSpec(command="true", affinity=("linux",))])
+    elsewhere.close()
+    poll_until(lambda: fake.orders, timeout_s=5)
+    assert time.monotonic() - begin < 2.0
+
+
+def test_a_tick_that_fails_is_followed_by_the_next(running: tuple[Settings, Store, FakeProvider, Autoscaler]) -> None:
+    _, store, fake, _ = running
+    poll_until(lambda: store.decisions())
+    failed: list[Request] = []
+
+    def fail(point: str) -> None:
+        if point == "launch" and not failed:
+            failed.append(fake.calls[-1][1])
+            raise ConfigError("for once")
+
+    fake.before = fail
+    store.submit([JobSpec(command="true", affinity=("linux",))])
+    poll_until(lambda: failed)
+    store.submit([JobSpec(command="true", affinity=("linux",))])
+    poll_until(lambda: fake.orders)
+    assert replace(failed[0], enrol_token="").token in fake.orders

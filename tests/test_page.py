@@ -1,0 +1,443 @@
+"""The web page: it is built without a Node.js of the machine, served with care, and shows the farm live in a real browser."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from coalition.client import Client
+from coalition.server import page as served
+from tests.conftest import poll_until
+from tests.fakes.farm_api import TOKEN, Farm, create_app
+from tests.fakes.farm_scenes import HOSTILE
+from tests.fakes.server import HandWorker, RealServer
+
+ROOT = Path(__file__).resolve().parent.parent
+SCREENSHOTS = ROOT / "build" / "screenshots"
+CHROMIUM = shutil.which("chromium")
+FLAGS = ["no-sandbox", "disable-gpu", "disable-quic", "disable-background-networking", "disable-component-update", "disable-sync"]
+NO_NODE = {**os.environ, "PATH": "/nonexistent"}
+FIRST_LOAD_JS = 60 * 1024
+GROUP, FRAME, WANTS_A_GPU = 1, 34, 63
+
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+def run(*words: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run([sys.executable, *words], cwd=cwd, env=NO_NODE, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def built() -> Path:
+    run("scripts/build_page.py")
+    return ROOT / "webui" / "dist"
+
+
+# ---------------------------------------------------------------- the build
+
+
+def test_it_is_built_on_a_machine_without_node(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "build_page.py", tmp_path / "scripts")
+    shutil.copytree(ROOT / "webui", tmp_path / "webui", ignore=shutil.ignore_patterns("node_modules", "dist", ".dist-*"))
+    run("scripts/build_page.py", cwd=tmp_path)
+    assert (tmp_path / "webui" / "dist" / "index.html").is_file()
+
+
+def test_it_is_not_built_again_while_its_sources_are_the_same(built: Path) -> None:
+    before = (built / "index.html").stat().st_mtime_ns
+    run("scripts/build_page.py")
+    assert (built / "index.html").stat().st_mtime_ns == before
+
+
+def test_versions_are_exact_and_the_lock_file_names_no_registry() -> None:
+    assert '"resolved"' not in (ROOT / "webui" / "package-lock.json").read_text(encoding="utf-8")
+    assert not {"^", "~", "*"} & set((ROOT / "webui" / "package.json").read_text(encoding="utf-8"))
+
+
+def test_a_wheel_and_a_source_archive_carry_it(built: Path, tmp_path: Path) -> None:
+    sdist = ("egg_info", "--egg-base", str(tmp_path), "sdist", "--dist-dir", str(tmp_path))
+    run("setup.py", "-q", "build_py", "--build-lib", str(tmp_path / "lib"), *sdist)
+    assert (tmp_path / "lib" / "coalition" / "server" / "static" / "index.html").is_file()
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert names >= {"webui/dist/index.html", "webui/src/main.jsx", "webui/package-lock.json", "scripts/build_page.py"}
+
+
+def test_the_first_load_is_at_most_60_kb_of_script(built: Path) -> None:
+    scripts = list((built / "assets").glob("*.js"))
+    assert scripts
+    assert sum(len(gzip.compress(script.read_bytes())) for script in scripts) <= FIRST_LOAD_JS
+
+
+def test_every_source_of_the_page_fits_300_lines() -> None:
+    sources = [path for path in (ROOT / "webui" / "src").rglob("*") if path.suffix in (".js", ".jsx")]
+    assert {path.name: lines for path in sources if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 300} == {}
+
+
+# ---------------------------------------------------------------- serving
+
+
+def page_client() -> Any:
+    app = Flask("page", static_folder=None)
+    served.register(app)
+    return app.test_client()
+
+
+def test_the_index_is_asked_for_each_time_and_allows_nothing_inline(built: Path) -> None:
+    answer = page_client().get("/", buffered=True)
+    assert answer.headers["Cache-Control"] == "no-cache"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "style=" not in answer.text
+    assert "<script>" not in answer.text
+
+
+def test_hashed_files_are_kept_for_good_and_sent_packed(built: Path) -> None:
+    script = next((built / "assets").glob("*.js"))
+    client = page_client()
+    packed = client.get(f"/assets/{script.name}", headers={"Accept-Encoding": "gzip"}, buffered=True)
+    plain = client.get(f"/assets/{script.name}", buffered=True)
+    assert "immutable" in packed.headers["Cache-Control"]
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert packed.mimetype == plain.mimetype == "text/javascript"
+    assert gzip.decompress(packed.data) == plain.data == script.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path", ["/assets/nothing.js", "/assets/../index.html", "/assets/..%2f.sources.sha256", "/.sources.sha256"]
+)
+def test_nothing_else_is_served(built: Path, path: str) -> None:
+    assert page_client().get(path, buffered=True).status_code == 404
+
+
+def test_without_a_build_the_answer_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served, "SOURCES", tmp_path)
+    answer = page_client().get("/", buffered=True)
+    assert answer.status_code == 503
+    assert answer.mimetype == "text/plain"
+    assert "scripts/build_page.py" in answer.text
+
+
+def test_the_licences_of_what_is_bundled_are_served(built: Path) -> None:
+    text = page_client().get("/licences.txt", buffered=True).text
+    assert all(name in text for name in ("preact", "signals", "SIL OPEN FONT LICENSE"))
+
+
+# ---------------------------------------------------------------- in the browser
+
+
+@pytest.fixture(scope="module")
+def browser(built: Path) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS])
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def serving(app: Flask) -> Iterator[str]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server: BaseWSGIServer = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Show:
+    """Opens the page in new tabs: on a scene of the fake (then `farm` is what it shows), or on any server."""
+
+    def __init__(self, browser: Browser, stack: ExitStack) -> None:
+        self.browser, self.stack = browser, stack
+        self.farm = Farm("empty")
+        self.faults: list[str] = []
+
+    def __call__(self, scene: str = "lively", where: str = "/", wide: int = 1440, dark: bool = False) -> Page:
+        self.farm = Farm(scene)
+        return self.open(self.stack.enter_context(serving(create_app(self.farm))) + where, wide, dark)
+
+    def open(self, url: str, wide: int = 1440, dark: bool = False) -> Page:
+        context = self.browser.new_context(viewport={"width": wide, "height": 900}, color_scheme="dark" if dark else "light")
+        self.stack.callback(context.close)
+        tab = context.new_page()
+        tab.on("pageerror", lambda error: self.faults.append(str(error)))
+        tab.on("console", lambda line: self.faults.append(line.text) if "Content Security Policy" in line.text else None)
+        tab.goto(url)
+        return tab
+
+
+@pytest.fixture
+def show(browser: Browser) -> Iterator[Show]:
+    """A script that fails, or that the policy had to stop, fails the test."""
+    with ExitStack() as stack:
+        shown = Show(browser, stack)
+        yield shown
+    assert shown.faults == []
+
+
+def row(page: Page, job_id: int) -> Any:
+    return page.locator(f'[data-job="{job_id}"]')
+
+
+@in_browser
+def test_the_farm_is_seen_at_a_glance(show: Show) -> None:
+    page = show()
+    expect(page.get_by_role("heading", name="demo farm")).to_be_visible()
+    expect(row(page, GROUP)).to_contain_text("orbit, 48 frames")
+    expect(row(page, GROUP)).to_contain_text("/ 48")
+    expect(page.locator(".budget").first).to_contain_text("left of $2.50")
+    expect(page.locator(".budget .reserved").first).to_be_visible()
+    expect(page.locator("section.workers")).to_contain_text("render-01")
+    expect(page.locator("section.instances")).to_contain_text("38 jobs wait for affinity povray")
+    expect(page.locator("section.decisions")).to_contain_text("budget month has $3.10 left")
+    expect(page).to_have_title(re.compile(r"^\d errors?, \d+ working . demo farm . Coalition$"))
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "test-farm.png")
+
+
+@in_browser
+def test_numbers_move_without_a_reload(show: Show) -> None:
+    page = show()
+    time_of_group = row(page, GROUP).locator(".time")
+    before = time_of_group.text_content()
+    expect(time_of_group).not_to_have_text(str(before))
+
+
+@in_browser
+def test_a_group_opens_in_place_and_is_paged_by_the_server(show: Show) -> None:
+    page = show("huge", "/?view=jobs")
+    row(page, 7).get_by_role("button").click()
+    expect(row(page, 100_001)).to_be_visible()
+    assert page.locator("[data-job]").count() < 150
+    page.get_by_role("button", name="Next").first.click()
+    expect(row(page, 100_051)).to_be_visible()
+    expect(row(page, 100_001)).to_have_count(0)
+
+
+@in_browser
+def test_the_list_is_walked_with_the_keyboard(show: Show) -> None:
+    page = show()
+    row(page, GROUP).focus()
+    page.keyboard.press("ArrowRight")
+    expect(row(page, 10)).to_be_visible()
+    page.keyboard.press("ArrowDown")
+    expect(row(page, 10)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".detail h2")).to_have_text("frame 0001")
+    page.keyboard.press("Escape")
+    expect(page.locator(".detail")).to_have_count(0)
+    page.keyboard.press("ArrowLeft")
+    expect(row(page, GROUP)).to_be_focused()
+
+
+@in_browser
+def test_a_job_says_why_it_waits(show: Show) -> None:
+    page = show()
+    row(page, WANTS_A_GPU).click()
+    reasons = page.locator(".why")
+    expect(reasons).to_contain_text("Why it waits")
+    expect(reasons).to_contain_text("render-02 has 0 gpus and the job needs 1")
+    expect(reasons).to_contain_text("budget month has $3.10 left")
+
+
+@in_browser
+def test_a_jobs_log_is_followed_in_colours(show: Show) -> None:
+    page = show("lively", f"/?job={FRAME}")
+    log = page.locator(".output")
+    expect(log.locator(".fg-cyan")).to_have_text("orbit.pov")
+    before = log.text_content() or ""
+    poll_until(lambda: len(log.text_content() or "") > len(before))
+    assert (log.text_content() or "").startswith(before.rstrip("\n"))
+
+
+@in_browser
+def test_an_error_is_told_with_its_attempts(show: Show) -> None:
+    page = show("lively", "/?job=65")
+    expect(page.locator(".why")).to_contain_text("killed, out of memory")
+    expect(page.locator(".attempts .row").first).to_contain_text("render-04")
+
+
+@in_browser
+def test_an_action_calls_the_api_and_the_row_changes(show: Show) -> None:
+    page = show("lively", f"/?job={GROUP}")
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("button", name="Start")).to_be_visible()
+    assert show.farm.calls == [("pause", {"ids": [GROUP]})]
+
+
+@in_browser
+def test_deleting_is_asked_first_and_names_how_much(show: Show) -> None:
+    page = show("lively", f"/?job={GROUP}")
+    detail = page.locator(".detail")
+    detail.get_by_role("button", name="Delete").click()
+    expect(page.locator(".question")).to_contain_text("Delete orbit, 48 frames and the 48 jobs in it?")
+    page.get_by_role("button", name="Cancel").click()
+    assert show.farm.calls == []
+    detail.get_by_role("button", name="Delete").click()
+    page.locator(".question").get_by_role("button", name="Delete").click()
+    expect(row(page, GROUP)).to_have_count(0)
+    assert show.farm.calls == [("delete", {"ids": [GROUP]})]
+
+
+@in_browser
+def test_a_machine_is_drained_from_its_row(show: Show) -> None:
+    page = show()
+    worker = page.locator(".workers .row", has_text="render-01")
+    worker.hover()
+    worker.get_by_role("button", name="Drain").click()
+    poll_until(lambda: ("workers/drain", {"ids": [1]}) in show.farm.calls)
+
+
+@in_browser
+@pytest.mark.parametrize("where", ["/", "/?job=2", "/?parent=1&job=1", "/?view=workers", "/?view=cloud", "/?title=<img src=x"])
+def test_hostile_text_is_shown_as_text(show: Show, where: str) -> None:
+    page = show("hostile", where)
+    expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
+    expect(page.locator("main")).to_contain_text("onerror" if "title" not in where else "All jobs")
+    if "job=2" in where:
+        expect(page.locator(".output")).to_contain_text("<script>")
+        expect(page.get_by_text("javascript:window.pwned=1")).to_be_visible()
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("#app script, #app iframe, img:not([src='/favicon.svg'])").count() == 0
+    assert page.locator("a[href^='javascript']").count() == 0
+
+
+@in_browser
+def test_the_policy_stops_inline_script(show: Show) -> None:
+    page = show("empty")
+    page.evaluate("() => { const s = document.createElement('script'); s.text = 'window.pwned = 1'; document.body.append(s) }")
+    assert page.evaluate("window.pwned") is None
+    assert show.faults
+    show.faults.clear()
+
+
+@in_browser
+def test_a_server_that_is_away_is_said_and_its_return_noticed(show: Show) -> None:
+    page = show()
+    expect(row(page, GROUP)).to_be_visible()
+    expect(page.locator(".connection")).to_have_text("live")
+    show.farm.away = True
+    expect(page.locator(".connection")).to_contain_text("stale since", timeout=10_000)
+    expect(row(page, GROUP)).to_be_visible()
+    show.farm.away = False
+    expect(page.locator(".connection")).to_have_text("live", timeout=10_000)
+
+
+@in_browser
+def test_an_empty_farm_says_how_to_begin(show: Show) -> None:
+    page = show("empty")
+    expect(page.get_by_text("No jobs yet. Submit one:")).to_be_visible()
+    expect(page.get_by_text("coalition worker")).to_be_visible()
+    expect(page.get_by_text("No cloud machines.")).to_be_visible()
+    expect(page.get_by_text("Nothing decided yet.")).to_be_visible()
+
+
+@in_browser
+def test_a_farm_with_tokens_asks_for_one_and_keeps_it_in_the_tab(show: Show) -> None:
+    page = show("token")
+    page.get_by_label("API token").fill("nothing.good")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_text("not known, or no longer valid")).to_be_visible()
+    page.get_by_label("API token").fill(TOKEN)
+    page.get_by_role("button", name="Sign in").click()
+    expect(row(page, GROUP)).to_be_visible()
+    assert page.evaluate("[sessionStorage.length, document.cookie]") == [1, ""]
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API token")).to_be_visible()
+
+
+@in_browser
+def test_the_theme_follows_the_system_until_one_is_chosen(show: Show) -> None:
+    page = show(dark=True)
+    paper = "getComputedStyle(document.documentElement).backgroundColor"
+    assert page.evaluate(paper) == "rgb(18, 21, 25)"
+    page.get_by_role("button", name="Theme: system").click()
+    assert page.evaluate(paper) == "rgb(255, 255, 255)"
+    page.reload()
+    expect(row(page, GROUP)).to_be_visible()
+    assert page.evaluate(paper) == "rgb(255, 255, 255)"
+
+
+@in_browser
+@pytest.mark.parametrize("scene", ["lively", "busy", "hostile", "empty"])
+@pytest.mark.parametrize("where", ["/", "/?view=jobs", "/?view=workers", "/?view=cloud", "/?job=2"])
+def test_a_narrow_screen_needs_no_scrolling_sideways(show: Show, scene: str, where: str) -> None:
+    page = show(scene, where, wide=360)
+    expect(page.locator("main section").first).to_be_visible()
+    expect(page.locator(".loading")).to_have_count(0)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+@in_browser
+def test_the_address_holds_the_place_and_back_works(show: Show) -> None:
+    page = show("lively", "/?view=jobs")
+    row(page, GROUP).click()
+    expect(page).to_have_url(page.url.split("?")[0] + f"?view=jobs&job={GROUP}")
+    page.get_by_role("link", name="List them").click()
+    expect(row(page, 10)).to_be_visible()
+    page.go_back()
+    expect(page.locator(".detail h2")).to_have_text("orbit, 48 frames")
+    page.locator(".glyphs a").nth(3).click()
+    page.reload()
+    expect(page.locator(".detail h2")).to_have_text("frame 0004")
+    expect(row(page, 13)).to_have_attribute("aria-selected", "true")
+
+
+@in_browser
+def test_a_count_leads_to_the_jobs_it_counts(show: Show) -> None:
+    page = show()
+    page.get_by_role("link", name="Pending").click()
+    expect(row(page, 58)).to_contain_text("orbit, film")
+    expect(row(page, GROUP)).to_have_count(0)
+
+
+# ---------------------------------------------------------------- with the real server
+
+
+@in_browser
+def test_it_shows_and_steers_the_real_server(show: Show, tmp_path: Path) -> None:
+    with RealServer(tmp_path) as server, Client(server.url) as client:
+        group = client.submit(title="three frames", command="render {frame}", frames="1-3", user="anim")
+        worker = HandWorker(server.url, "hand-1")
+        attempt = worker.take()[0]["attempt"]
+        worker.write(attempt, b"frame 1 \x1b[32mbegins\x1b[0m\n")
+        page = show.open(server.url)
+        expect(row(page, group)).to_contain_text("0 / 3")
+        expect(page.locator(".workers")).to_contain_text("hand-1")
+        row(page, group).get_by_role("button").click()
+        page.locator("[aria-level='2']").first.click()
+        expect(page.locator(".output")).to_contain_text("frame 1 begins")
+        worker.end(attempt)
+        expect(row(page, group)).to_contain_text("1 / 3")
+        expect(page.locator(".attempts")).to_contain_text("finished")
+        row(page, group).click()
+        page.get_by_role("button", name="Pause").click()
+        expect(row(page, group)).to_contain_text("paused")
+        assert client.job(group).paused
+        expect(page.locator(".why")).to_contain_text("Is paused", ignore_case=True)

@@ -1,0 +1,444 @@
+"""What a run is promised: its log, its end, and that nothing of it stays."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import poll_until
+
+from coalition.errors import BadInput
+from coalition.model import Lease
+from coalition.runner import MAX_TEXT, PLATFORM, Ended, PathRules, Progress, Runner, Site, describe, expand
+
+LINUX = "linux"
+SHOW = {"name": "SHOW", "linux": "/mnt/show", "macos": "/Volumes/show", "windows": "X:\\show"}
+
+
+def a_lease(command: str, attempt: int = 1, **fields: Any) -> Lease:
+    base = {"title": "", "dir": "", "environment": {}, "user": "", "timeout_s": 0.0, "progress_pattern": None}
+    return Lease(attempt=attempt, job=7, command=command, **{**base, **fields})
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    one = Runner(spool, Site(server="http://farm:1", worker="node1", grace_s=0.3))
+    yield one
+    one.close()
+
+
+def wait(runner: Runner, attempt: int = 1) -> Ended:
+    """The end of that run."""
+    seen: list[Ended] = []
+
+    def ended() -> list[Ended]:
+        seen.extend(runner.poll(0.2))
+        return [end for end in seen if end.attempt == attempt]
+
+    return poll_until(ended, 20)[0]
+
+
+def run(runner: Runner, command: str, **fields: Any) -> Ended:
+    runner.start(a_lease(command, **fields))
+    return wait(runner)
+
+
+def log_of(runner: Runner, attempt: int = 1) -> bytes:
+    return (runner.spool / f"{attempt}.log").read_bytes()
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def pid_in(path: Path) -> int:
+    return poll_until(lambda: path.exists() and int(path.read_text() or 0))
+
+
+# ---------------------------------------------------------------- how a run ends
+
+
+def test_a_command_that_succeeds_is_finished_and_its_output_is_one_stream(runner: Runner) -> None:
+    end = run(runner, "echo out; echo err >&2; echo more")
+    assert (end.state, end.exit_code, end.signal, end.reason) == ("FINISHED", 0, None, "")
+    assert log_of(runner) == b"out\nerr\nmore\n"
+    assert end.log_bytes == 13
+
+
+def test_an_exit_code_is_an_error_and_is_told(runner: Runner) -> None:
+    end = run(runner, "exit 3")
+    assert (end.state, end.exit_code, end.signal, end.reason) == ("ERROR", 3, None, "exit code 3")
+
+
+def test_a_signal_is_an_error_and_is_told(runner: Runner) -> None:
+    end = run(runner, "kill -SEGV $$")
+    assert (end.state, end.exit_code, end.signal) == ("ERROR", None, signal.SIGSEGV)
+    assert end.reason == "killed by signal 11 (SIGSEGV)"
+
+
+def test_a_missing_command_is_an_error_with_the_reason_in_the_log(runner: Runner) -> None:
+    end = run(runner, "no-such-renderer --frame 1")
+    assert (end.state, end.exit_code, end.reason) == ("ERROR", 127, "exit code 127 (command not found)")
+    assert b"no-such-renderer" in log_of(runner)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("/no/such/place", "directory /no/such/place does not exist"), ("/etc/passwd", "directory /etc/passwd does not exist")],
+)
+def test_a_missing_directory_is_an_error_with_the_reason_in_the_log(runner: Runner, place: str, reason: str) -> None:
+    end = run(runner, "true", dir=place)
+    assert (end.state, end.exit_code, end.signal) == ("ERROR", None, None)
+    assert end.reason.startswith(reason)
+    assert log_of(runner) == f"* {end.reason}\n".encode()
+
+
+def test_a_command_that_is_too_long_for_the_system_is_an_error(runner: Runner) -> None:
+    end = run(runner, "true", environment={"BIG": "x" * (MAX_TEXT + 10)})
+    assert end.state == "ERROR"
+    assert "longer than this system allows" in end.reason
+
+
+def test_a_log_that_cannot_be_written_is_an_error_of_the_worker(runner: Runner) -> None:
+    runner.spool.rename(runner.spool.with_name("gone"))
+    end = run(runner, "true")
+    assert (end.state, end.reason) == ("ERROR", "cannot start: the worker cannot write the log: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "number", "words"),
+    [
+        (0, None, ""),
+        (126, None, "exit code 126 (not executable)"),
+        (139, None, "exit code 139 (its command was killed by SIGSEGV)"),
+        (250, None, "exit code 250"),
+        (None, 9, "killed by signal 9 (SIGKILL)"),
+    ],
+)
+def test_an_end_is_described_in_words(exit_code: int | None, number: int | None, words: str) -> None:
+    assert describe(exit_code, number) == words
+
+
+# ---------------------------------------------------------------- timeout, stop, and what is left
+
+
+def test_a_timeout_is_an_error_that_says_so(runner: Runner) -> None:
+    end = run(runner, "printf working; sleep 60", timeout_s=0.2)
+    assert (end.state, end.reason) == ("ERROR", "timeout: ran longer than 0.2 s")
+    assert log_of(runner) == b"working\n* timeout: ran longer than 0.2 s\n"
+    assert end.run_s < 10
+
+
+def test_a_stopped_run_may_clean_up_in_its_grace(runner: Runner, tmp_path: Path) -> None:
+    runner.site = Site(grace_s=20)
+    runner.start(a_lease(f"trap 'echo bye; exit 0' TERM; touch {tmp_path}/up; while :; do sleep 0.05; done"))
+    poll_until(lambda: (tmp_path / "up").exists())
+    runner.stop(1, "stopped by the server")
+    end = wait(runner)
+    assert (end.state, end.exit_code, end.reason) == ("STOPPED", 0, "stopped by the server")
+    assert log_of(runner).endswith(b"bye\n")
+
+
+def test_a_renderer_keeps_its_grace_though_the_shell_around_it_ends_at_once(runner: Runner, tmp_path: Path) -> None:
+    runner.site = Site(grace_s=20)
+    save = "signal.signal(15, lambda *_: (time.sleep(.3), print('saved'), sys.exit()))"
+    renderer = f"import signal, sys, time\n{save}\nopen('{tmp_path}/up', 'w')\nsignal.pause()"
+    runner.start(a_lease('"$PYTHON" -c "$PROGRAM"; true', environment={"PYTHON": sys.executable, "PROGRAM": renderer}))
+    poll_until(lambda: (tmp_path / "up").exists())
+    runner.stop(1)
+    assert wait(runner).state == "STOPPED"
+    assert b"saved" in log_of(runner)
+
+
+def test_stop_ends_a_tree_that_ignores_sigterm_and_children_in_sessions_of_their_own(runner: Runner, tmp_path: Path) -> None:
+    deaf = f"trap '' TERM; (echo $$ > {tmp_path}/deaf)"
+    escape = f"setsid sh -c 'trap \"\" TERM; echo $$ > {tmp_path}/escaped; while :; do sleep 1; done' &"
+    runner.start(a_lease(f"{deaf}; {escape} while :; do sleep 1; done"))
+    pids = [pid_in(tmp_path / "deaf"), pid_in(tmp_path / "escaped")]
+    runner.stop(1)
+    end = wait(runner)
+    assert (end.state, end.signal) == ("STOPPED", signal.SIGKILL)
+    assert not [pid for pid in pids if is_alive(pid)]
+
+
+def test_what_a_command_leaves_in_its_group_is_killed_when_it_ends(runner: Runner, tmp_path: Path) -> None:
+    end = run(runner, f"sleep 600 & echo $! > {tmp_path}/left; echo done")
+    assert (end.state, end.exit_code) == ("FINISHED", 0)
+    assert not is_alive(pid_in(tmp_path / "left"))
+    assert log_of(runner) == b"done\n* the command left 1 process behind: killed\n"
+
+
+def test_stopping_twice_or_what_has_ended_does_nothing(runner: Runner) -> None:
+    runner.start(a_lease("sleep 60"))
+    runner.stop(1, "first")
+    runner.stop(1, "second")
+    assert wait(runner).reason == "first"
+    runner.stop(1)
+    runner.stop(99)
+
+
+def test_close_kills_what_runs(tmp_path: Path) -> None:
+    one = Runner(tmp_path)
+    one.start(a_lease(f"echo $$ > {tmp_path}/pid; sleep 600"))
+    pid = pid_in(tmp_path / "pid")
+    one.close()
+    assert not is_alive(pid)
+
+
+AGENT = """
+import sys
+from pathlib import Path
+from coalition.model import Lease
+from coalition.runner import Runner, Site
+spool, command = Path(sys.argv[1]), sys.argv[2]
+runner = Runner(spool, Site(grace_s=0.2), adopt=True, keep=True)
+runner.start(Lease(1, 7, "", command, "", {}, "", 0.0, None))
+if len(sys.argv) > 3:
+    runner.start(Lease(2, 8, "", sys.argv[3], "", {}, "", 0.0, None))
+while 1 in runner.runs:
+    for end in runner.poll(0.2):
+        print(end.state.value, end.reason, flush=True)
+    runner.tend()
+print("closing", flush=True)
+sys.stdin.readline()
+runner.close()
+"""
+
+
+def an_agent(spool: Path, *commands: str) -> subprocess.Popen[str]:
+    """A process of its own that adopts orphans and has a watchdog, as the real agent."""
+    arguments = [sys.executable, "-c", AGENT, str(spool), *commands]
+    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="adoption of orphans is Linux's")
+@pytest.mark.parametrize("clean", ["", "env -i PATH=$PATH "], ids=["marked", "without our mark"])
+def test_daemons_of_a_command_that_ended_are_found_and_killed(tmp_path: Path, clean: str) -> None:
+    daemon = f"({clean}setsid sh -c 'echo $$ > {tmp_path}/daemon; exec sleep 600' &)"
+    with an_agent(tmp_path, f"{daemon}; while [ ! -s {tmp_path}/daemon ]; do sleep 0.02; done") as agent:
+        assert agent.stdout
+        assert agent.stdout.readline() == "FINISHED \n"
+        assert not is_alive(pid_in(tmp_path / "daemon"))
+        agent.communicate("\n")
+    assert b"left 1 process behind" in (tmp_path / "1.log").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="adoption of orphans is Linux's")
+def test_the_daemon_of_a_command_that_still_runs_is_left_alone(tmp_path: Path) -> None:
+    daemon = f"(setsid sh -c 'echo $$ > {tmp_path}/daemon; exec sleep 600' &); sleep 600"
+    short = f"while [ ! -s {tmp_path}/daemon ]; do sleep 0.02; done"
+    with an_agent(tmp_path, short, daemon) as agent:
+        assert agent.stdout
+        assert agent.stdout.readline() == "FINISHED \n"
+        assert agent.stdout.readline() == "closing\n"
+        pid = pid_in(tmp_path / "daemon")
+        assert is_alive(pid)
+        agent.communicate("\n")
+    assert not is_alive(pid)
+
+
+def test_when_the_agent_is_killed_its_jobs_end_too(tmp_path: Path) -> None:
+    daemon = f"(setsid sh -c 'echo $$ > {tmp_path}/daemon; exec sleep 600' &)"
+    with an_agent(tmp_path, f"{daemon}; echo $$ > {tmp_path}/job; sleep 600") as agent:
+        pids = [pid_in(tmp_path / "job"), pid_in(tmp_path / "daemon")]
+        agent.kill()
+    poll_until(lambda: not [pid for pid in pids if is_alive(pid)])
+
+
+# ---------------------------------------------------------------- logs
+
+
+def test_binary_output_is_kept_as_it_is(runner: Runner, tmp_path: Path) -> None:
+    garbage = bytes(range(256)) * 300
+    (tmp_path / "garbage").write_bytes(garbage)
+    assert run(runner, f"cat {tmp_path}/garbage").state == "FINISHED"
+    assert log_of(runner) == garbage
+
+
+def test_output_can_be_read_while_the_command_runs(runner: Runner) -> None:
+    runner.start(a_lease("echo early; sleep 600"))
+    poll_until(lambda: log_of(runner) == b"early\n")
+    assert 1 in runner.runs
+
+
+# ---------------------------------------------------------------- environment, umask, $(NAME), places
+
+
+def environment_of(runner: Runner, **fields: Any) -> dict[str, str]:
+    run(runner, '"$PYTHON" -c "import os, json; print(json.dumps(dict(os.environ)))"', **fields)
+    return dict(json.loads(log_of(runner)))
+
+
+def test_a_command_sees_the_workers_the_farms_and_its_own_environment(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OF_WORKER", "worker")
+    monkeypatch.setenv("OVERRIDDEN", "worker")
+    monkeypatch.setenv("COALITION_TOKEN", "secret")
+    runner.site = Site("http://farm:1", "node1", {"OF_FARM": "$(OF_WORKER)/farm", "OVERRIDDEN": "farm"})
+    own = {"PYTHON": sys.executable, "OVERRIDDEN": "job", "SCENE": "$(OF_FARM)/a $(COALITION_JOB)"}
+    seen = environment_of(runner, environment=own)
+    assert seen["OF_WORKER"] == "worker"
+    assert seen["OF_FARM"] == "worker/farm"
+    assert seen["OVERRIDDEN"] == "job"
+    assert seen["SCENE"] == "worker/farm/a 7"
+    known = {name: text for name, text in seen.items() if name.startswith("COALITION_") and name != "COALITION_RUN"}
+    assert known == {
+        "COALITION_JOB": "7",
+        "COALITION_ATTEMPT": "1",
+        "COALITION_SERVER": "http://farm:1",
+        "COALITION_WORKER": "node1",
+    }
+
+
+def test_umask_and_directory_are_the_farms_and_the_jobs(runner: Runner, tmp_path: Path) -> None:
+    runner.site = Site(umask=0o027)
+    before = os.umask(0o022)
+    os.umask(before)
+    assert run(runner, "touch made; pwd; umask", dir="$(PLACE)", environment={"PLACE": str(tmp_path)}).state == "FINISHED"
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o640
+    assert log_of(runner).decode().split() == [str(tmp_path), "0027"]
+    assert os.umask(before) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("render $(SCENE).pov", "render /jobs/tea.pov"),
+        ("echo $(date) $HOME $(not a name)", "echo $(date) $HOME $(not a name)"),
+        ("$(PATH)", "/opt/bin:/usr/bin"),
+        ("$(LOOP)", "a $(LOOP)"),
+        ("$(PING)", "1 2 $(PING)"),
+        ("$(ROOT)", "/worker"),
+        ("$(SHOW)/x", "/mnt/show/x"),
+    ],
+)
+def test_names_are_replaced_by_the_jobs_value_then_the_workers_then_the_place(text: str, result: str) -> None:
+    job = {"SCENE": "$(DIR)/tea", "DIR": "/jobs", "PATH": "/opt/bin:$(PATH)"}
+    job.update(LOOP="a $(LOOP)", PING="1 $(PONG)", PONG="2 $(PING)")
+    worker = {"PATH": "/usr/bin", "ROOT": "/worker", "DIR": "/worker/jobs"}
+    assert expand(text, (job, worker, PathRules([SHOW], LINUX).places)) == result
+
+
+def test_values_that_grow_without_end_are_refused() -> None:
+    names = {f"N{i}": f"$(N{i + 1})" * 10 for i in range(30)}
+    with pytest.raises(BadInput, match="grows beyond"):
+        expand("$(N0)", [{**names, "N30": "x"}])
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ("/Volumes/show/a.pov", "/mnt/show/a.pov"),
+        ("X:\\show\\shots\\a.pov", "/mnt/show/shots/a.pov"),
+        ("x:/Show/a.pov", "/mnt/show/a.pov"),
+        ("render -o X:\\show\\out\\a.png X:\\show\\b.pov", "render -o /mnt/show/out/a.png /mnt/show/b.pov"),
+        ('render "X:\\show\\two words\\a.pov" \\n', 'render "/mnt/show/two words/a.pov" \\n'),
+        ("render 'X:\\\\show\\\\a' --to=/Volumes/show", "render '/mnt/show/a' --to=/mnt/show"),
+        ("/Volumes/show:/Volumes/show/b;X:\\show\\c", "/mnt/show:/mnt/show/b;/mnt/show/c"),
+        ("/Volumes/showreel /other/Volumes/show", "/Volumes/showreel /other/Volumes/show"),
+        ("/mnt/show/a", "/mnt/show/a"),
+        ("/Volumes/show/tex/wood.png", "/fast/tex/wood.png"),
+        ("\\\\nas\\plates\\001.exr", "/mnt/plates/001.exr"),
+        ("sed s/\\n/x/ file", "sed s/\\n/x/ file"),
+    ],
+)
+def test_places_of_other_platforms_become_this_ones(text: str, result: str) -> None:
+    textures = {"name": "TEX", "linux": "/fast/tex", "macos": "/Volumes/show/tex"}
+    plates = {"name": "PLATES", "linux": "/mnt/plates", "windows": "\\\\nas\\plates"}
+    nowhere = {"name": "NONE", "macos": "/Volumes/none", "windows": "N:\\none"}
+    assert PathRules([SHOW, textures, plates, nowhere], LINUX).map(text) == result
+
+
+def test_a_place_that_is_here_already_is_not_taken_for_a_shorter_foreign_one() -> None:
+    rules = PathRules([{"name": "VOL", "linux": "/mnt/show/vol", "macos": "/mnt/show"}], LINUX)
+    assert rules.map("/mnt/show/vol/a /mnt/show/b") == "/mnt/show/vol/a /mnt/show/vol/b"
+
+
+def test_places_are_replaced_in_directory_command_and_environment(runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "shots").mkdir()
+    runner.site = Site(paths=[{**SHOW, PLATFORM: str(tmp_path)}])
+    run(runner, "pwd; echo X:\\show\\a $SCENE $(SHOW)", dir="X:\\show\\shots", environment={"SCENE": "X:\\show\\b"})
+    assert log_of(runner).decode().split() == [f"{tmp_path}/shots", f"{tmp_path}/a", f"{tmp_path}/b", str(tmp_path)]
+
+
+# ---------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize(
+    ("pattern", "log", "value"),
+    [
+        (None, b"PROGRESS:10\nPROGRESS:42\n", 0.42),
+        (None, b"nothing", 0.0),
+        ("", b"PROGRESS:10", 0.0),
+        (r"Rendered %percent ?%", b"Rendered 12.5%\r", 0.125),
+        (r"done=%one", b"done=.25 done=0.75", 0.75),
+        (r"%percent%|part %one", b"10% part 0.3", 0.3),
+        (None, b"PROGRESS:900", 1.0),
+        (r"(\d+)/%percent", b"1/50", 0.5),
+        ("no number", b"no number", 0.0),
+    ],
+)
+def test_the_last_match_of_the_pattern_is_the_progress(pattern: str | None, log: bytes, value: float) -> None:
+    progress = Progress(pattern)
+    progress.feed(log)
+    assert progress.value == pytest.approx(value)
+
+
+def test_progress_is_found_across_pieces_of_one_endless_line_in_little_memory() -> None:
+    progress = Progress(None)
+    for _ in range(200):
+        progress.feed(b"\xff\x00garbage" * 2_000)
+    progress.feed(b"PROGRE")
+    progress.feed(b"SS:55")
+    assert progress.value == 0.55
+    assert len(progress._carry) <= 4_096
+
+
+def test_a_runs_progress_is_read_from_its_log(runner: Runner) -> None:
+    runner.start(a_lease("printf 'x%.0s' $(seq 300000); printf 'PROGRESS:30'; sleep 600"))
+    poll_until(lambda: runner.progress(1) == 0.3, state=lambda: runner.progress(1))
+
+
+def test_a_pattern_that_never_ends_is_given_up_and_the_agent_goes_on(runner: Runner) -> None:
+    runner.start(a_lease(f"echo {'a' * 40}b; sleep 600", progress_pattern=r"(a+)+c%percent"))
+    poll_until(lambda: log_of(runner))
+    started = time.monotonic()
+    assert runner.progress(1) == 0.0
+    assert time.monotonic() - started < 5
+    assert b"* the progress pattern takes too long\n" in log_of(runner)
+    assert runner.progress(1) == 0.0
+
+
+# ---------------------------------------------------------------- the loop
+
+
+def test_wake_ends_a_wait(runner: Runner) -> None:
+    runner.wake()
+    started = time.monotonic()
+    assert runner.poll(30) == []
+    assert time.monotonic() - started < 10
+
+
+def test_hundreds_of_runs_end_once_each(runner: Runner) -> None:
+    waiting = list(range(1, 201))
+    ends: list[Ended] = []
+    while len(ends) < 200:
+        while waiting and len(runner.runs) < 4:
+            runner.start(a_lease("echo $COALITION_ATTEMPT", attempt=waiting.pop()))
+        ends += runner.poll(5)
+    assert sorted(end.attempt for end in ends) == list(range(1, 201))
+    assert {end.state for end in ends} == {"FINISHED"}
+    assert all(log_of(runner, n) == f"{n}\n".encode() for n in range(1, 201))

@@ -1,0 +1,177 @@
+// What every view is made of: states, times, money, bars, actions, and the words for nothing and for trouble.
+import { useEffect, useRef, useState } from 'preact/hooks'
+import { duration, exact, relative } from './format.js'
+import { now, refresh } from './poll.js'
+
+// One shape and one colour for each kind of state, everywhere: [shape, tone, word].
+const STATES = {
+  WAITING: ['ring', 'quiet', 'waiting'],
+  PENDING: ['dashes', 'quiet', 'pending'],
+  WORKING: ['disc', 'alive', 'working'],
+  RUNNING: ['disc', 'alive', 'running'],
+  FINISHED: ['check', 'good', 'finished'],
+  ERROR: ['square', 'bad', 'error'],
+  SICK: ['square', 'bad', 'sick'],
+  FAILED: ['square', 'bad', 'failed'],
+  PAUSED: ['bars', 'warn', 'paused'],
+  INTENDED: ['quarter', 'alive', 'intended'],
+  STARTING: ['quarter', 'alive', 'starting'],
+  LEASED: ['quarter', 'alive', 'leased'],
+  DRAINING: ['half', 'warn', 'draining'],
+  TERMINATING: ['half', 'warn', 'terminating'],
+  TIMEOUT: ['triangle', 'warn', 'silent'],
+  LOST: ['triangle', 'warn', 'lost'],
+  STOPPED: ['dash', 'quiet', 'stopped'],
+  TERMINATED: ['dash', 'quiet', 'terminated'],
+  GONE: ['dash', 'quiet', 'gone'],
+}
+
+const SHAPES = {
+  ring: <circle cx="6" cy="6" r="4" class="line" />,
+  dashes: <circle cx="6" cy="6" r="4" class="line" stroke-dasharray="2.1 2.1" />,
+  disc: <circle cx="6" cy="6" r="4.75" />,
+  check: <path d="M1.8 6.4 4.8 9.3 10.2 3" class="line" />,
+  square: <rect x="1.75" y="1.75" width="8.5" height="8.5" rx="1" />,
+  bars: <path d="M3 1.8h2.1v8.4H3zM6.9 1.8H9v8.4H6.9z" />,
+  quarter: (
+    <>
+      <circle cx="6" cy="6" r="4" class="line" />
+      <path d="M6 6V1.5A4.5 4.5 0 0 1 10.5 6z" />
+    </>
+  ),
+  half: (
+    <>
+      <circle cx="6" cy="6" r="4" class="line" />
+      <path d="M1.5 6h9a4.5 4.5 0 0 1-9 0z" />
+    </>
+  ),
+  triangle: <path d="M6 1.2 11.2 10.4H.8z" />,
+  dash: <path d="M2 6h8" class="line" />,
+}
+
+export function Glyph({ state, silent = false }) {
+  const [shape, tone, word] = STATES[state] || ['ring', 'quiet', state]
+  return (
+    <svg class={`glyph ${tone}`} viewBox="0 0 12 12" width="12" height="12" role="img" aria-label={word} aria-hidden={silent}>
+      {SHAPES[shape]}
+    </svg>
+  )
+}
+
+export function State({ state }) {
+  const [, tone, word] = STATES[state] || ['', 'quiet', String(state).toLowerCase()]
+  return (
+    <span class={`state ${tone}`}>
+      <Glyph state={state} silent />
+      <span class="word">{word}</span>
+    </span>
+  )
+}
+
+// A moment, relative; the exact one on hover.
+export function Ago({ at, words = relative }) {
+  if (!at) return null
+  return (
+    <time dateTime={new Date(at * 1000).toISOString()} title={exact(at)}>
+      {words(at, now.value)}
+    </time>
+  )
+}
+
+// From one moment to another, or until now.
+export function Lasting({ from, to }) {
+  if (!from) return null
+  return <span title={`${exact(from)} – ${to ? exact(to) : 'now'}`}>{duration(Math.floor((to || now.value) - from))}</span>
+}
+
+const share = (part, whole) => `${whole > 0 ? Math.min(100, Math.max(0, (100 * part) / whole)) : 0}%`
+
+// Parts of a whole side by side: [{amount, tone}].
+export function Bar({ parts, whole, label, tall = false }) {
+  return (
+    <span class={tall ? 'bar tall' : 'bar'} role="img" aria-label={label} title={label}>
+      {parts.map(({ amount, tone }) => amount > 0 && <span key={tone} class={tone} style={{ width: share(amount, whole) }} />)}
+    </span>
+  )
+}
+
+export function Section({ name, title, aside, children }) {
+  return (
+    <section class={name} aria-labelledby={`${name}-title`}>
+      <header>
+        <h2 id={`${name}-title`}>{title}</h2>
+        {aside && <div class="aside">{aside}</div>}
+      </header>
+      {children}
+    </section>
+  )
+}
+
+export const Empty = ({ children }) => <p class="empty">{children}</p>
+
+// Why a part of the page cannot be shown.
+export function Fault({ error }) {
+  if (!error) return null
+  const words = error.status === 403 ? 'You may not see this. Ask whoever runs the farm for the right to.' : `This could not be loaded: ${error.message}`
+  return (
+    <p class="fault" role="alert">
+      {words}
+    </p>
+  )
+}
+
+// Until the first answer: nothing for a moment, then a word.
+export function Loading() {
+  return <p class="empty loading">Loading …</p>
+}
+
+// Buttons of `actions` [{name, label, run, confirm}]; `confirm` is asked first, where a click cannot be undone.
+export function Actions({ actions, label }) {
+  const [asked, setAsked] = useState(null)
+  const [trouble, setTrouble] = useState('')
+  const [busy, setBusy] = useState(false)
+  const keep = useRef(null)
+  useEffect(() => asked && keep.current?.focus(), [asked])
+
+  const run = async (action) => {
+    setAsked(null)
+    setTrouble('')
+    setBusy(true)
+    try {
+      await action.run()
+      await refresh()
+    } catch (error) {
+      if (error.status === undefined) throw error
+      setTrouble(`${action.label}: ${error.message}`)
+    } finally {
+      setBusy(false)
+    }
+  }
+
+  return (
+    <div class="actions" role="group" aria-label={label} onClick={(event) => event.stopPropagation()} onKeyDown={(event) => event.stopPropagation()}>
+      {asked ? (
+        <span class="question" onKeyDown={(event) => event.key === 'Escape' && setAsked(null)}>
+          {asked.confirm}{' '}
+          <button type="button" class="grave" onClick={() => run(asked)}>
+            {asked.label}
+          </button>
+          <button type="button" ref={keep} onClick={() => setAsked(null)}>
+            Cancel
+          </button>
+        </span>
+      ) : (
+        actions.map((action) => (
+          <button key={action.name} type="button" disabled={busy} data-action={action.name} onClick={() => (action.confirm ? setAsked(action) : run(action))}>
+            {action.label}
+          </button>
+        ))
+      )}
+      {trouble && (
+        <span class="trouble" role="alert">
+          {trouble}
+        </span>
+      )}
+    </div>
+  )
+}

@@ -1,0 +1,98 @@
+// The farm's name, the way around, and the numbers that a supervisor glances at.
+import { token } from '../api.js'
+import { clock, count, money } from '../format.js'
+import { Bar } from '../parts.jsx'
+import { Link, place, VIEWS } from '../place.jsx'
+import { link, unlock } from '../poll.js'
+import { nextTheme, theme } from '../theme.js'
+
+const THEMES = { system: '◐', light: '○', dark: '●' }
+
+function Connection() {
+  const { online, answered } = link.value
+  if (online) return answered > 0 && <span class="connection live">live</span>
+  return (
+    <span class="connection stale" role="status">
+      {answered ? `stale since ${clock(answered)}` : 'no answer from the server'}, trying again
+    </span>
+  )
+}
+
+export function Header({ server }) {
+  return (
+    <header class="top">
+      <Link to={{ view: 'farm', job: 0, parent: 0, state: '', title: '' }} class="brand">
+        <img src="/favicon.svg" alt="" width="20" height="20" />
+        <h1>{server ? server.farm : 'Coalition'}</h1>
+      </Link>
+      <nav aria-label="Views">
+        {Object.entries(VIEWS).map(([view, word]) => (
+          <Link key={view} to={{ view, job: 0 }} aria-current={place.value.view === view ? 'page' : undefined}>
+            {word}
+          </Link>
+        ))}
+      </nav>
+      <div class="corner">
+        <Connection />
+        {server?.user && <span class="user">{server.user}</span>}
+        {token.value && (
+          <button type="button" class="plain" onClick={() => unlock('')}>
+            Sign out
+          </button>
+        )}
+        <button type="button" class="plain theme" onClick={nextTheme} title={`Theme: ${theme.value}`} aria-label={`Theme: ${theme.value}. Change it`}>
+          {THEMES[theme.value]}
+        </button>
+      </div>
+    </header>
+  )
+}
+
+const COUNTS = [
+  ['waiting', 'Waiting'],
+  ['pending', 'Pending'],
+  ['working', 'Working'],
+  ['error', 'Errors'],
+  ['finished', 'Done'],
+]
+
+// A count of jobs; it leads to the list of them.
+function JobCount({ name, word, value }) {
+  const state = name.toUpperCase()
+  const chosen = place.value.state === state
+  const to = { state: chosen ? '' : state, parent: 0, title: '', view: place.value.view === 'jobs' ? 'jobs' : 'farm' }
+  return (
+    <Link to={to} class={value ? `vital ${name}` : `vital ${name} none`} aria-current={chosen ? 'true' : undefined}>
+      <span class="figure">{value === undefined ? '–' : count(value)}</span>
+      <span class="label">{word}</span>
+    </Link>
+  )
+}
+
+export function Vitals({ farm }) {
+  const slots = farm?.slots
+  return (
+    <div class="vitals" aria-label="The farm now">
+      <div class="counts">
+        {COUNTS.map(([name, word]) => (
+          <JobCount key={name} name={name} word={word} value={farm?.jobs[name] ?? (farm ? 0 : undefined)} />
+        ))}
+      </div>
+      <div class="vital slots">
+        <span class="figure">
+          {slots ? count(slots.busy) : '–'}
+          <small> / {slots ? count(slots.total) : '–'}</small>
+        </span>
+        <span class="label">Slots busy</span>
+        {slots && <Bar whole={slots.total} parts={[{ amount: slots.busy, tone: 'alive' }]} label={`${slots.busy} of ${slots.total} slots are busy`} />}
+      </div>
+      <div class="vital burn">
+        <span class="figure">
+          {farm ? money(farm.burn_micro_per_hour, farm.currency) : '–'}
+          <small> / h</small>
+        </span>
+        <span class="label">Burn</span>
+      </div>
+    </div>
+  )
+}
