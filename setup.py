@@ -52,7 +52,9 @@ class BuildPy(build_py):
     def run(self) -> None:
         super().run()
         if not self.editable_mode:
-            shutil.copytree(build_page(), Path(self.build_lib, "coalition", "server", "static"), dirs_exist_ok=True)
+            place = Path(self.build_lib, "coalition", "server", "static")
+            shutil.rmtree(place, ignore_errors=True)  # an earlier build's files have other names
+            shutil.copytree(build_page(), place)
 
 
 class Sdist(sdist):

@@ -71,6 +71,8 @@ class Autoscaler:
     def start(self) -> None:
         """Ticks in threads of its own until stop()."""
         log.info("autoscaler %s starts with %d pools", self.holder, len(self.settings.pools))
+        for pool in self.settings.pools:
+            self._tell_problems(pool)
         logging.getLogger("apscheduler").setLevel(logging.WARNING)  # else it tells of every run, twice a second
         scheduler = BackgroundScheduler(timezone=timezone.utc, job_defaults={"coalesce": True, "misfire_grace_time": None})
         interval = self.settings.autoscaler.interval_s
@@ -79,6 +81,14 @@ class Autoscaler:
         scheduler.add_job(self._poll, "interval", id="poll", seconds=POLL_S)
         self._scheduler = scheduler
         scheduler.start()
+
+    def _tell_problems(self, pool: PoolSettings) -> None:
+        try:
+            problems = self.providers[key_of(pool.provider, pool.region)].check(pool)
+        except ProviderError as error:
+            problems = [f"it cannot be checked: {error}"]
+        for problem in problems:
+            log.warning("pool %s: %s", pool.name, problem)
 
     def stop(self) -> None:
         """Ends after the current tick, and lets another server lead at once. Instances go on; they are found again."""

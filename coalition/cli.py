@@ -263,9 +263,16 @@ def _serve(settings: Settings) -> int:
 @click.pass_obj
 def worker(call: Call, /, **options: Any) -> int:
     """Run a worker: take jobs from the server until told to stop. SIGTERM: finish what runs, then end."""
+    from coalition.client import address
     from coalition.worker import WorkerOptions, run_worker
 
-    common = {name: getattr(call, name) for name in ("server", "token", "token_file", "ca")}
+    server = call.server or os.environ.get("COALITION_SERVER")
+    common = {
+        "server": address(server).geturl() if server else "",
+        "token": call.token,
+        "token_file": call.token_file,
+        "ca": call.ca,
+    }
     return run_worker(WorkerOptions(**{name: value for name, value in {**common, **options}.items() if value}))
 
 

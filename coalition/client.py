@@ -478,7 +478,7 @@ class _Wire:
         self._token = token
         self._timeout_s = timeout_s
         self._ca = ca
-        self._base = _address(server) if server else None
+        self._base = address(server) if server else None
         self._finding = threading.Lock()
         self._local = threading.local()
 
@@ -486,7 +486,7 @@ class _Wire:
     def base(self) -> SplitResult:
         if self._base is None:
             with self._finding:
-                self._base = self._base or _address(_find(self._token))
+                self._base = self._base or address(_find(self._token))
         return self._base
 
     @property
@@ -574,8 +574,8 @@ class _Wire:
 # ---------------------------------------------------------------- helpers
 
 
-def _address(server: str) -> SplitResult:
-    """The parts of a server's address; `farm` and `farm:80` mean http, and port 19211 where none is given."""
+def address(server: str) -> SplitResult:
+    """The parts of a server's URL; `farm` and `farm:80` mean http, and port 19211 where none is given. BadInput if it is none."""
     server = server.strip()
     wrong = BadInput(fields={"server": f"{server!r} is not an address such as http://farm:19211"})
     try:

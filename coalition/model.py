@@ -312,9 +312,9 @@ class Result:
 
     attempt: int = spec(low=1)
     state: str = spec(check=lambda v: None if v in ("FINISHED", "ERROR", "STOPPED") else "is one of FINISHED, ERROR, STOPPED")
-    run_s: float = spec(0.0, low=0)
-    exit_code: int | None = None
-    signal: int | None = None
+    run_s: float = spec(0.0, low=0, high=1e9)
+    exit_code: int | None = spec(None, low=-(2**31), high=2**32 - 1)
+    signal: int | None = spec(None, low=-(2**31), high=2**31 - 1)
     reason: str = spec("", length=MAX_TEXT)
     log: str = spec("", length=8_192)
     log_offset: int = spec(0, low=0)

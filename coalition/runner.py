@@ -30,6 +30,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -143,19 +144,14 @@ class Progress:
     def __init__(self, pattern: str | None) -> None:
         self.value = 0.0
         self._carry = b""
-        self._scale: list[float] = []
+        self._text = DEFAULT_PATTERN if pattern is None else pattern
         self._pattern: re.Pattern[bytes] | None = None
-        text = re.sub(r"%(percent|one)\b", self._number, DEFAULT_PATTERN if pattern is None else pattern)
-        if self._scale:
-            with contextlib.suppress(re.error):  # the server has checked it; as bytes it may still be none
-                self._pattern = re.compile(text.encode())
-
-    def _number(self, match: re.Match[str]) -> str:
-        self._scale.append(0.01 if match[1] == "percent" else 1.0)
-        return rf"(?P<number{len(self._scale) - 1}>\d{{1,9}}(?:\.\d{{0,9}})?|\.\d{{1,9}})"
+        self._scales: tuple[float, ...] | None = None  # None until there is something to look at: most runs end before
 
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the log. TimeoutError if the pattern takes too long; it is not tried again."""
+        if self._scales is None:
+            self._pattern, self._scales = _compile(self._text)
         if not self._pattern or not data:
             return
         data = self._carry + data
@@ -169,10 +165,26 @@ class Progress:
         self._carry = data[max(data.rfind(b"\n") + 1, data.rfind(b"\r") + 1, len(data) - CARRY_BYTES) :]
 
     def _take(self, match: re.Match[bytes]) -> None:
-        for index, scale in enumerate(self._scale):
+        for index, scale in enumerate(self._scales or ()):
             number = match[f"number{index}"]
             if number is not None:
                 self.value = min(1.0, float(number) * scale)
+
+
+@lru_cache(maxsize=64)
+def _compile(text: str) -> tuple[re.Pattern[bytes] | None, tuple[float, ...]]:
+    """The pattern with a group for each placeholder's number, and what each is multiplied by."""
+    scales: list[float] = []
+
+    def number(match: re.Match[str]) -> str:
+        scales.append(0.01 if match[1] == "percent" else 1.0)
+        return rf"(?P<number{len(scales) - 1}>\d{{1,9}}(?:\.\d{{0,9}})?|\.\d{{1,9}})"
+
+    text = re.sub(r"%(percent|one)\b", number, text)
+    try:
+        return (re.compile(text.encode()) if scales else None), tuple(scales)
+    except re.error:  # the server has checked it; as bytes it may still be none
+        return None, ()
 
 
 @contextlib.contextmanager
@@ -313,7 +325,7 @@ class Runner:
 
     def start(self, lease: Lease) -> None:
         """Start the lease's command. One that cannot start is told by `poll` like every other end, with the reason in its log."""
-        spool = self.spool / f"{lease.attempt}.log"
+        spool = f"{self.spool}/{lease.attempt}.log"
         run = self.runs[lease.attempt] = Run(lease.attempt, Progress(lease.progress_pattern), lease.timeout_s)
         try:
             run.log_fd = _open_log(spool)
@@ -616,7 +628,7 @@ def _signal_name(number: int) -> str:
         return "unknown"
 
 
-def _open_log(path: Path) -> int:
+def _open_log(path: str) -> int:
     try:
         return os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:

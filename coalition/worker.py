@@ -386,7 +386,8 @@ class Agent:
                 result["log"] = base64.b64encode(file.read(INLINE_LOG_BYTES)).decode()
         self._keep(result, spool=not inline)
         if inline:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         else:
             self._logs.finish(end.attempt, path)
         self._patience.reset()

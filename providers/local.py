@@ -41,7 +41,7 @@ Command = Callable[[Request, str, Path], Sequence[str]]
 
 def worker_command(request: Request, id: str, folder: Path) -> list[str]:
     """The command line of an instance's worker. Secrets are in files: others on the machine can read command lines."""
-    command = [sys.executable, "-m", "coalition", "worker", "--name", f"{request.pool}-{id[:6]}-{id.rpartition('-')[2]}"]
+    command = [sys.executable, "-m", "coalition", "worker", "--name", f"{request.pool}-{id[:8]}-{id.rpartition('-')[2]}"]
     command += ["--slots", str(request.offering.slots), "--state-dir", str(folder / "state"), "--identity", id]
     command += ["--token-file", str(folder / "token")]
     if request.affinity:
@@ -64,7 +64,7 @@ class LocalProvider:
     def check(self, pool: PoolSettings) -> Sequence[str]:
         problems = []
         if pool.price_micro == 0:
-            problems.append(f"[pool {pool.name}] has no price: a hard budget lets nothing start")
+            problems.append("it has no price, so that nothing starts under a hard budget")
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:

@@ -30,6 +30,7 @@ class Status:
     instances: Sequence[Mapping[str, Any]]
     budget: Mapping[str, Any]
     decision: str
+    action: str
     elapsed_s: float
 
     @property
@@ -41,13 +42,14 @@ class Status:
 
 def look(client: Client, frames: int, film: int, started: float) -> Status:
     """Asks the farm for its status; `started` is of time.monotonic()."""
-    decisions = client.decisions(limit=1)
+    decisions = [(one["action"], f"{one['action']}: {one['reason']}") for one in client.decisions(limit=20)]
     return Status(
         frames=client.job(frames),
         film=client.job(film),
         instances=client.instances(all=True),
         budget=client.budgets()[0],
-        decision=f"{decisions[0]['action']}: {decisions[0]['reason']}" if decisions else "none yet",
+        decision=next((text for _, text in decisions), "none yet"),
+        action=next((text for name, text in decisions if name != "hold"), "none yet"),
         elapsed_s=time.monotonic() - started,
     )
 
@@ -74,8 +76,8 @@ def plain(status: Status) -> str:
     states = [str(one["state"]) for one in live(status.instances)]
     machines = ", ".join(f"{states.count(state)} {state}" for state in BUSY if state in states) or "none"
     return (
-        f"{status.elapsed_s:5.0f} s  frames {finished}/{total}, {working} rendering; film {status.film.state}; "
-        f"machines: {machines}; {spend_line(status)}; {status.decision}"
+        f"{status.elapsed_s:5.0f} s  frames {finished}/{total}, {working} working; film {status.film.state}; "
+        f"machines: {machines}; {spend_line(status)}; last action {status.action}; now {status.decision}"
     )
 
 
@@ -83,16 +85,18 @@ def picture(status: Status, address: str) -> RenderableType:
     """The same for a terminal."""
     finished, working, total = status.counts
     bars = Table.grid(padding=(0, 1))
-    bars.add_row("Frames", ProgressBar(max(total, 1), finished, width=40), f"{finished}/{total}, {working} rendering")
+    bars.add_row("Frames", ProgressBar(max(total, 1), finished, width=40), f"{finished}/{total}, {working} working")
     bars.add_row("Film", ProgressBar(1, status.film.progress, width=40), status.film.state)
-    machines = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for title in ("Machine", "State", "Worker", "Spent", "Why"):
-        machines.add_column(title, overflow="ellipsis", no_wrap=True)
+    machines = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
+    for title, width in (("Machine", 8), ("State", 11), ("Worker", 16), ("Spent", 10)):
+        machines.add_column(title, no_wrap=True, min_width=width)
+    machines.add_column("Why", overflow="ellipsis", no_wrap=True, ratio=1)
     for one in sorted(status.instances, key=lambda one: int(one["id"]))[-8:]:
         spent = money(int(one["spent_micro"]), str(one["currency"]))
         machines.add_row(f"{one['pool']} {one['id']}", one["state"], one["worker_name"] or "", spent, Text(one["reason"] or ""))
     facts = Table.grid(padding=(0, 2))
-    for name, text in (("Page", address), ("Money", spend_line(status)), ("Decision", status.decision)):
+    told = {"Page": address, "Money": spend_line(status), "Last action": status.action, "Now": status.decision}
+    for name, text in told.items():
         facts.add_row(Text(name, style="dim"), Text(text))
     return Group(Text(f"Coalition demo, {status.elapsed_s:.0f} s", style="bold"), bars, machines, facts)
 
@@ -120,7 +124,7 @@ class View:
         if self.live:
             self.live.update(picture(status, self.address))
             return
-        news = f"{status.decision} {[one['state'] for one in status.instances]} {status.film.state}"
+        news = f"{status.action} {[one['state'] for one in status.instances]} {status.film.state}"
         if news != self.told or status.elapsed_s - self.told_at >= PLAIN_EVERY_S:
             self.told, self.told_at = news, status.elapsed_s
             self.console.print(plain(status), soft_wrap=True, markup=False, highlight=False)

@@ -26,7 +26,7 @@ class Renderer:
 
     def command(self, width: int, height: int, frame: str = "{frame}", output: str = "frame_{frame:04d}.png") -> str:
         """The shell command of one frame, or of a frame array while `frame` is the placeholder. One thread: a slot is one cpu."""
-        fixed = shlex.join([*self.program, f"+I{SCENE}", f"+W{width}", f"+H{height}", "+A0.2", "+WT1", "-D", "-P"])
+        fixed = shlex.join([*self.program, f"+I{SCENE}", f"+W{width}", f"+H{height}", "+A0.3", "+WT1", "-D", "-P"])
         return f"{fixed} +K{frame} +O{output}"
 
 

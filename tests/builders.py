@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flask import Flask
 from invariants import check_invariants
 from sqlalchemy import Connection
 
@@ -133,3 +134,73 @@ class Hand:
 def a_result(lease: Lease | int, state: str = "FINISHED", **fields: Any) -> Result:
     attempt = lease if isinstance(lease, int) else lease.attempt
     return Result(attempt, state, **{"run_s": 1.0, **fields})
+
+
+class Caller:
+    """Calls the API in this process: (status, body) of each call."""
+
+    def __init__(self, app: Flask, token: str = "") -> None:
+        self.app, self.token = app, token
+
+    def __call__(self, method: str, path: str, body: Any = None, **options: Any) -> tuple[int, Any]:
+        response = self.raw(method, path, body, **options)
+        return response.status_code, response.get_json(silent=True, force=True)
+
+    def raw(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        headers.update(options.pop("headers", {}))
+        if "data" not in options:
+            options["json"] = {} if body is None and method != "GET" else body
+        path = path if path.startswith(("/api", "/healthz")) else f"/api/v1{path}"
+        return self.app.test_client().open(path, method=method, headers=headers, **options)
+
+    def ok(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        """The body of a call that must succeed."""
+        status, answer = self(method, path, body, **options)
+        assert status in (200, 201), answer
+        return answer
+
+    def submit(self, *specs: dict[str, Any]) -> list[int]:
+        jobs = [{"title": "job", **spec} for spec in specs]
+        ids: list[int] = self.ok("POST", "/jobs", {"jobs": jobs})["ids"]
+        return ids
+
+
+class Agent:
+    """A worker that speaks HTTP: enrols, syncs with growing seq, holds what it gets."""
+
+    def __init__(self, app: Flask, name: str = "w1", token: str = "", **fields: Any) -> None:
+        self.enrolment = {"name": name, "session": secrets.token_hex(16), "slots": 2, "token": token, **fields}
+        self.call = Caller(app)
+        self.welcome = self.call.ok("POST", "/workers/enrol", self.enrolment)
+        self.id, self.epoch = self.welcome["worker"], self.welcome["epoch"]
+        self.call.token = self.welcome["credential"]
+        self.seq = 0
+        self.held: dict[int, dict[str, Any]] = {}
+
+    def sync(self, *finished: dict[str, Any], free: int | None = None, **fields: Any) -> dict[str, Any]:
+        """One sync that must succeed; finished attempts are held no longer."""
+        status, reply = self.try_sync(*finished, free=free, **fields)
+        assert status == 200, reply
+        self.held.update((lease["attempt"], lease) for lease in reply["leases"])
+        for attempt in reply["stop"]:
+            self.held.pop(attempt, None)
+        return dict(reply)
+
+    def try_sync(self, *finished: dict[str, Any], free: int | None = None, **fields: Any) -> tuple[int, Any]:
+        self.seq += 1
+        for result in finished:
+            self.held.pop(result["attempt"], None)
+        running = [{"attempt": attempt, "started": True} for attempt in self.held]
+        free = max(0, self.enrolment["slots"] - len(running)) if free is None else free
+        body = {"epoch": self.epoch, "seq": self.seq, "free": free, "running": running, "finished": finished, **fields}
+        return self.call("POST", f"/workers/{self.id}/sync", body)
+
+    def take(self, **fields: Any) -> list[dict[str, Any]]:
+        leases: list[dict[str, Any]] = self.sync(**fields)["leases"]
+        return leases
+
+
+def done(lease: dict[str, Any], state: str = "FINISHED", **fields: Any) -> dict[str, Any]:
+    """The report of an attempt's end."""
+    return {"attempt": lease["attempt"], "state": state, "run_s": 1.0, **fields}

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sqlalchemy import event
+
 from autoscaler.loop import Autoscaler
 from coalition.config import AutoscalerSettings, BudgetSettings, PoolSettings, ServerSettings, Settings
 from coalition.model import Enrol, Facts, JobSpec, Result, Running
@@ -53,8 +55,10 @@ def settings(
     )
 
 
-def make_store(wanted: Settings, clock: Clock) -> Store:
-    store = Store(wanted, clock)
+def make_store(wanted: Settings, clock: Clock, kind: type[Store] = Store) -> Store:
+    """A store with all tables. It does not wait for the disk, which only the end of the machine could tell from the usual."""
+    store = kind(wanted, clock)
+    event.listen(store.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
     metadata.create_all(store.engine)
     return store
 
@@ -62,10 +66,16 @@ def make_store(wanted: Settings, clock: Clock) -> Store:
 class World:
     """One farm. Workers are played: `enrol`, `work` and `finish` do what an agent would."""
 
-    def __init__(self, folder: Path, wanted: Settings | None = None, offers: Sequence[Offering] = (LINUX,)) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        wanted: Settings | None = None,
+        offers: Sequence[Offering] = (LINUX,),
+        store: type[Store] = Store,
+    ) -> None:
         self.clock = Clock()
         self.settings = wanted or settings(folder)
-        self.store = make_store(self.settings, self.clock)
+        self.store = make_store(self.settings, self.clock, store)
         self.fake = FakeProvider(self.settings.server.farm, self.clock, offers)
         self.scaler = self.new_scaler()
         self.workers: dict[str, int] = {}  # provider id -> worker id

@@ -14,8 +14,10 @@ import pytest
 pytest.register_assert_rewrite("builders", "contract_provider", "contract_store", "invariants")
 
 from builders import Clock, WatchedStore, settings  # noqa: E402
+from flask import Flask  # noqa: E402
 
 from coalition.schema_version import upgrade  # noqa: E402
+from coalition.server.app import create_app  # noqa: E402
 from coalition.store.base import Base  # noqa: E402
 
 T = TypeVar("T")
@@ -75,3 +77,12 @@ def store(tmp_path: Path, clock: Clock, new_database: Path) -> Iterator[WatchedS
     made = WatchedStore(settings(tmp_path), clock)
     yield made
     made.close()
+
+
+@pytest.fixture
+def app(store: WatchedStore) -> Iterator[Flask]:
+    """The server without a network, in mode none; its dispatcher runs."""
+    made = create_app(store.settings, store, store.clock)
+    made.extensions["coalition"].dispatcher.start()
+    yield made
+    made.extensions["coalition"].dispatcher.stop()

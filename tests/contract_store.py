@@ -18,6 +18,7 @@ from invariants import check_invariants
 from coalition.errors import BadInput, CoalitionError, Conflict, IllegalTransition, NotAuthenticated, NotFound, TooLarge
 from coalition.model import Counts, Facts, Job, JobChanges, JobSpec, WorkerChanges
 from coalition.store import Store
+from coalition.store.cloud import Order
 from coalition.store.dispatch import Beat
 from coalition.store.jobs import MAX_DEPTH
 from coalition.store.views import JobQuery
@@ -116,7 +117,7 @@ class TestSubmitting:
 
     def test_a_submission_is_one_event(self, store: Store) -> None:
         (group,) = submit(store, a_range("1-50"))
-        told = [event for event in store.events({"job": group}, 0, 10)]
+        told = store.events({"job": group}, 0, 10)
         assert [(event["kind"], event["who"], event["text"]) for event in told] == [("job.submit", "ann", "51 jobs submitted")]
 
 
@@ -163,19 +164,27 @@ class TestBadSubmissions:
         with pytest.raises(BadInput, match=r"cycle: #1 -> #2 -> #3 -> #1"):
             store.submit([a_job(ref=a, depends_on=(b,)) for a, b in (("a", "b"), ("b", "c"), ("c", "a"))])
 
-    def test_trees_that_grow_too_deep_are_refused(self, store: Store) -> None:
-        group = 0
-        with pytest.raises(BadInput, match="deep"):
-            for _ in range(MAX_DEPTH // 50 + 1):
-                chain = a_job()
-                for _ in range(50):
-                    chain = a_group("g", chain)
-                made = store.submit([replace(chain, parent=group)])
-                group = made.ids[0] + 49
+    @pytest.mark.parametrize("how", ["submitted", "moved"])
+    def test_a_tree_does_not_grow_too_deep(self, store: Store, how: str) -> None:
+        chain = a_job()
+        for _ in range(MAX_DEPTH // 2):
+            chain = a_group("g", chain)
+        upper, lower = (store.submit([chain]) for _ in range(2))
+        lowest = upper.ids[0] + MAX_DEPTH // 2 - 1
+        deeper = {
+            "submitted": lambda: store.submit([replace(chain, parent=lowest)]),
+            "moved": lambda: store.edit(lower.ids, JobChanges(parent=lowest)),
+        }[how]
+        with pytest.raises(BadInput, match=f"more than {MAX_DEPTH} levels"):
+            deeper()
 
-    def test_one_call_may_not_hold_more_jobs_than_the_server_can(self, store: Store) -> None:
-        with pytest.raises(TooLarge):
-            store.submit([a_range("1-1000000")] * 1_000)
+    def test_one_call_may_not_hold_more_jobs_than_the_server_can(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("coalition.store.jobs.MAX_NODES", 100)
+        submit(store, a_range("1-99"))
+        for specs, place in (([a_job(), a_range("1-99")], "jobs[1]"), ([a_job()] * 101, "jobs[100]")):
+            with pytest.raises(TooLarge) as refused:
+                store.submit(specs)
+            assert list(refused.value.fields) == [place]
 
 
 # ---------------------------------------------------------------- dispatch order
@@ -641,7 +650,7 @@ def tree(store: Store) -> dict[str, int]:
 
 class TestActions:
     def test_pause_stops_what_runs_and_start_lets_it_go_on(self, store: Store, hand: Hand, tree: dict[str, int]) -> None:
-        (working,) = [attempt for attempt in store.attempts(tree["b"])]
+        (working,) = store.attempts(tree["b"])
         assert store.pause([tree["film"]], "ann") == 1
         assert (state(store, tree["b"]), hand.take(9)) == ("WAITING", [])
         assert store.attempt(working.id).reason == "paused by ann"
@@ -899,6 +908,23 @@ class TestEnrolment:
         store.enrol(an_enrol(credential=hand.admission.credential))
         assert store.workers()[0].state == "DRAINING"
 
+    def test_a_cloud_machine_that_lost_its_credential_comes_back_by_its_identity(self, store: Store, clock: Clock) -> None:
+        token = reserved(store)
+        request = an_enrol(token=token, identity="m-1")
+        first = store.enrol(request)
+        with pytest.raises(NotAuthenticated):
+            store.enrol(an_enrol("w2", token=token, identity="m-2"))
+        lose(store, clock)
+        again = store.enrol(replace(request, session="s" * 32))
+        assert (again.worker_id, again.epoch) == (first.worker_id, 2)
+        assert store.workers()[0].instance is not None
+
+    def test_whoever_takes_the_name_of_a_machine_that_is_gone_is_not_on_it(self, store: Store, clock: Clock) -> None:
+        store.enrol(an_enrol(token=reserved(store), identity="m-1"))
+        lose(store, clock)
+        store.enrol(an_enrol(token=store.create_token("site")))
+        assert store.workers()[0].instance is None
+
     def test_only_hashes_of_secrets_are_kept(self, store: Store, hand: Hand) -> None:
         token = store.create_token("site")
         secrets = {token.partition(".")[2], hand.admission.credential.partition(".")[2]}
@@ -906,6 +932,18 @@ class TestEnrolment:
             dump = "".join(db.connection.driver_connection.iterdump())  # type: ignore[union-attr]
         assert not [secret for secret in secrets if secret in dump]
         assert "hash" not in store.tokens()[0]
+
+
+def reserved(store: Store) -> str:
+    """The enrolment token of an intent for one instance."""
+    fence = store.claim_leader("autoscaler", "me", 60)
+    assert fence is not None
+    now = store.clock()
+    money = {"price_micro": 1_000_000, "currency": "USD", "sponsors": (), "payer": ""}
+    times = {"launch_by": now + 60, "funded_until": now + 9_000, "boot_timeout_s": 9_000}
+    order = Order("t" * 32, "p", "fake", "machine", slots=1, count=1, request="{}", reason="test", **money, **times)
+    store.reserve(order, fence)
+    return store.enrol_token(order.token)
 
 
 class TestTokens:
@@ -1074,7 +1112,7 @@ class TestConcurrency:
         plain = Store(store.settings, store.clock)
         hands = [Hand(plain, f"w{number}", ("a",)) for number in range(4)]
         plain.submit([a_group("g", *[a_job(affinity=("a",), retries=1)] * 20, ref="g"), a_job(depends_on=("g",))])
-        failures: list[BaseException] = []
+        failures: list[Exception] = []
 
         def guarded(body: object, seed: int) -> None:
             chance = random.Random(seed)
@@ -1084,7 +1122,7 @@ class TestConcurrency:
                 except CoalitionError as error:
                     if error.status >= 500:
                         failures.append(error)
-                except BaseException as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, the test tells it
                     failures.append(error)
 
         def work(hand: Hand) -> object:

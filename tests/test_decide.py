@@ -229,6 +229,17 @@ def test_failed_boots_in_a_row_stop_the_pool_until_somebody_allows_it() -> None:
     assert "3 boots in a row failed, the last one because it has not enrolled within 600 s" in hold(made)
 
 
+def test_boots_that_this_plan_gives_up_count_unless_a_newer_one_enrolled() -> None:
+    late = [booting(id, launched_at=START - 700) for id in (1, 2, 3)]
+    made = plan(jobs(2), instances=tuple(late))
+    assert made.launches == []
+    assert [block.reason for block in made.blocks] == [
+        "3 boots in a row failed, the last one because it has not enrolled within 600 s"
+    ]
+    made = plan(jobs(2), instances=(*late, machine(4)), workers=(worker(4, 2),))
+    assert started(made) == {"machine": 1}
+
+
 # ---------------------------------------------------------------- money
 
 

@@ -27,7 +27,7 @@ def pixels(path: Path) -> bytes:
 
 
 def test_the_ray_tracer_takes_the_options_of_povray_and_tells_its_progress(tmp_path: Path) -> None:
-    done = run_example("raytracer.py", "+Iscene.pov", "+Oa.png", "+W48", "+H27", "+K5", "+A0.2", "+WT1", "-D", folder=tmp_path)
+    done = run_example("raytracer.py", "+Iscene.pov", "+Oa.png", "+W48", "+H27", "+K5", "+A0.3", "+WT1", "-D", folder=tmp_path)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (48, 27)
     assert done.stdout.splitlines()[-1] == "Rendered 1296 of 1296 pixels (100%)"

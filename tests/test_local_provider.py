@@ -210,7 +210,7 @@ def test_the_worker_is_told_to_look_on_loopback_for_its_farm_only(root: Path) ->
     assert "--loopback --farm coalition --port 19211" in command
     assert "--slots 2 --state-dir" in command
     assert "--affinity linux" in command
-    assert "--name p-abcdef-1 --" in command
+    assert "--name p-abcdef01-1 --" in command
     assert "secret" not in command
 
 

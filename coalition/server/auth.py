@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -122,7 +123,7 @@ def identify(farm: Farm, call: Request, right: Right) -> Identity:
 def _worker(farm: Farm, call: Request) -> Identity:
     credential = bearer(call)
     number = credential.partition(".")[0][1:]
-    if not credential.startswith("w") or not number.isdigit() or len(number) > 18:
+    if not credential.startswith("w") or not re.fullmatch("[0-9]{1,18}", number):
         raise NotAuthenticated("a worker's credential is needed; enrol first")
     g.session = farm.dispatcher.session(int(number), credential)
     return Identity(g.session.row.name, WORKER, g.session.row.id)
@@ -136,7 +137,10 @@ def bearer(call: Request) -> str:
 
 def _refuse_foreign_pages(call: Request) -> None:
     """Without log-in, a page of another site must not reach us through the user's browser (DNS rebinding, forged posts)."""
-    host = urlsplit(f"//{call.host}").hostname or ""
+    try:
+        host = urlsplit(f"//{call.host}").hostname or ""
+    except ValueError:  # such as "["
+        host = call.host
     if not LOOPBACK.match(host):
         raise NotAllowed(f"without authentication only loopback names are served, not {host[:80]!r}")
     origin = call.headers.get("Origin")

@@ -13,12 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from coalition import matching
 from coalition.config import Settings
-from coalition.errors import CoalitionError, NotAuthenticated, StaleCall
+from coalition.errors import CoalitionError, NotAuthenticated, StaleCall, Unavailable
 from coalition.model import Lease, Refused, Sync, SyncReply
 from coalition.states import InstanceState, WorkerState
 from coalition.store.dispatch import Beat, Call, Outcome
@@ -30,11 +33,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("coalition.dispatch")
 
 COMBINED = 32  # syncs in one transaction
+ANSWER_S = 60.0
 SHORT_RUN_S = 2.0  # below it a worker is leased ahead
 AHEAD_S = 1.0
 AHEAD_PER_SLOT = 64
 WATCH_S = 0.1
 FLUSH_S = 5.0
+LATER = (CoalitionError, SQLAlchemyError)  # a thread that runs beside the calls says so and goes on
 NO_DRAIN = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING, WorkerState.TIMEOUT)
 
 
@@ -62,6 +67,7 @@ class Session:
     progress: dict[int, float] = field(default_factory=dict)
     dirty: bool = False
     parked: threading.Event | None = None
+    wanted: int = 0  # leases, by the call that is parked
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -76,6 +82,7 @@ class Dispatcher:
         self._may_park = threading.BoundedSemaphore(max(1, settings.server.threads // 2))
         self._versions: dict[str, int] = {}
         self._kick = threading.Event()
+        self._flush_now = threading.Event()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -93,12 +100,17 @@ class Dispatcher:
         """Ends the threads; calls that wait are answered, heartbeats are written."""
         self._stopping.set()
         self._kick.set()
+        self._flush_now.set()
         self._queue.put(None)
         for session in list(self.sessions.values()):
             if session.parked:
                 session.parked.set()
         for thread in self._threads:
             thread.join(timeout=10)
+        while not self._queue.empty():  # whoever came after the writer's end
+            late = self._queue.get()
+            if late is not None:
+                late[1].set_exception(Unavailable("the server is stopping; call again"))
         self.flush()
 
     def kick(self) -> None:
@@ -177,10 +189,13 @@ class Dispatcher:
                 raise StaleCall(f"epoch {call.epoch} is over; this worker is in epoch {session.row.epoch}")
             if call.seq <= session.seq:
                 raise StaleCall(f"call {session.seq} of this worker was seen already")
+            now = self.clock()
+            if session.seq < 0 or now - session.seen_at > self.settings.worker.lease_s:
+                self._flush_now.set()  # a worker that just came, or came back, is shown as such at once
             session.seq = call.seq
             if session.parked:
                 session.parked.set()
-            session.seen_at = self.clock()
+            session.seen_at = now
             session.load, session.memory_free_bytes = call.load, call.memory_free_bytes
             session.progress = {running.attempt: running.progress for running in call.running}
             session.dirty = True
@@ -197,10 +212,11 @@ class Dispatcher:
         return max(0, min(call.free, row.slots) + ahead - queued)
 
     def _needs_store(self, session: Session, call: Sync, want: int) -> bool:
-        if call.finished or not session.known or any(r.started and r.attempt not in session.open for r in call.running):
+        if call.finished or not session.known:
             return True
+        known = session.open  # another call of this worker may replace it meanwhile
         held = {running.attempt for running in call.running}
-        if held != session.open.keys() or any(r.started and session.open[r.attempt] >= 0 for r in call.running):
+        if held != known.keys() or any(r.started and known[r.attempt] >= 0 for r in call.running):
             return True
         return bool(want) and session.dry != self._versions.get("ready", 0)
 
@@ -218,8 +234,13 @@ class Dispatcher:
             session.slot_price_micro,
         )
         answer: Future[Outcome] = Future()
+        if self._stopping.is_set():
+            raise Unavailable("the server is stopping; call again")
         self._queue.put((request, answer))
-        outcome = answer.result(timeout=60)
+        try:
+            outcome = answer.result(timeout=ANSWER_S)
+        except FutureTimeout:
+            raise Unavailable("the database is slow; call again") from None
         with session.lock:
             self._remember(session, call, outcome, started={r.attempt for r in call.running if r.started})
             session.dry = ready if len(outcome.leases) < want else -1
@@ -256,17 +277,19 @@ class Dispatcher:
             self._may_park.release()
 
     def _wait(self, session: Session, call: Sync) -> Sequence[Lease]:
-        until = time.monotonic() + min(call.wait_s, self.settings.worker.wait_s)
+        rules = self.settings.worker
+        # While it waits the worker is silent, and what it runs is not renewed.
+        until = time.monotonic() + min(call.wait_s, rules.wait_s, rules.lease_s / 3)
         bell = threading.Event()
         with session.lock:
             if session.seq != call.seq:
                 return ()
-            session.parked = bell
+            session.parked, session.wanted = bell, self._want(session, call)
         self._kick.set()  # something may have become ready between the look and this
         try:
-            while (left := until - time.monotonic()) > 0 and not self._stopping.is_set():
+            while (left := until - time.monotonic()) > 0:
                 bell.wait(left)
-                if session.seq != call.seq or session.fleet != self._versions.get("fleet", 0):
+                if self._stopping.is_set() or session.seq != call.seq or session.fleet != self._versions.get("fleet", 0):
                     return ()
                 if bell.is_set():
                     bell.clear()
@@ -303,13 +326,14 @@ class Dispatcher:
         try:
             outcomes = self.store.exchange([call for call, _ in batch])
         except Exception as error:  # whoever waits must get it, whatever it is
-            if len(batch) > 1:  # one bad call must not fail the others
+            if len(batch) > 1 and not isinstance(error, Unavailable):  # one bad call must not fail the others
                 for single in batch:
                     self._run([single])
                 return
             if not isinstance(error, CoalitionError):
                 log.exception("a worker's sync failed")
-            batch[0][1].set_exception(error)
+            for _, answer in batch:
+                answer.set_exception(error)
             return
         for (_, answer), outcome in zip(batch, outcomes, strict=True):
             answer.set_result(outcome)
@@ -324,7 +348,7 @@ class Dispatcher:
             try:
                 old, self._versions = self._versions, self.store.counters()
                 self._wake(everyone=old.get("fleet") != self._versions.get("fleet"))
-            except CoalitionError as error:
+            except LATER as error:
                 log.warning("cannot see what changed: %s", error)
                 self._stopping.wait(1.0)
 
@@ -339,13 +363,15 @@ class Dispatcher:
                 continue
             for index, (requirement, left) in enumerate(classes):
                 if left > 0 and matching.line(requirement, session.row.capacity) is not None:
-                    classes[index] = (requirement, left - session.row.slots)
+                    classes[index] = (requirement, left - max(1, session.wanted))
                     _ring(session)
                     break
 
     def _flush_often(self) -> None:
         interval = min(FLUSH_S, self.settings.worker.lease_s / 6)
-        while not self._stopping.wait(interval):
+        while not self._stopping.is_set():
+            self._flush_now.wait(interval)
+            self._flush_now.clear()
             self.flush()
 
     def flush(self) -> None:
@@ -361,7 +387,7 @@ class Dispatcher:
             return
         try:
             self.store.flush_beats([beat for _, beat in taken])
-        except CoalitionError as error:
+        except LATER as error:
             log.warning("heartbeats are not written: %s", error)
             for session, beat in taken:
                 with session.lock:
@@ -388,7 +414,7 @@ class Dispatcher:
             try:
                 if self.store.sweep():
                     self._kick.set()
-            except CoalitionError as error:
+            except LATER as error:
                 log.warning("leases are not swept: %s", error)
 
 

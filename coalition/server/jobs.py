@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -89,7 +90,7 @@ def _cursor() -> tuple[int, int] | None:
     if not text:
         return None
     value, _, job_id = text.partition(".")
-    if not (value.isdigit() and job_id.isdigit() and len(text) <= 38):
+    if not re.fullmatch("[0-9]{1,18}[.][0-9]{1,18}", text):
         raise BadInput(fields={"cursor": f"{text[:40]!r} is not a cursor; give `next` of the page before"})
     return int(value), int(job_id)
 

@@ -32,7 +32,7 @@ HEADERS = {
 MISSING = """\
 Coalition runs, but its web page was not built.
 
-Build it with:  python scripts/build_page.py    (or: make page)
+Build it with:  python scripts/build_page.py    (or: make install)
 The API is at /api/v1/server, and the command line shows the same: coalition jobs, coalition workers, coalition budget.
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -117,7 +116,7 @@ def _keep_log(result: Result) -> None:
     farm = web.farm()
     try:
         data = base64.b64decode(result.log, validate=True)
-    except binascii.Error:
+    except ValueError:  # also binascii.Error
         raise BadInput(fields={"finished.log": "is not base64"}) from None
     if result.attempt not in g.session.open:
         holder = farm.store.attempt_holder(result.attempt)

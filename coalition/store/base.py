@@ -109,11 +109,6 @@ class Base:
             RAISE_COUNTER.many(db, [(by, name)])
         return int(READ_COUNTER.all(db, name)[0][0])
 
-    def counters(self) -> dict[str, int]:
-        """The shared numbers, to see what changed elsewhere."""
-        with self.read() as db:
-            return dict(ALL_COUNTERS.all(db))
-
     def _event(
         self,
         db: Connection,
@@ -139,7 +134,7 @@ def writes(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Conca
             try:
                 with self.write() as db:
                     return method(self, db, *args, **kwargs)
-            except (DBAPIError, sqlite3.OperationalError) as error:
+            except DBAPIError as error:
                 if not transient(error) or attempt == ATTEMPTS:
                     raise _given_up(error) from error
                 log.info("%s: %s; trying again", method.__name__, error)
@@ -157,7 +152,7 @@ def reads(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Concat
         try:
             with self.read() as db:
                 return method(self, db, *args, **kwargs)
-        except (DBAPIError, sqlite3.OperationalError) as error:
+        except DBAPIError as error:
             raise _given_up(error) from error
 
     return cast(Callable[Concatenate[S, P], R], run)
@@ -234,6 +229,8 @@ class Hot:
         try:
             cursor.executemany(sql, rows if arrange is None else [arrange(row) for row in rows])
             return int(cursor.rowcount)
+        except db.dialect.loaded_dbapi.Error as error:
+            raise _wrapped(db, sql, error) from error
         finally:
             cursor.close()
 
@@ -244,8 +241,16 @@ class Hot:
         try:
             cursor.execute(sql, row if arrange is None else arrange(row))
             return list(cursor.fetchall())
+        except db.dialect.loaded_dbapi.Error as error:
+            raise _wrapped(db, sql, error) from error
         finally:
             cursor.close()
+
+
+def _wrapped(db: Connection, sql: str, error: Exception) -> Exception:
+    """The driver's error as SQLAlchemy would have raised it, so that it is retried and told like all others."""
+    base: type[Exception] = db.dialect.loaded_dbapi.Error
+    return DBAPIError.instance(sql, None, error, base, dialect=db.dialect)
 
 
 def _arranger(

@@ -22,7 +22,7 @@ from coalition.matching import Capacity, Requirement
 from coalition.model import Lease, Refused, Result, Running
 from coalition.schema import attempt, group_count, instance, job, klass, ready, spec, worker
 from coalition.states import ATTEMPT, ENDED_JOBS, JOB, OPEN_ATTEMPTS, WORKER, AttemptState, JobState, WorkerState, after, allows
-from coalition.store.base import Hot, HotIn, chunks, reads, writes
+from coalition.store.base import ALL_COUNTERS, Hot, HotIn, chunks, reads, writes
 from coalition.store.jobs import DELETE_READY, Changes, Jobs
 
 HOUR_MS = 3_600_000
@@ -216,8 +216,9 @@ class Dispatch(Jobs):
         started = [(now, running.attempt, call.worker_id, leased) for call in calls for running in call.started]
         self._many(db, MARK_STARTED, started)
         self._settle(db, changes)
-        self._give_leases(db, calls, outcomes, now)
-        self._show_open(db, calls, outcomes)
+        held = self._open_by_worker(db, calls)
+        self._give_leases(db, calls, _wanted(calls, held), outcomes, now)
+        self._show_open(db, calls, held, outcomes)
         for outcome in outcomes:
             outcome.fed = bool(changes.fed)
         return outcomes
@@ -263,7 +264,8 @@ class Dispatch(Jobs):
         cost = -(-run_ms * call.slot_price_micro // HOUR_MS)
         chain = self._chain_of(db, row.job_parent, taken.chains)
         verb = {"FINISHED": "finish", "ERROR": "fail", "STOPPED": "stop"}[result.state]
-        started = now - result.run_s if row.started_at is None else row.started_at
+        began = now - result.run_s  # the worker knows best; the sync that told of the start came up to a second after it
+        started = began if row.started_at is None else min(row.started_at, began)
         progress = 1.0 if verb == "finish" else 0.0
         ending = (after(ATTEMPT, row.state, verb), started, now, run_ms, progress, result.exit_code, result.signal)
         taken.attempts.append((*ending, result.reason, cost, row.id))
@@ -466,6 +468,11 @@ class Dispatch(Jobs):
         return old
 
     # ------------------------------------------------------------ what others look at
+
+    @reads
+    def counters(self, db: Connection) -> dict[str, int]:
+        """The shared numbers, to see what changed elsewhere."""
+        return dict(ALL_COUNTERS.all(db))
 
     @reads
     def waiting_classes(self, db: Connection, limit: int) -> list[tuple[Requirement, int]]:

@@ -223,6 +223,8 @@ class Views(Cloud):
         """Why a job is not running (or what it does), as {code, text}, most telling first."""
         shown = self.job(job_id)
         if shown.state == JobState.WORKING:
+            if shown.counts:
+                return [_because("running", f"{shown.counts.working} of {shown.counts.total} jobs are running")]
             where = f" on {shown.worker}" if shown.worker else ""
             return [_because("running", f"is running{where} for {shown.run_s:.0f} s")]
         if shown.state in (JobState.FINISHED, JobState.ERROR):

@@ -121,9 +121,12 @@ class Workers(Dispatch):
         """A token that is still good, by its id."""
         return self._token(db, token_id)
 
-    def _token(self, db: Connection, token_id: str) -> TokenRow | None:
+    def _token(self, db: Connection, token_id: str, used_up: bool = False) -> TokenRow | None:
+        """A token that is not expired, nor used up unless those are asked for too."""
         row = db.execute(select(token).where(token.c.id == token_id)).first()
-        if row is None or (row.expires_at is not None and row.expires_at < self.clock()) or row.uses_left == 0:
+        if row is None or (row.expires_at is not None and row.expires_at < self.clock()):
+            return None
+        if row.uses_left == 0 and not used_up:
             return None
         return TokenRow(row.id, row.kind, row.hash, row.user, row.role, row.uses_left, row.expires_at, row.intent_id)
 
@@ -168,9 +171,12 @@ class Workers(Dispatch):
         epoch = old.epoch + (not same_session) if old else 1
         worker_id = self._write_worker(db, request, old, hash_secret(secret), epoch, now)
         if old and not same_session:
+            self._bump(db, "fleet")  # the agent of before must get nothing more
             changes = Changes()
             self._lose(db, self._open_of(db, worker_id), "the worker started anew", now, changes)
             self._settle(db, changes)
+        if old and not known:  # the name of a machine that is gone
+            db.execute(update(worker).where(worker.c.id == worker_id).values(instance_id=None))
         if grant and grant.intent_id is not None:
             self._bind(db, grant.intent_id, request.identity, worker_id, now)
         self._event(db, "worker.enrol", request.name, f"{request.slots} slots, epoch {epoch}", worker_id=worker_id)
@@ -184,7 +190,7 @@ class Workers(Dispatch):
         """The token that lets the worker in, one use less; None where the door is open."""
         if request.token:
             token_id, _, secret = request.token.partition(".")
-            row = self._token(db, token_id)
+            row = self._token(db, token_id, used_up=True)
             if row is None or row.kind not in ("enrol", "site") or not hmac.compare_digest(row.key, hash_secret(secret)):
                 raise NotAuthenticated("the enrolment token is not known, used up or expired; create one: coalition token create")
             if row.uses_left is not None and not self._rebinds(db, row, request):
@@ -226,8 +232,11 @@ class Workers(Dispatch):
         }
         lines = json.dumps([sorted(set(line)) for line in request.affinity])
         if old is None:
-            new = insert(worker).values(name=request.name, active=True, affinity=lines, enrolled_at=now, **values)
-            return int(db.execute(new).inserted_primary_key[0])  # type: ignore[index]
+            # A number of its own sequence: SQLite gives the number of the newest row again when that was deleted.
+            worker_id = self._allocate(db, "worker", 1)
+            new = {"id": worker_id, "name": request.name, "active": True, "affinity": lines, "enrolled_at": now}
+            db.execute(insert(worker).values(**new, **values))
+            return worker_id
         if old.state == WorkerState.DRAINING:
             values["state"] = old.state  # a restart does not undo a drain
         # Lines edited on the server stay; a worker that brings its own replaces them.

@@ -1,9 +1,9 @@
 // Spheres of glass and metal circle a lamp above calm water: 48 frames that join end to start.
-// POV-Ray 3.7, without include files:  povray orbits.pov +Oframe.png +W320 +H180 +K0 +A0.2 -D
+// POV-Ray 3.7, without include files:  povray orbits.pov +Oframe.png +W320 +H180 +K1 +A0.3 -D
 // The clock is the frame, from 1 (or 0) to 48.
 #version 3.7;
 
-global_settings { assumed_gamma 1.0 max_trace_level 9 }
+global_settings { assumed_gamma 1.0 max_trace_level 7 }
 
 #declare Frames = 48;
 #declare Turn = 2 * pi * clock / Frames;
@@ -34,7 +34,7 @@ fog { fog_type 2 distance 28 rgb <0.86, 0.46, 0.30> fog_offset 0 fog_alt 0.35 }
 // A low sun, wide enough for soft shadows, and a faint fill from the camera's side.
 light_source {
   <-14, 9, 12> rgb <1.30, 1.02, 0.78>
-  area_light <3, 0, 0>, <0, 3, 0>, 7, 7 adaptive 1 jitter circular orient
+  area_light <3, 0, 0>, <0, 3, 0>, 5, 5 adaptive 1 jitter circular orient
 }
 light_source { <8, 10, -12> rgb <0.22, 0.26, 0.38> shadowless }
 

@@ -16,9 +16,10 @@ export function setToken(text) {
 
 // The server's answer to a call that it refused; `status` 0 means that no answer came.
 export class ApiError extends Error {
-  constructor(status, detail) {
+  constructor(status, detail, token = '') {
     super(detail)
     this.status = status
+    this.token = token // the one that was sent
   }
 
   // Nobody answered, or a proxy answered for a server that is away.
@@ -27,7 +28,7 @@ export class ApiError extends Error {
   }
 }
 
-async function refusal(response) {
+async function refusal(response, sent) {
   let detail = `the server answered ${response.status}`
   try {
     const problem = await response.json()
@@ -35,7 +36,7 @@ async function refusal(response) {
   } catch {
     // not a problem body: a proxy's page, perhaps
   }
-  return new ApiError(response.status, detail)
+  return new ApiError(response.status, detail, sent)
 }
 
 async function send(method, path, { query, body } = {}) {
@@ -44,7 +45,8 @@ async function send(method, path, { query, body } = {}) {
     if (value !== undefined && value !== null && value !== '') address.searchParams.set(name, value)
   }
   const headers = {}
-  if (token.value) headers.Authorization = `Bearer ${token.value}`
+  const sent = token.value
+  if (sent) headers.Authorization = `Bearer ${sent}`
   if (body) headers['Content-Type'] = 'application/json'
   let response
   try {
@@ -58,7 +60,7 @@ async function send(method, path, { query, body } = {}) {
   } catch {
     throw new ApiError(0, 'the server does not answer')
   }
-  if (!response.ok) throw await refusal(response)
+  if (!response.ok) throw await refusal(response, sent)
   return response
 }
 

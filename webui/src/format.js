@@ -17,7 +17,8 @@ function currencyFormat(currency, digits) {
   return formats.get(key)
 }
 
-export const digitsFor = (micro) => (micro && Math.abs(micro) < 0.995 * MICRO ? 4 : 2)
+// How many decimals an amount needs; `finest` is the smallest amount shown beside it.
+export const digitsFor = (micro, finest = micro) => (micro && (micro < 0.995 * MICRO || (finest && finest < 0.005 * MICRO)) ? 4 : 2)
 
 // Cents, but enough digits that a small amount is not shown as nothing.
 export function money(micro, currency = 'USD', digits = digitsFor(micro)) {

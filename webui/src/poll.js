@@ -45,13 +45,15 @@ async function fetchOnce(source) {
   } catch (error) {
     if (error.status === undefined) throw error // a fault of the page itself belongs in the console
     if (error.away) link.value = { ...link.value, online: false }
-    else if (error.status === 401) lock()
+    else if (error.status === 401) lock(error.token)
     else source.value.value = { data: undefined, error }
   }
 }
 
-function lock() {
-  locked.value = token.value ? 'This token is not known, or no longer valid.' : 'This farm asks for a token.'
+// Calls are refused. One that was sent before another token was given says nothing of that one.
+function lock(sent) {
+  if (locked.value || sent !== token.value) return
+  locked.value = sent ? 'This token is not known, or no longer valid.' : 'This farm asks for a token.'
   setToken('')
 }
 

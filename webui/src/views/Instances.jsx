@@ -25,9 +25,6 @@ function Instance({ instance }) {
     <div class="row" role="row">
       <span role="cell" class="name">
         <span class="title">{instance.worker_name || instance.provider_id || `#${instance.id}`}</span>
-        <span class="sub">
-          {instance.pool} · {instance.offering}
-        </span>
       </span>
       <span role="cell">
         <State state={instance.state} />
@@ -38,6 +35,9 @@ function Instance({ instance }) {
       <span role="cell" class="number rate">{money(instance.price_micro, currency, 4)}</span>
       <span role="cell" class="number">{moneyCell(instance.spent_micro, currency)}</span>
       <span role="cell" class="note">
+        <span>
+          {instance.pool} · {instance.offering}
+        </span>
         <span>{instance.reason}</span>
         {instance.funded_until && (
           <span class="paid">

@@ -2,7 +2,7 @@
 import { signal } from '@preact/signals'
 import { useState } from 'preact/hooks'
 import * as api from '../api.js'
-import { count, exact, moneyCell, percent } from '../format.js'
+import { count, duration, exact, moneyCell, percent } from '../format.js'
 import { Bar, Empty, Fault, Lasting, Loading, Section, State } from '../parts.jsx'
 import { go, Link, place } from '../place.jsx'
 import { useLive } from '../poll.js'
@@ -22,6 +22,9 @@ export function toggle(id, open) {
 // PAUSED is a flag beside the state; it is what the reader wants to know of a job that would otherwise run.
 export const shownState = (job) => (job.paused && !['FINISHED', 'ERROR', 'WORKING'].includes(job.state) ? 'PAUSED' : job.state)
 
+// Without a pattern in its output nobody knows how far a job is; a bar at nothing would be a guess.
+const tellsProgress = (job) => job.state === 'WORKING' && (job.progress > 0 || job.progress_pattern)
+
 export function Progress({ job }) {
   const { counts } = job
   if (counts?.total) {
@@ -33,13 +36,13 @@ export function Progress({ job }) {
     ]
     return <Bar whole={counts.total} parts={parts} label={label} />
   }
-  if (job.state !== 'WORKING') return null
+  if (!tellsProgress(job)) return null
   return <Bar whole={1} parts={[{ amount: job.progress, tone: 'alive' }]} label={percent(job.progress)} />
 }
 
 function Done({ job }) {
   const { counts } = job
-  if (!counts) return job.state === 'WORKING' ? percent(job.progress) : ''
+  if (!counts) return tellsProgress(job) ? percent(job.progress) : ''
   return (
     <>
       {counts.error > 0 && (
@@ -103,7 +106,7 @@ function Row({ job, depth, currency, first }) {
       <span role="gridcell" class="user" title={job.user}>{job.user}</span>
       <span role="gridcell" class="number priority">{job.priority}</span>
       <span role="gridcell" class="number time" title={`submitted ${exact(job.created_at)}`}>
-        <Lasting from={job.started_at} to={job.ended_at} />
+        {job.ended_at && !job.group ? duration(job.run_s) : <Lasting from={job.started_at} to={job.ended_at} />}
       </span>
       <span role="gridcell" class="number cost">{moneyCell(job.cost_micro, currency)}</span>
     </div>

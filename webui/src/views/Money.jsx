@@ -4,7 +4,7 @@ import { Ago, Bar, Empty, Section } from '../parts.jsx'
 
 function Budget({ budget }) {
   const { currency, spent_micro: spent, reserved_micro: reserved, cap_micro: cap, left_micro: left } = budget
-  const show = (micro) => money(micro, currency, digitsFor(cap))
+  const show = (micro) => money(micro, currency, digitsFor(cap, Math.min(spent || cap, reserved || cap)))
   const label = `${show(spent)} spent and ${show(reserved)} reserved of ${show(cap)}`
   const parts = [
     { amount: spent, tone: 'spent' },

@@ -1,0 +1,253 @@
+"""Who may do what: every route of the server x every kind of caller, by the table below. A route without a line fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import Agent, Caller, Clock, WatchedStore, settings
+from flask import Flask
+
+from coalition.config import AuthSettings, parse
+from coalition.errors import ConfigError
+from coalition.server.app import create_app
+from coalition.server.auth import in_networks
+
+IN = "in"  # let in: whatever the route then says, it is neither 401 nor 403
+CALLERS = ("nobody", "user", "admin", "worker", "wrong", "expired")
+
+OPEN = (IN, IN, IN, IN, IN, IN)
+SEE = (401, IN, IN, 401, 401, 401)
+ADMINS = (401, 403, IN, 401, 401, 401)
+AGENT = (401, 401, 401, IN, 401, 401)
+
+TABLE: dict[str, tuple[Any, ...]] = {
+    "GET /": OPEN,
+    "GET /assets/<path:asset>": OPEN,
+    "GET /<any('favicon.svg', 'licences.txt'):name>": OPEN,
+    "GET /healthz": OPEN,
+    "GET /api/v1/server": SEE,
+    "GET /api/v1/farm": SEE,
+    "GET /api/v1/events": SEE,
+    "GET /api/v1/tokens": ADMINS,
+    "POST /api/v1/tokens": ADMINS,
+    "DELETE /api/v1/tokens/<token_id>": ADMINS,
+    "GET /api/v1/jobs": SEE,
+    "POST /api/v1/jobs": SEE,
+    "PATCH /api/v1/jobs": SEE,
+    "POST /api/v1/jobs/pause": SEE,
+    "POST /api/v1/jobs/start": SEE,
+    "POST /api/v1/jobs/reset": SEE,
+    "POST /api/v1/jobs/delete": SEE,
+    "GET /api/v1/jobs/<int:job_id>": SEE,
+    "GET /api/v1/jobs/<int:job_id>/attempts": SEE,
+    "GET /api/v1/jobs/<int:job_id>/explain": SEE,
+    "GET /api/v1/jobs/<int:job_id>/log": SEE,
+    "GET /api/v1/attempts/<int:attempt_id>/log": SEE,
+    "PUT /api/v1/attempts/<int:attempt_id>/log": AGENT,
+    "GET /api/v1/workers": SEE,
+    "PATCH /api/v1/workers": ADMINS,
+    "POST /api/v1/workers/drain": ADMINS,
+    "POST /api/v1/workers/resume": ADMINS,
+    "POST /api/v1/workers/delete": ADMINS,
+    "POST /api/v1/workers/enrol": OPEN,
+    "POST /api/v1/workers/<int:worker_id>/sync": AGENT,
+    "GET /api/v1/affinities": SEE,
+    "GET /api/v1/pools": SEE,
+    "POST /api/v1/pools/resume": ADMINS,
+    "GET /api/v1/instances": SEE,
+    "POST /api/v1/instances/drain": ADMINS,
+    "POST /api/v1/instances/terminate": ADMINS,
+    "GET /api/v1/budgets": SEE,
+    "GET /api/v1/ledger": SEE,
+    "GET /api/v1/decisions": SEE,
+}
+REFUSED = {line: 401 if outcomes is AGENT else 403 for line, outcomes in TABLE.items()}  # agents prove themselves anyway
+PLACES = {"<int:job_id>": "1", "<int:attempt_id>": "1", "<int:worker_id>": "1", "<token_id>": "x", "<path:asset>": "x.js"}
+PLACES["<any('favicon.svg', 'licences.txt'):name>"] = "favicon.svg"
+LINES = [(line, caller, outcome) for line, outcomes in TABLE.items() for caller, outcome in zip(CALLERS, outcomes, strict=True)]
+
+
+@pytest.fixture
+def locked(store: WatchedStore) -> Iterator[Flask]:
+    """The server in token mode."""
+    store.settings = replace(store.settings, auth=AuthSettings(mode="token"))
+    made = create_app(store.settings, store, store.clock)
+    made.extensions["coalition"].dispatcher.start()
+    yield made
+    made.extensions["coalition"].dispatcher.stop()
+
+
+@pytest.fixture
+def tokens(locked: Flask, store: WatchedStore, clock: Clock) -> dict[str, str]:
+    expired = store.create_token("user", user="ann", role="admin", expires_s=1)
+    clock.advance(2)
+    admin = store.create_token("user", user="root", role="admin")
+    agent = Agent(locked, token=store.create_token("enrol", uses=1))
+    user = store.create_token("user", user="ann", role="user")
+    wrong = admin.partition(".")[0] + ".wrong"
+    return {"nobody": "", "user": user, "admin": admin, "worker": agent.call.token, "wrong": wrong, "expired": expired}
+
+
+def knock(app: Flask, line: str, token: str = "", **options: Any) -> Any:
+    """Calls the route of a line with an empty body."""
+    method, _, path = line.partition(" ")
+    for name, value in PLACES.items():
+        path = path.replace(name, value)
+    headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}
+    body = {"json": {}} if method != "GET" and not options else {}
+    with app.test_client().open(path, method=method, headers=headers, **body, **options) as response:
+        status = response.status_code
+    assert status != 500
+    return status if status in (401, 403) else IN
+
+
+def test_every_route_has_a_line_and_every_line_a_route(locked: Flask) -> None:
+    routes = {
+        f"{method} {rule.rule}"
+        for rule in locked.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert routes == TABLE.keys()
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_each_route_lets_in_whom_the_table_names(locked: Flask, tokens: dict[str, str], caller: str) -> None:
+    expected = {line: outcome for line, one, outcome in LINES if one == caller}
+    assert {line: knock(locked, line, tokens[caller]) for line in TABLE} == expected
+
+
+@pytest.mark.parametrize("kind", ["enrol", "site"])
+def test_an_enrolment_token_opens_no_route(locked: Flask, store: WatchedStore, kind: str) -> None:
+    token = store.create_token(kind)
+    expected = {line: OPEN[0] if outcomes is OPEN else 401 for line, outcomes in TABLE.items()}
+    assert {line: knock(locked, line, token) for line in TABLE} == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["w", "w.", "w1", "w1.", "w1.x", "w².x", "w0.x", "w" + "9" * 30 + ".x", "x1.y", ".", "é.é", "a" * 5_000]
+)
+def test_malformed_credentials_are_nobody(locked: Flask, tokens: dict[str, str], text: str) -> None:
+    assert knock(locked, "GET /api/v1/jobs", text) == 401
+    assert knock(locked, "POST /api/v1/workers/<int:worker_id>/sync", text) == 401
+
+
+def test_a_401_says_how_to_log_in(locked: Flask) -> None:
+    response = Caller(locked).raw("GET", "/jobs")
+    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert "Authorization: Bearer" in response.get_json(force=True)["detail"]
+
+
+def test_a_deleted_token_is_refused_at_once(locked: Flask, store: WatchedStore, tokens: dict[str, str]) -> None:
+    store.delete_token(tokens["user"].partition(".")[0])
+    assert knock(locked, "GET /api/v1/jobs", tokens["user"]) == 401
+
+
+def test_a_wrong_enrolment_token_is_401_also_from_a_network_with_an_open_door(locked: Flask, store: WatchedStore) -> None:
+    locked.extensions["coalition"] = replace(
+        locked.extensions["coalition"], settings=replace(store.settings, auth=AuthSettings("token", ("127.0.0.0/8",)))
+    )
+    body = {"name": "w1", "session": "s" * 16}
+    assert Caller(locked)("POST", "/workers/enrol", {**body, "token": "a.b"})[0] == 401
+    assert Caller(locked)("POST", "/workers/enrol", body, environ_base={"REMOTE_ADDR": "10.0.0.1"})[0] == 401
+    assert Caller(locked)("POST", "/workers/enrol", body)[0] == 201
+
+
+# ---------------------------------------------------------------- own and others'
+
+
+@pytest.fixture
+def ann(locked: Flask, tokens: dict[str, str]) -> Caller:
+    return Caller(locked, tokens["user"])
+
+
+@pytest.fixture
+def root(locked: Flask, tokens: dict[str, str]) -> Caller:
+    return Caller(locked, tokens["admin"])
+
+
+def test_whoever_submits_owns_the_job_and_only_an_admin_submits_for_others(ann: Caller, root: Caller) -> None:
+    (job_id,) = ann.submit({"group": True, "children": [{"command": "c"}]})
+    assert {job["user"] for job in ann.ok("GET", "/jobs")["jobs"]} == {"ann"}
+    for spec in ({"command": "c", "user": "ben"}, {"group": True, "children": [{"command": "c", "user": "ben"}]}):
+        assert ann("POST", "/jobs", {"jobs": [{"title": "t", **spec}]})[0] == 403
+    root.submit({"command": "c", "user": "ben", "parent": job_id})
+    assert len(ann.ok("GET", "/jobs?user=ben")["jobs"]) == 1
+
+
+def test_a_user_may_change_own_jobs_only_and_see_all(ann: Caller, root: Caller) -> None:
+    (mine,), (others,) = ann.submit({"command": "c"}), root.submit({"command": "c"})
+    for action in ("pause", "start", "reset", "delete"):
+        assert ann("POST", f"/jobs/{action}", {"ids": [mine, others]})[0] == 403
+    assert ann("PATCH", "/jobs", {"ids": [others], "changes": {"title": "x"}})[0] == 403
+    assert ann("GET", f"/jobs/{others}")[0] == 200
+    assert ann("POST", "/jobs/delete", {"ids": [mine]})[0] == 200
+    assert root("POST", "/jobs/pause", {"ids": [others]})[0] == 200
+
+
+def test_nobody_gets_into_anothers_group_by_submit_or_move_nor_gives_jobs_away(ann: Caller, root: Caller) -> None:
+    (mine,), (group,) = ann.submit({"command": "c"}), root.submit({"group": True})
+    assert ann("POST", "/jobs", {"jobs": [{"title": "t", "command": "c", "parent": group}]})[0] == 403
+    assert ann("PATCH", "/jobs", {"ids": [mine], "changes": {"parent": group}})[0] == 403
+    assert ann("PATCH", "/jobs", {"ids": [mine], "changes": {"user": "root"}})[0] == 403
+
+
+# ---------------------------------------------------------------- without log-in
+
+
+def test_without_authentication_all_but_the_workers_routes_are_open_on_loopback(app: Flask) -> None:
+    expected = {line: 401 if outcomes is AGENT else IN for line, outcomes in TABLE.items()}
+    assert {line: knock(app, line) for line in TABLE} == expected
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1", "[::2]", "["]
+)
+def test_without_authentication_a_foreign_host_name_is_refused_everywhere(app: Flask, host: str) -> None:
+    assert {line: knock(app, line, headers={"Host": host}) for line in TABLE} == REFUSED
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:19211", "127.1.2.3", "[::1]:19211", "LOCALHOST"])
+def test_every_name_of_loopback_is_served(app: Flask, host: str) -> None:
+    assert knock(app, "GET /api/v1/jobs", headers={"Host": host}) == IN
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "https://localhost"])
+def test_without_authentication_pages_of_other_sites_are_refused_everywhere(app: Flask, origin: str) -> None:
+    assert {line: knock(app, line, headers={"Origin": origin}) for line in TABLE} == REFUSED
+    assert knock(app, "GET /api/v1/jobs", headers={"Origin": "http://localhost"}) == IN
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_without_authentication_a_write_that_a_form_could_send_is_refused(app: Flask, kind: str) -> None:
+    call = Caller(app)
+    for line in TABLE:
+        method, _, path = line.partition(" ")
+        if method not in ("GET", "PUT") and "<" not in path:
+            status, problem = call(method, path, data=b"{}", content_type=kind)
+            assert (status, list(problem["fields"])) == (422, ["Content-Type"]), line
+    assert call("POST", "/tokens", data=b'{"kind": "site"}', content_type="application/json; charset=utf-8")[0] == 201
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:19211", "[::]:19211", "192.168.1.5:80", "farm.example:80"])
+def test_listening_beyond_loopback_without_authentication_is_refused(listen: str) -> None:
+    with pytest.raises(ConfigError, match="beyond loopback"):
+        parse(f"[server]\nlisten = {listen}\n")
+    parse(f"[server]\nlisten = {listen}\n[auth]\nmode = token\n")
+
+
+def test_a_route_without_a_line_in_the_rights_stops_the_start(
+    store: WatchedStore, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(__import__("coalition.server.auth", fromlist=["RIGHTS"]).RIGHTS, "jobs.delete")
+    with pytest.raises(RuntimeError, match=r"jobs\.delete"):
+        create_app(settings(tmp_path), store)
+
+
+def test_networks_are_matched_also_through_mapped_addresses() -> None:
+    assert in_networks("10.1.2.3", ["10.0.0.0/8"])
+    assert in_networks("::ffff:10.1.2.3", ["10.0.0.0/8"])
+    assert in_networks("fe80::1%eth0", ["fe80::/10"])
+    assert not any(in_networks(address, ["10.0.0.0/8"]) for address in ("11.0.0.1", "::1", "", None, "x"))

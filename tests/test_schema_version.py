@@ -1,0 +1,92 @@
+"""The database's schema: migrated equals declared, and another version's is never used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from builders import settings
+from sqlalchemy import inspect, text
+
+from coalition.errors import WrongSchema
+from coalition.schema import metadata
+from coalition.schema_version import current, head, prepare, upgrade
+from coalition.store import Store
+from coalition.store.base import Base
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Base]:
+    base = Base(settings(tmp_path))
+    yield base
+    base.close()
+
+
+def test_the_migrations_lead_to_the_declared_tables(empty: Base) -> None:
+    upgrade(empty)
+    with empty.engine.connect() as db:
+        context = MigrationContext.configure(db, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+        assert {*inspect(db).get_table_names()} == {*metadata.tables, "alembic_version"}
+    assert current(empty) == head()
+
+
+def test_migrated_tables_are_made_by_the_same_words_as_declared_ones(empty: Base, tmp_path: Path) -> None:
+    upgrade(empty)
+    declared = Base(settings(tmp_path / "declared"))
+    metadata.create_all(declared.engine)
+    words = [_statements(base) for base in (empty, declared)]
+    declared.close()
+    assert words[0] == words[1]
+
+
+def _statements(base: Base) -> dict[str, list[str]]:
+    """What the database says of each table and index, without the order of columns and blanks."""
+    with base.engine.connect() as db:
+        rows = db.execute(text("SELECT name, sql FROM sqlite_master WHERE name != 'alembic_version' AND sql IS NOT NULL"))
+        return {name: sorted("".join(part.split()).strip(",()") for part in sql.splitlines()) for name, sql in rows}
+
+
+def test_a_new_database_gets_its_tables_and_a_second_start_finds_them(tmp_path: Path) -> None:
+    prepare(settings(tmp_path))
+    store = Store(settings(tmp_path))
+    store.create_token("site")
+    prepare(settings(tmp_path))
+    assert len(store.tokens()) == 1
+    store.close()
+
+
+@pytest.mark.parametrize("version", ["9999", None])
+def test_another_versions_database_is_refused_with_the_command(tmp_path: Path, empty: Base, version: str | None) -> None:
+    upgrade(empty)
+    with empty.engine.begin() as db:
+        db.execute(
+            text("UPDATE alembic_version SET version_num = :v") if version else text("DROP TABLE alembic_version"),
+            {"v": version} if version else {},
+        )
+    with pytest.raises(WrongSchema, match=rf"schema {version or 'unknown'}.*needs {head()}; run: coalition db upgrade"):
+        prepare(settings(tmp_path))
+
+
+def test_upgrading_twice_and_down_again_works(empty: Base) -> None:
+    from alembic import command
+
+    from coalition.schema_version import _alembic
+
+    upgrade(empty)
+    upgrade(empty)
+    command.downgrade(_alembic(empty), "base")
+    with empty.engine.connect() as db:
+        assert inspect(db).get_table_names() == ["alembic_version"]
+    upgrade(empty)
+    assert current(empty) == head()
+
+
+def test_migrating_leaves_the_programs_logging_alone(empty: Base) -> None:
+    level, handlers = logging.getLogger().level, list(logging.getLogger().handlers)
+    upgrade(empty)
+    assert (logging.getLogger().level, logging.getLogger().handlers) == (level, handlers)
