@@ -8,8 +8,10 @@ each requirement's offers the smallest size within 10 % of the cheapest price pe
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from autoscaler.budget import Part, Purse, Short, sponsors
 from autoscaler.snapshot import LAUNCH_WINDOW_S, Demand, Instance, Pool, Snapshot, Worker
@@ -19,6 +21,7 @@ from coalition.states import InstanceState, WorkerState
 from providers.base import Deadline, Offering
 
 NEAR_CHEAPEST = 1.10
+NOTES = 2  # reasons that a pool gives
 EPSILON = 1e-9
 BOOTING = (InstanceState.INTENDED, InstanceState.STARTING)
 SERVING = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING)
@@ -152,7 +155,9 @@ class _Decision:
             snapshot.demands, key=lambda d: (matching.order_key(d.prio_path), d.requirement.to_json(), d.estimate_s or 0.0)
         )
         self.groups: dict[tuple[str, str, str], _Group] = {}
-        self._ranked: dict[Requirement, list[tuple[Pool, Offering]]] = {}
+        self._too_dear: dict[tuple[str, str], int] = {}  # (pool, payer) -> the lowest price that its budgets cannot pay
+        self._paid = Counter(one.pool for one in snapshot.instances)
+        self._shapes = _shapes(snapshot.pools)
         self._end_what_failed()
         self._end_what_is_drained()
         self._drain_what_is_idle()
@@ -316,13 +321,19 @@ class _Decision:
 
     def _buy(self, demand: Demand, need: float) -> None:
         need = self._use_spare(demand, need)
+        if need <= EPSILON:
+            return
         offers = self._offers(demand.requirement)
         if not offers and not self._somebody_can(demand.requirement):
             self._say_impossible(demand)
         for pool, offer in _by_preference(offers):
             if need <= EPSILON:
                 return
-            need = self._buy_of(pool, offer, demand, need)
+            if self._room_in(pool) > 0:
+                need = self._buy_of(pool, offer, demand, need)
+        for pool in {one.settings.name: one for one, _ in offers}.values() if need > EPSILON else ():
+            if self._room_in(pool) == 0 and pool.settings.enabled:
+                self._note(pool.settings.name, f"{_wait(demand)}; {_full(pool)}")
 
     def _use_spare(self, demand: Demand, need: float) -> float:
         """What earlier demands leave free of the instances in this plan."""
@@ -340,7 +351,7 @@ class _Decision:
         """Plans instances of one offer; how many slots are still needed."""
         wanted = math.ceil(need / offer.slots - EPSILON)
         payer = demand.requirement.payer
-        count, group = self._afford(pool, offer, payer, wanted, f"{_jobs(demand.waiting)} for {_name(demand.requirement)}")
+        count, group = self._afford(pool, offer, payer, wanted, _wait(demand))
         if count == 0 or group is None:
             return need
         got = count * offer.slots
@@ -357,32 +368,37 @@ class _Decision:
             return 0, None
         count = min(wanted, self._room_in(pool))
         if count < wanted:
-            self._note(name, f"{why}; pool {name} is at its maximum of {pool.settings.max} instances")
+            self._note(name, f"{why}; {_full(pool)}")
+        if offer.price_micro >= self._too_dear.get((name, payer), math.inf):
+            return 0, None
         key = (name, offer.name, payer)
         group = self.groups.get(key) or self._new_group(pool, offer, payer)
         fits, short = self.purse.room(group.parts, count)
         if short is not None:
+            self._too_dear[name, payer] = offer.price_micro
             self._note(name, self._short(short, pool, offer, why))
         if fits > 0:
             self.purse.take(group.parts, fits)
             group.count += fits
+            self._paid[name] += fits
             self.groups[key] = group
         return fits, group
 
     def _new_group(self, pool: Pool, offer: Offering, payer: str) -> _Group:
         now, rules = self.snap.now, self.snap.rules
-        names = sponsors(pool.settings.name, payer, [budget.settings for budget in self.snap.budgets])
+        names = self._sponsors(pool, payer)
         terms = (now + LAUNCH_WINDOW_S, rules.slack_s, offer.minimum_s, offer.granularity_s)
         end = ledger.committed_end(now + pool.funding_s(rules), *terms)
         return _Group(pool, offer, payer, self.purse.cost(names, offer.price_micro, now, end))
+
+    def _sponsors(self, pool: Pool, payer: str) -> tuple[str, ...]:
+        return sponsors(pool.settings.name, payer, [budget.settings for budget in self.snap.budgets])
 
     def _short(self, short: Short, pool: Pool, offer: Offering, why: str) -> str:
         return f"{why}; {short} for the first {pool.funding_s(self.snap.rules):.0f} s of a {offer.name}"
 
     def _room_in(self, pool: Pool) -> int:
-        paid = sum(1 for one in self.snap.instances if one.pool == pool.settings.name)
-        planned = sum(group.count for group in self.groups.values() if group.pool is pool)
-        return max(0, pool.settings.max - paid - planned)
+        return max(0, pool.settings.max - self._paid[pool.settings.name])
 
     def _obstacle(self, pool: Pool, offer: Offering, payer: str) -> str:
         """Why this offer cannot be bought at all now, in words; empty if it can."""
@@ -394,7 +410,7 @@ class _Decision:
         block = next((b for b in pool.blocks if b.offering in ("", offer.name)), None)
         if block is not None:
             return f"{offer.name if block.offering else f'pool {settings.name}'} is blocked: {block.reason}"
-        names = sponsors(settings.name, payer, [budget.settings for budget in self.snap.budgets])
+        names = self._sponsors(pool, payer)
         hard = self.purse.hard(names)
         missing = sorted(set(filter(None, payer.split("|"))) - set(names))
         if missing:
@@ -423,14 +439,12 @@ class _Decision:
 
     def _offers(self, requirement: Requirement) -> list[tuple[Pool, Offering]]:
         """What could run it, of all pools."""
-        if requirement not in self._ranked:
-            self._ranked[requirement] = [
-                (pool, offer)
-                for pool in self.snap.pools
-                for offer in pool.offers
-                if matching.line(requirement, _capacity(pool, offer, requirement.payer)) is not None
-            ]
-        return self._ranked[requirement]
+        return [
+            entry
+            for shape, entries in self._shapes.items()
+            if matching.line(requirement, replace(shape[1], payer=requirement.payer)) is not None
+            for entry in entries
+        ]
 
     def _somebody_can(self, requirement: Requirement) -> bool:
         """Whether a worker or booting instance can run it, though it is busy now."""
@@ -468,7 +482,7 @@ class _Decision:
             each = f"{_rate(offer.price_micro, offer.currency)} each" if offer.price_micro else "at no price"
             tags = ",".join(sorted(group.tags)) or "any worker"
             why = f"{_jobs(group.jobs)} for {tags}, {free:.0f} slots are left over" if group.jobs else f"min = {settings.min}"
-            names = sponsors(settings.name, group.payer, [budget.settings for budget in self.snap.budgets])
+            names = self._sponsors(group.pool, group.payer)
             reason = f"{group.count} x {offer.name} ({offer.slots} slots, {each}): {why}{self._left(names)}"
             until = now + group.pool.funding_s(self.snap.rules)
             launch = (settings.name, offer, group.count, group.payer, names, now + LAUNCH_WINDOW_S, until, reason)
@@ -488,7 +502,7 @@ class _Decision:
 
     def _note(self, pool: str, words: str) -> None:
         notes = self.notes.setdefault(pool, [])
-        if words not in notes:
+        if len(notes) < NOTES and words not in notes:
             notes.append(words)
 
     def _write_holds(self) -> None:
@@ -500,7 +514,7 @@ class _Decision:
                 self.plan.blocks.append(BlockPool(name, failed))
             started = any(group.pool is pool for group in self.groups.values())
             if name in self.notes or not started:
-                self.plan.holds.append(Hold(name, "; ".join(self.notes.get(name, [])[:2]) or self._nothing_needed(pool)))
+                self.plan.holds.append(Hold(name, "; ".join(self.notes.get(name, [])) or self._nothing_needed(pool)))
         self.plan.holds += [Hold("", words) for words in self.notes.get("", ())[:1]]
 
     def _nothing_needed(self, pool: Pool) -> str:
@@ -522,12 +536,29 @@ def _capacity(pool: Pool, offer: Offering, payer: str) -> Capacity:
     return Capacity(lines, offer.cpus, offer.memory_bytes, offer.gpus, payer)
 
 
+def _shapes(pools: Sequence[Pool]) -> dict[tuple[str, Capacity], list[tuple[Pool, Offering]]]:
+    """The offers by pool and by what their workers will have."""
+    shapes: dict[tuple[str, Capacity], list[tuple[Pool, Offering]]] = {}
+    for pool in pools:
+        for offer in pool.offers:
+            shapes.setdefault((pool.settings.name, _capacity(pool, offer, "")), []).append((pool, offer))
+    return shapes
+
+
+def _wait(demand: Demand) -> str:
+    return f"{_jobs(demand.waiting)} for {_name(demand.requirement)}"
+
+
+def _full(pool: Pool) -> str:
+    return f"pool {pool.settings.name} is at its maximum of {pool.settings.max} instances"
+
+
 def _by_preference(offers: Sequence[tuple[Pool, Offering]]) -> Iterator[tuple[Pool, Offering]]:
     """Again and again the smallest size within 10 % of the cheapest price per slot; what has no price comes last."""
     left = sorted(offers, key=lambda entry: (_per_slot(entry[1]), entry[0].settings.name, entry[1].name))
     while left:
         limit = _per_slot(left[0][1]) * NEAR_CHEAPEST
-        near = [entry for entry in left if _per_slot(entry[1]) <= limit]
+        near = takewhile(lambda entry: _per_slot(entry[1]) <= limit, left)  # noqa: B023 - it is used up at once
         best = min(near, key=lambda entry: entry[1].slots)
         left.remove(best)
         yield best

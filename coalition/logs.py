@@ -24,7 +24,7 @@ class Piece:
 
 
 class LocalLogs:
-    """Logs as files below one folder. A repeated append is harmless, a gap is refused, what is beyond `limit` is cut and marked."""
+    """Logs as files below one folder. A repeated append is harmless, a gap is refused, what exceeds `limit` is cut and marked."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder

@@ -209,13 +209,13 @@ def stop(server: Server, limit_s: float = 15.0) -> None:
 
 
 def remaining(demo: Demo) -> list[psutil.Process]:
-    """Processes of this demo that run: by the mark in their environment, or the run's folder in their command."""
+    """Processes of this demo that run, by the mark in their environment, wherever they went."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
                 continue
-            if process.environ().get(MARK) == demo.farm or any(str(demo.folder) in word for word in process.cmdline()):
+            if process.environ().get(MARK) == demo.farm:
                 found.append(process)
     return found
 

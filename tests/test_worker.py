@@ -229,13 +229,14 @@ def test_an_end_overtakes_a_call_that_waits(farm: Farm, start: Start, tmp_path: 
     assert time.monotonic() - begun < 4
 
 
-def test_leases_ahead_are_queued_and_listed_and_results_go_in_batches(farm: Farm, start: Start) -> None:
+def test_leases_ahead_are_queued_and_listed_and_results_go_in_batches(farm: Farm, start: Start, tmp_path: Path) -> None:
     farm.ahead = 50
-    attempts = [farm.add(f"echo {n}") for n in range(60)]
+    attempts = [farm.add(f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done") for _ in range(60)]
     start()
+    poll_until(lambda: sum(not running.started for running in farm.held().values()) == 50)
+    (tmp_path / "go").touch()
     told(farm, *attempts)
-    assert any(not running.started for sync in farm.syncs for running in sync.running)
-    assert len(farm.syncs) < 40
+    assert sum(bool(sync.finished) for sync in farm.syncs) < 40
     assert set(farm.told.values()) == {1}
 
 
@@ -391,6 +392,7 @@ def test_a_refused_result_is_dropped(farm: Farm, start: Start) -> None:
     attempt = farm.add("true")
     farm.refuse.add(attempt)
     start()
+    poll_until(lambda: farm.told[attempt])
     told(farm, farm.add("true"))
     assert farm.told[attempt] == 1
 

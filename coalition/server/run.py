@@ -38,6 +38,9 @@ Extra = Callable[[Settings, Store], Background]
 
 def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
     """Serves until SIGTERM or Ctrl-C. ConfigError when the address or the database cannot be used."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for chatty in ("alembic", "apscheduler"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     _must_be_free(settings)
     settings.data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
     prepare(settings)
@@ -59,7 +62,7 @@ def _must_be_free(settings: Settings) -> None:
 
 
 def _first_token(settings: Settings) -> None:
-    """In token mode somebody must be able to log in: the first admin's token is written beside the database, for its owner's eyes."""
+    """In token mode somebody must be able to log in: the first admin's token is written to data_dir, for its owner's eyes."""
     path = settings.data_dir / "admin.token"
     if settings.auth.mode != "token" or path.exists():
         return

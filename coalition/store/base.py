@@ -31,7 +31,7 @@ R = TypeVar("R")
 S = TypeVar("S", bound="Base")
 
 ATTEMPTS = 6
-# SQLite's busy and locked, MariaDB's deadlock, lock wait timeout and lost connections, PostgreSQL's serialization failure and deadlock.
+# Busy and locked (SQLite), deadlock, lock wait and lost connections (MariaDB), serialization failure and deadlock (PostgreSQL).
 TRANSIENT_TEXT = ("database is locked", "database is busy", "database table is locked")
 TRANSIENT_CODES = {1205, 1213, 2006, 2013, 1020, "40001", "40P01", "55P03"}
 AWAY_TEXT = ("unable to open", "disk I/O error", "disk is full", "readonly")
@@ -104,7 +104,7 @@ class Base:
 
     def _bump(self, db: Connection, name: str, by: int = 1) -> int:
         """Raises a shared number and returns it."""
-        if by and RAISE_COUNTER.many(db, [(by, name)]) == 0 or not READ_COUNTER.all(db, name):
+        if (by and RAISE_COUNTER.many(db, [(by, name)]) == 0) or not READ_COUNTER.all(db, name):
             db.execute(self._insert_new(schema.counter).values(name=name, value=0))
             RAISE_COUNTER.many(db, [(by, name)])
         return int(READ_COUNTER.all(db, name)[0][0])

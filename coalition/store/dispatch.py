@@ -372,9 +372,9 @@ class Dispatch(Jobs):
 
     @writes
     def sweep(self, db: Connection) -> int:
-        """Expires leases whose workers are silent, wakes jobs whose backoff is over, and mends `nonempty`. How many leases expired.
+        """Expires leases of silent workers, wakes jobs whose backoff is over, mends `nonempty`. How many leases expired.
 
-        A gap since the last sweep longer than half a lease means that the server itself was away: then every deadline moves by it.
+        A gap of over half a lease since the last sweep means that the server itself was away: every deadline moves by it.
         """
         now = self.clock()
         if self._shift_after_outage(db, now):
@@ -486,7 +486,7 @@ class Dispatch(Jobs):
 
     @reads
     def backlog(self, db: Connection) -> list[Demand]:
-        """Jobs that could start now, by requirement and priority, with an estimate of their run time from what finished lately."""
+        """Jobs that could start now, by requirement and priority, with an estimate of run time from what finished lately."""
         counts = select(ready.c.class_id, func.count().label("n")).group_by(ready.c.class_id).subquery()
         rows = db.execute(
             select(klass.c.set_id, klass.c.prio_path, counts.c.n).join(counts, counts.c.class_id == klass.c.id)

@@ -275,7 +275,8 @@ class Views(Cloud):
             return [_because("no_workers", "no worker is up; start one with `coalition worker`, or give a pool in cloud.ini")]
         if not fitting:
             nearest = min(fleet, key=lambda row: len(matching.mismatch(requirement, row.capacity) or ""))
-            words = f"none of the {len(fleet)} workers fits: for example {nearest.name} {matching.mismatch(requirement, nearest.capacity)}"
+            lack = matching.mismatch(requirement, nearest.capacity)
+            words = f"none of the {len(fleet)} workers fits: for example {nearest.name} {lack}"
             return [_because("no_match", words)]
         if blocked:
             return []

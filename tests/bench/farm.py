@@ -105,7 +105,10 @@ def enrol(address: str, name: str, slots: int) -> SimulatedWorker:
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     body = json.dumps({"name": name, "session": f"bench-{name}-0123456789", "slots": slots, "facts": {"cpus": slots}}).encode()
-    head = f"POST /api/v1/workers/enrol HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /api/v1/workers/enrol HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     connection.sendall(head.encode() + body)
     worker = SimulatedWorker(slots, connection, 0, "", 0)
     while (answer := worker.receive()) is None:

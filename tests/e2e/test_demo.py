@@ -53,6 +53,8 @@ def test_when_the_server_is_killed_the_demo_says_so_and_ends_the_machines(small:
         client = Client(small.url)
         poll_until(lambda: (small.folder / "data" / "local").exists(), 60)
         poll_until(lambda: any(one["state"] == "RUNNING" for one in client.instances()), 60)
+        poll_until(lambda: {"serve", "worker"} <= {word for process in demo.remaining(small) for word in process.cmdline()}, 60)
+        poll_until(lambda: any("raytracer.py" in " ".join(process.cmdline()) for process in demo.remaining(small)), 60)
         for process in demo.remaining(small):
             if "serve" in process.cmdline():
                 process.send_signal(signal.SIGKILL)
