@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 
 from autoscaler.budget import Part, Purse, Short, sponsors
 from autoscaler.snapshot import LAUNCH_WINDOW_S, Demand, Instance, Pool, Snapshot, Worker
@@ -157,7 +156,8 @@ class _Decision:
         self.groups: dict[tuple[str, str, str], _Group] = {}
         self._too_dear: dict[tuple[str, str], int] = {}  # (pool, payer) -> the lowest price that its budgets cannot pay
         self._paid = Counter(one.pool for one in snapshot.instances)
-        self._shapes = _shapes(snapshot.pools)
+        self._ranked = _ranked(snapshot.pools)
+        self._shapes = {number: _capacity(pool, offer, "") for pool, offer, number in self._ranked}
         self._end_what_failed()
         self._end_what_is_drained()
         self._drain_what_is_idle()
@@ -329,11 +329,16 @@ class _Decision:
         for pool, offer in _by_preference(offers):
             if need <= EPSILON:
                 return
-            if self._room_in(pool) > 0:
+            if self._may_fit(pool, offer, demand.requirement.payer):
                 need = self._buy_of(pool, offer, demand, need)
         for pool in {one.settings.name: one for one, _ in offers}.values() if need > EPSILON else ():
             if self._room_in(pool) == 0 and pool.settings.enabled:
                 self._note(pool.settings.name, f"{_wait(demand)}; {_full(pool)}")
+
+    def _may_fit(self, pool: Pool, offer: Offering, payer: str) -> bool:
+        """Whether pool and budgets are not known already to have no room for it."""
+        name = pool.settings.name
+        return self._room_in(pool) > 0 and offer.price_micro < self._too_dear.get((name, payer), math.inf)
 
     def _use_spare(self, demand: Demand, need: float) -> float:
         """What earlier demands leave free of the instances in this plan."""
@@ -369,8 +374,6 @@ class _Decision:
         count = min(wanted, self._room_in(pool))
         if count < wanted:
             self._note(name, f"{why}; {_full(pool)}")
-        if offer.price_micro >= self._too_dear.get((name, payer), math.inf):
-            return 0, None
         key = (name, offer.name, payer)
         group = self.groups.get(key) or self._new_group(pool, offer, payer)
         fits, short = self.purse.room(group.parts, count)
@@ -439,12 +442,11 @@ class _Decision:
 
     def _offers(self, requirement: Requirement) -> list[tuple[Pool, Offering]]:
         """What could run it, of all pools."""
-        return [
-            entry
-            for shape, entries in self._shapes.items()
-            if matching.line(requirement, replace(shape[1], payer=requirement.payer)) is not None
-            for entry in entries
-        ]
+        fits = set()
+        for number, capacity in self._shapes.items():
+            if matching.line(requirement, replace(capacity, payer=requirement.payer)) is not None:
+                fits.add(number)
+        return [(pool, offer) for pool, offer, number in self._ranked if number in fits]
 
     def _somebody_can(self, requirement: Requirement) -> bool:
         """Whether a worker or booting instance can run it, though it is busy now."""
@@ -469,7 +471,7 @@ class _Decision:
         for pool in self.snap.pools:
             name = pool.settings.name
             have = sum(1 for _ in self._live(name)) + sum(g.count for g in self.groups.values() if g.pool is pool)
-            for _, offer in _by_preference([(pool, offer) for offer in pool.offers]):
+            for _, offer in _by_preference([(p, offer) for p, offer, _ in self._ranked if p is pool]):
                 lack = pool.settings.min - have
                 if lack > 0:
                     have += self._afford(pool, offer, "", lack, f"pool {name} keeps {pool.settings.min}, {have} are there")[0]
@@ -536,13 +538,15 @@ def _capacity(pool: Pool, offer: Offering, payer: str) -> Capacity:
     return Capacity(lines, offer.cpus, offer.memory_bytes, offer.gpus, payer)
 
 
-def _shapes(pools: Sequence[Pool]) -> dict[tuple[str, Capacity], list[tuple[Pool, Offering]]]:
-    """The offers by pool and by what their workers will have."""
-    shapes: dict[tuple[str, Capacity], list[tuple[Pool, Offering]]] = {}
+def _ranked(pools: Sequence[Pool]) -> list[tuple[Pool, Offering, int]]:
+    """All offers, the cheapest slots first, what has no price last; equal numbers are for equal pools and workers."""
+    numbers: dict[tuple[str, Capacity], int] = {}
+    every = []
     for pool in pools:
         for offer in pool.offers:
-            shapes.setdefault((pool.settings.name, _capacity(pool, offer, "")), []).append((pool, offer))
-    return shapes
+            shape = (pool.settings.name, _capacity(pool, offer, ""))
+            every.append((pool, offer, numbers.setdefault(shape, len(numbers))))
+    return sorted(every, key=lambda entry: (_per_slot(entry[1]), entry[0].settings.name, entry[1].name))
 
 
 def _wait(demand: Demand) -> str:
@@ -553,15 +557,14 @@ def _full(pool: Pool) -> str:
     return f"pool {pool.settings.name} is at its maximum of {pool.settings.max} instances"
 
 
-def _by_preference(offers: Sequence[tuple[Pool, Offering]]) -> Iterator[tuple[Pool, Offering]]:
-    """Again and again the smallest size within 10 % of the cheapest price per slot; what has no price comes last."""
-    left = sorted(offers, key=lambda entry: (_per_slot(entry[1]), entry[0].settings.name, entry[1].name))
-    while left:
-        limit = _per_slot(left[0][1]) * NEAR_CHEAPEST
-        near = takewhile(lambda entry: _per_slot(entry[1]) <= limit, left)  # noqa: B023 - it is used up at once
-        best = min(near, key=lambda entry: entry[1].slots)
-        left.remove(best)
-        yield best
+def _by_preference(ranked: Sequence[tuple[Pool, Offering]]) -> Iterator[tuple[Pool, Offering]]:
+    """Of those within 10 % of the cheapest slot the smallest first, then the same of the rest."""
+    start = 0
+    while start < len(ranked):
+        limit = _per_slot(ranked[start][1]) * NEAR_CHEAPEST
+        end = next((i for i in range(start, len(ranked)) if _per_slot(ranked[i][1]) > limit), len(ranked))
+        yield from sorted(ranked[start:end], key=lambda entry: entry[1].slots)
+        start = end
 
 
 def _per_slot(offer: Offering) -> float:

@@ -29,7 +29,6 @@ class Machine:
     until: float
     hidden: int = 0
     console: str = ""
-    terminating: bool = False
 
 
 @dataclass
