@@ -985,3 +985,20 @@ def config_show(call: Call, file: str | None) -> None:
     facts = [{**knob._asdict(), "changed": knob.changed} for knob in knobs]
     rows = ([f"[{knob.section}] {knob.key}", knob.value, knob.default if knob.changed else "", knob.help] for knob in knobs)
     call.screen.table({"settings": facts}, "SETTING VALUE DEFAULT HELP*", rows, "")
+
+
+@cli.group()
+def db() -> None:
+    """Look after the database's schema."""
+
+
+@db.command("upgrade")
+@click.option("--config", "file", metavar="FILE", help=CONFIG_HELP)
+@click.pass_obj
+def db_upgrade(call: Call, file: str | None) -> None:
+    """Bring the database to this version's schema; stop the server and make a backup first."""
+    from coalition.config import load
+    from coalition.schema_version import bring_up
+
+    before, now = bring_up(load(_config_file(file)))
+    call.screen.said({"before": before, "now": now}, f"schema {now}, it was {before or 'empty'}")

@@ -157,7 +157,7 @@ attempt = _table(
     Column("ended_at", Seconds),
     Column("run_ms", BigInteger, nullable=False, server_default="0"),
     Column("progress", Seconds, nullable=False, server_default="0"),
-    Column("exit_code", Integer),
+    Column("exit_code", BigInteger),  # Windows gives 32 bits without a sign
     Column("signal", Integer),
     Column("reason", LongText),
     Column("cost_micro", Money, nullable=False, server_default="0"),

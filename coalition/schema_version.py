@@ -41,6 +41,17 @@ def upgrade(store: Base) -> None:
     command.upgrade(_alembic(store), "head")
 
 
+def bring_up(settings: Settings) -> tuple[str | None, str]:
+    """Upgrades the database of a configuration; the schema version before, and now."""
+    store = Base(settings)
+    try:
+        before = current(store)
+        upgrade(store)
+        return before, head()
+    finally:
+        store.close()
+
+
 def prepare(settings: Settings) -> None:
     """Makes the tables of a new database; WrongSchema if it is another version's."""
     store = Base(settings)

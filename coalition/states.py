@@ -100,7 +100,8 @@ WORKER: Table = {
     ("WORKING", "idle"): "WAITING",
     **{(state, "drain"): "DRAINING" for state in ("STARTING", "WAITING", "WORKING", "TIMEOUT", "SICK")},
     ("DRAINING", "resume"): "STARTING",
-    **{(state, "silence"): "TIMEOUT" for state in ("STARTING", "WAITING", "WORKING", "DRAINING", "SICK")},
+    # DRAINING and SICK stay what they are through a silence: a worker that comes back must not take jobs for it.
+    **{(state, "silence"): "TIMEOUT" for state in ("STARTING", "WAITING", "WORKING")},
     ("TIMEOUT", "idle"): "WAITING",
     ("TIMEOUT", "work"): "WORKING",
     **{(state, "sicken"): "SICK" for state in ("STARTING", "WAITING", "WORKING")},

@@ -7,6 +7,7 @@ import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -420,12 +421,16 @@ def test_only_an_instance_that_holds_nothing_and_drained_long_enough_ends_as_idl
     fence = lead(store)
     (machine,) = launch(store, order(), fence)
     worker_id = enrol(store, "w1", "i-abab-0")
-    store.submit([JobSpec(command="true", affinity=("linux",))])
+    store.submit([JobSpec(command="true", affinity=("linux",))] * 2)
     row, _ = store.worker_row(worker_id) or (None, "")
     assert row is not None
+    call = Call(worker_id, row.epoch, row.capacity, (), (), 1, frozenset())
+    (before,) = store.exchange([call])
+    assert len(before.leases) == 1
     assert store.drain_instances([machine], "idle", fence) == [machine]
     assert store.end_instances([machine], "idle", fence, idle_only=True) == []  # another process may not know yet
-    store.exchange([Call(worker_id, row.epoch, row.capacity, (), (), 1, frozenset())])  # and indeed
+    (after,) = store.exchange([replace(call, held=frozenset(before.open))])
+    assert after.leases == [], "the lease transaction sees the drain that was committed before it"
     clock.wait(5)
     assert store.end_instances([machine], "idle", fence, idle_only=True) == []
     with store.write() as db:

@@ -24,7 +24,7 @@ from coalition.config import Settings
 from coalition.errors import CoalitionError, NotAuthenticated, StaleCall, Unavailable
 from coalition.model import Lease, Refused, Sync, SyncReply
 from coalition.states import InstanceState, WorkerState
-from coalition.store.dispatch import Beat, Call, Outcome
+from coalition.store.dispatch import TAKING, Beat, Call, Outcome
 from coalition.store.workers import WorkerRow, hash_secret
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ AHEAD_PER_SLOT = 64
 WATCH_S = 0.1
 FLUSH_S = 5.0
 LATER = (CoalitionError, SQLAlchemyError)  # a thread that runs beside the calls says so and goes on
-NO_DRAIN = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING, WorkerState.TIMEOUT)
 
 
 @dataclass
@@ -203,7 +202,7 @@ class Dispatcher:
     def _want(self, session: Session, call: Sync) -> int:
         """How many leases this call may get."""
         row = session.row
-        if not row.active or session.ending or row.state not in NO_DRAIN or self._stopping.is_set():
+        if not row.active or session.ending or row.state not in TAKING or self._stopping.is_set():
             return 0
         queued = sum(not running.started for running in call.running)
         ahead = 0
@@ -253,6 +252,8 @@ class Dispatcher:
         session.finished += outcome.finished
         session.errors += outcome.errors
         for result in call.finished:
+            if result.state == "STOPPED":  # also leases that were given back unstarted
+                continue
             session.run_s = result.run_s if session.run_s is None else 0.7 * session.run_s + 0.3 * result.run_s
         if outcome.open:
             session.idle_since = None

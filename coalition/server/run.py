@@ -13,7 +13,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from coalition import discovery
-from coalition.config import LOOPBACK, Settings
+from coalition.config import Settings
 from coalition.errors import ConfigError
 from coalition.schema_version import prepare
 from coalition.server.app import create_app
@@ -131,8 +131,3 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
     def _key_of(self, token_id: str) -> bytes | None:
         row = self.store.token(token_id) if self.store else None
         return bytes.fromhex(row.key) if row else None
-
-
-def beyond_loopback(settings: Settings) -> bool:
-    """Whether others than this machine can reach the server."""
-    return not LOOPBACK.match(settings.host)

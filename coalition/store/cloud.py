@@ -31,6 +31,7 @@ from coalition.store.workers import Workers, hash_secret
 ROLE = "autoscaler"
 DRAIN_SETTLE_S = 1.0  # by then every server process has read that the worker takes no more
 PAID = [str(state) for state in PAID_INSTANCES]
+COMING = (InstanceState.INTENDED, InstanceState.STARTING, InstanceState.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -727,7 +728,9 @@ class Cloud(Workers):
         self, db: Connection, states: Sequence[str] = (), pool: str | None = None, *, ended: bool = False, limit: int = 1_000
     ) -> list[dict[str, Any]]:
         """Instances, newest first: those of `states`, else all that are paid for, with `ended` also those that were."""
-        query = select(instance, worker.c.name.label("worker_name")).outerjoin(worker, worker.c.id == instance.c.worker_id)
+        columns = (instance, worker.c.name.label("worker_name"), intent.c.reason.label("why"))
+        query = select(*columns).outerjoin(worker, worker.c.id == instance.c.worker_id)
+        query = query.outerjoin(intent, intent.c.id == instance.c.intent_id)
         if states or not ended:
             query = query.where(instance.c.state.in_(list(states) or PAID))
         if pool is not None:
@@ -799,7 +802,7 @@ def _wordy(reason: str) -> str:
 
 def _shown(row: Any, now: float) -> dict[str, Any]:
     names = ("id", "pool", "offering", "provider_id", "state", "slots", "price_micro", "currency", "payer", "created_at")
-    times = ("launched_at", "enrolled_at", "ended_at", "funded_until", "reason")
+    times = ("launched_at", "enrolled_at", "ended_at", "funded_until")
     live = row.state in PAID
     accrued = ledger.cost(row.price_micro, row.launched_at, now) if live and row.launched_at else row.spent_micro
     return {
@@ -807,6 +810,7 @@ def _shown(row: Any, now: float) -> dict[str, Any]:
         "worker": row.worker_id,
         "worker_name": row.worker_name or "",
         "spent_micro": accrued,
+        "reason": row.why if row.state in COMING else row.reason,  # why it was started, then why it ends
         "allowed_actions": instance_actions(row.state),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -28,8 +28,10 @@ from coalition.store.jobs import DELETE_READY, Changes, Jobs
 HOUR_MS = 3_600_000
 LINES_KEPT = 200_000
 COUNTED_ALREADY = (AttemptState.FINISHED, AttemptState.ERROR)
+TAKEN_FROM = (AttemptState.LEASED, AttemptState.RUNNING, AttemptState.LOST)
 BACKOFF_S = 60.0
-LIVE_WORKERS = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING, WorkerState.DRAINING, WorkerState.SICK)
+TAKING = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING, WorkerState.TIMEOUT)  # TIMEOUT: it just called
+TIMED = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING)
 
 RESULT_COLUMNS = ("id", "job_id", "worker_id", "state", "leased_at", "started_at")
 JOB_COLUMNS = ("state", "parent", "class_id", "errors", "retries", "attempt_id", "paused", "holds")
@@ -100,6 +102,7 @@ LEASE_SPECS = HotIn(
     )
 )
 OPEN_OF = HotIn(lambda ids: select(attempt.c.open_worker, attempt.c.id, attempt.c.job_id).where(attempt.c.open_worker.in_(ids)))
+STATES_OF = HotIn(lambda ids: select(worker.c.id, worker.c.epoch, worker.c.state).where(worker.c.id.in_(ids), worker.c.active))
 RENEW = Hot(
     update(attempt)
     .where(attempt.c.id == bindparam("b_id"), attempt.c.open_worker == bindparam("b_worker"))
@@ -236,10 +239,10 @@ class Dispatch(Jobs):
         for call, outcome in zip(calls, outcomes, strict=True):
             for result in call.results:
                 row = rows.get(result.attempt)
-                refusal = _refusal(row, call.worker_id)
+                refusal = _refusal(row, call.worker_id, result.state)
                 if refusal:
                     outcome.refused.append(Refused(result.attempt, refusal))
-                elif row is not None and row.id not in taken.seen and row.state not in COUNTED_ALREADY:
+                elif row is not None and row.id not in taken.seen and row.state in TAKEN_FROM:
                     taken.seen.add(row.id)
                     self._take(db, call, outcome, result, row, taken, changes, now)
         self._many(db, END_ATTEMPT, taken.attempts)
@@ -293,6 +296,10 @@ class Dispatch(Jobs):
     def _give_leases(
         self, db: Connection, calls: Sequence[Call], wanted: Sequence[int], outcomes: Sequence[Outcome], now: float
     ) -> None:
+        # Checked again here, where the leases are written: a drain that was committed first must win.
+        states = STATES_OF.all(db, sorted({call.worker_id for call, want in zip(calls, wanted, strict=True) if want}))
+        may = {(worker_id, epoch) for worker_id, epoch, state in states if state in TAKING}
+        wanted = [want if (call.worker_id, call.epoch) in may else 0 for call, want in zip(calls, wanted, strict=True)]
         total = sum(wanted)
         if not total:
             return
@@ -348,12 +355,20 @@ class Dispatch(Jobs):
         for call, outcome in zip(calls, outcomes, strict=True):
             outcome.open = dict(held[call.worker_id])
             ended = {result.attempt for result in call.results}
-            outcome.stop = sorted(call.held - outcome.open.keys() - ended)
+            strangers = call.held - outcome.open.keys() - ended
+            outcome.stop = sorted(strangers - self._may_go_on(db, strangers, call.worker_id))
             new = {lease.attempt for lease in outcome.leases}
             again = {lease: job_id for lease, job_id in outcome.open.items() if lease not in call.held and lease not in new}
             if again:
                 specs = {row[0]: row for row in LEASE_SPECS.all(db, sorted(set(again.values())))}
                 outcome.leases += [_lease_of(lease, specs[job_id]) for lease, job_id in sorted(again.items())]
+
+    def _may_go_on(self, db: Connection, attempts: Set[int], worker_id: int) -> set[int]:
+        """Those that were LOST while the worker was cut off, and that nobody has replaced: their late result will count."""
+        if not attempts:
+            return set()
+        rows = map(_ResultRow._make_row, RESULT_ROWS.all(db, sorted(attempts)))
+        return {row.id for row in rows if row.state == AttemptState.LOST and _refusal(row, worker_id, "") is None}
 
     # ------------------------------------------------------------ heartbeats, loss
 
@@ -409,7 +424,7 @@ class Dispatch(Jobs):
         whole = now + self.settings.worker.lease_s
         shifted = case((attempt.c.deadline + gap > whole, whole), else_=attempt.c.deadline + gap)
         db.execute(update(attempt).where(attempt.c.open_worker.is_not(None)).values(deadline=shifted))
-        alive = [str(state) for state in LIVE_WORKERS]
+        alive = [str(state) for state in TIMED]
         seen = case((worker.c.seen_at + gap > now, now), else_=worker.c.seen_at + gap)
         db.execute(update(worker).where(worker.c.state.in_(alive)).values(seen_at=seen))
         self._event(db, "server.outage", "sweeper", f"nobody swept for {gap:.0f} s: all leases run so much longer")
@@ -453,7 +468,7 @@ class Dispatch(Jobs):
         self._refresh(db, ids, changes)
 
     def _time_out_workers(self, db: Connection, now: float) -> None:
-        alive = [str(state) for state in LIVE_WORKERS]
+        alive = [str(state) for state in TIMED]
         silent = worker.c.seen_at < now - self.settings.worker.lease_s
         for row in db.execute(select(worker.c.id, worker.c.state).where(worker.c.state.in_(alive), silent)).all():
             values = {"state": after(WORKER, row.state, "silence")}
@@ -647,11 +662,11 @@ def _lease_of(lease: int, row: Sequence[Any]) -> Lease:
     return Lease(lease, job_id, title, command, directory, variables, user, timeout_s, pattern)
 
 
-def _refusal(row: _ResultRow | None, worker_id: int) -> str | None:
+def _refusal(row: _ResultRow | None, worker_id: int, said: str) -> str | None:
     """Why a result does not count; None if it does, or if it was taken before."""
     if row is None or row.worker_id != worker_id:
         return "no such attempt of this worker"
-    if row.state in COUNTED_ALREADY:
+    if row.state in COUNTED_ALREADY or said == row.state:
         return None
     if row.job_attempt_id is None:
         return "the job was deleted"

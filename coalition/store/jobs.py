@@ -635,10 +635,15 @@ class Jobs(Base):
                     given.get("cpus", old.cpus),
                     given.get("memory_bytes", old.memory_bytes),
                     given.get("gpus", old.gpus),
-                    matching.payer(self.settings.budgets, "" if row.is_group else row.user, [row.title], tags),
+                    self._payer(row, tags),
                 )
                 rows.append({"b_id": row.id, "own_set": self._reqset(db, new)})
         db.execute(update(job).where(job.c.id == bindparam("b_id")), rows)
+
+    def _payer(self, row: Any, tags: Sequence[str]) -> str:
+        """A group pays by its title, a leaf by its user, both by their tags."""
+        user, titles = ("", [row.title]) if row.is_group else (row.user, [])
+        return matching.payer(self.settings.budgets, user, titles, tags)
 
     def _move(self, db: Connection, ids: Sequence[int], parent: int, changes: Changes) -> None:
         self._above(db, parent, "changes.parent")
@@ -726,17 +731,14 @@ class _Sets:
     def of(self, spec: JobSpec, above: int, is_group: bool) -> tuple[int, int]:
         """(own set, set with the ancestors')."""
         user = "" if is_group else spec.user
-        key = (spec.affinity, spec.cpus, spec.memory_bytes, spec.gpus, user, spec.title if self._titles_pay else "")
+        key = (spec.affinity, spec.cpus, spec.memory_bytes, spec.gpus, user, spec.title if is_group else None)
         if key not in self._own:
-            payer = matching.payer(self.store.settings.budgets, user, [spec.title], spec.affinity)
+            titles = [spec.title] if is_group else []
+            payer = matching.payer(self.store.settings.budgets, user, titles, spec.affinity)
             own = Requirement(tuple(sorted(set(spec.affinity))), spec.cpus, spec.memory_bytes, spec.gpus, payer)
             self._own[key] = own, self.store._reqset(self.db, own)
         own_id = self._own[key][1]
         return own_id, self.under(own_id, above)
-
-    @property
-    def _titles_pay(self) -> bool:
-        return any(budget.applies_to.startswith("group:") for budget in self.store.settings.budgets)
 
     def under(self, own: int, above: int) -> int:
         if not above:

@@ -90,9 +90,18 @@ class Views(Cloud):
         for chunk in chunks([row.id for row in rows]):
             for edge in db.execute(select(dependency.c.job_id, dependency.c.on_id).where(dependency.c.job_id.in_(chunk))):
                 depends.setdefault(edge.job_id, []).append(edge.on_id)
-        return [self._show(db, row, tuple(sorted(depends.get(row.id, ())))) for row in rows]
+        costs = self._costs(db, [row.id for row in rows if not row.is_group])
+        return [self._show(db, row, tuple(sorted(depends.get(row.id, ()))), costs.get(row.id, 0)) for row in rows]
 
-    def _show(self, db: Connection, row: Any, depends_on: Sequence[int]) -> Job:
+    def _costs(self, db: Connection, ids: Sequence[int]) -> dict[int, int]:
+        """What all the attempts of each of these leaves cost, the failed ones too, as their groups count it."""
+        costs: dict[int, int] = {}
+        for chunk in chunks(ids):
+            sums = select(attempt.c.job_id, func.sum(attempt.c.cost_micro).label("cost")).where(attempt.c.job_id.in_(chunk))
+            costs.update((row.job_id, int(row.cost)) for row in db.execute(sums.group_by(attempt.c.job_id)))
+        return costs
+
+    def _show(self, db: Connection, row: Any, depends_on: Sequence[int], cost_micro: int) -> Job:
         own = self._requirement(db, row.own_set)
         state = group_state(row) if row.is_group else row.state
         held_above = bool(row.above_holds)
@@ -124,7 +133,7 @@ class Views(Cloud):
             started_at=row.group_started_at if row.is_group else (row.started_at or row.leased_at),
             ended_at=(row.group_ended_at if state in ("FINISHED", "ERROR") else None) if row.is_group else _ended(row),
             run_s=self._run_s(row),
-            cost_micro=(row.group_cost_micro if row.is_group else row.cost_micro) or 0,
+            cost_micro=row.group_cost_micro if row.is_group else cost_micro,
             depends_on=depends_on,
             attempt=row.attempt_id,
             worker=row.worker_name or "",
@@ -319,7 +328,6 @@ def _job_select() -> Any:
             attempt.c.ended_at,
             attempt.c.run_ms,
             attempt.c.progress,
-            attempt.c.cost_micro,
             attempt.c.reason,
             attempt.c.exit_code,
             attempt.c.state.label("attempt_state"),

@@ -108,6 +108,8 @@ class Workers(Dispatch):
             raise BadInput(fields={"kind": f"{kind!r} is not allowed; allowed: {', '.join(TOKEN_KINDS)}"})
         if kind == "user" and role not in ROLES:
             raise BadInput(fields={"role": f"{role!r} is not allowed; allowed: {', '.join(ROLES)}"})
+        if kind == "user" and not user:
+            raise BadInput(fields={"user": "is missing; a user token says whose it is"})
         now = self.clock()
         token_id, secret = secrets.token_hex(6), secret or secrets.token_urlsafe(32)
         values = {"id": token_id, "kind": kind, "hash": hash_secret(secret), "user": user, "role": role, "uses_left": uses}

@@ -31,7 +31,7 @@ def _attempt() -> None:
         sa.Column("ended_at", sa.Double(), nullable=True),
         sa.Column("run_ms", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("progress", sa.Double(), server_default="0", nullable=False),
-        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("exit_code", sa.BigInteger(), nullable=True),
         sa.Column("signal", sa.Integer(), nullable=True),
         sa.Column(
             "reason", sa.Text().with_variant(mysql.LONGTEXT(), "mariadb").with_variant(mysql.LONGTEXT(), "mysql"), nullable=True
