@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
-pytest.register_assert_rewrite("builders", "contract_provider", "contract_store", "invariants")
+pytest.register_assert_rewrite("tests.builders", "tests.contract_provider", "tests.contract_store", "tests.invariants")
 
-from builders import Clock, WatchedStore, settings  # noqa: E402
 from flask import Flask  # noqa: E402
 
 from coalition.schema_version import upgrade  # noqa: E402
 from coalition.server.app import create_app  # noqa: E402
 from coalition.store.base import Base  # noqa: E402
+from tests.builders import Clock, WatchedStore, settings  # noqa: E402
 
 T = TypeVar("T")
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -40,19 +39,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     return _no_skips((yield), collector.nodeid)
-
-
-def poll_until(condition: Callable[[], T], timeout_s: float = 10.0, state: Callable[[], object] | None = None) -> T:
-    """The first true answer of `condition`; fails after `timeout_s` with its last answer, and with what `state` then says."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if time.monotonic() >= deadline:
-            seen = f"; then: {state()}" if state else ""
-            raise AssertionError(f"not true within {timeout_s:g} s, last {answer!r}{seen}")
-        time.sleep(0.02)
 
 
 @pytest.fixture

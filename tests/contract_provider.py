@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
-from conftest import poll_until
 
 from coalition.config import PoolSettings
 from providers.base import Fate, Instance, Life, Offering, Provider, Request, TooLate
+from tests.polling import poll_until
 
 POOL = PoolSettings("p", 1, provider="local", affinity=("linux",), slots=2, max=4, price_micro=100_000)
 

@@ -12,9 +12,9 @@ import threading
 from dataclasses import replace
 
 import pytest
-from builders import LEASE_S, Clock, Hand, WatchedStore, a_budget, a_group, a_job, a_range, a_result, an_enrol
-from invariants import check_invariants
+from sqlalchemy import update
 
+from coalition import schema
 from coalition.errors import BadInput, CoalitionError, Conflict, IllegalTransition, NotAuthenticated, NotFound, TooLarge
 from coalition.model import Counts, Facts, Job, JobChanges, JobSpec, WorkerChanges
 from coalition.store import Store
@@ -22,6 +22,8 @@ from coalition.store.cloud import Order
 from coalition.store.dispatch import Beat
 from coalition.store.jobs import MAX_DEPTH
 from coalition.store.views import JobQuery
+from tests.builders import LEASE_S, Clock, Hand, WatchedStore, a_budget, a_group, a_job, a_range, a_result, an_enrol
+from tests.invariants import check_invariants
 
 
 @pytest.fixture
@@ -325,6 +327,19 @@ class TestResults:
         assert (store.job(job_id).state, store.job(job_id).errors) == ("WAITING", 0)
         assert hand.take_one().job == job_id
 
+    def test_a_repeated_stop_is_answered_as_before(self, store: Store, hand: Hand) -> None:
+        one(store)
+        lease = hand.take_one()
+        assert hand.stop(lease).refused == []
+        assert hand.stop(lease).refused == []
+
+    def test_a_leaf_costs_what_all_its_attempts_cost_as_its_group_counts_it(self, store: Store) -> None:
+        hand = Hand(store, price=3_600_000)
+        (group,) = submit(store, a_group("g", a_job()))
+        hand.stop(lease := hand.take_one())
+        hand.finish(hand.take_one(), run_s=2.0)
+        assert store.job(lease.job).cost_micro == store.job(group).cost_micro == 3_000
+
     def test_a_repeated_report_is_answered_as_before_and_counts_once(self, store: Store, hand: Hand) -> None:
         (group,) = submit(store, a_group("g", a_job(), a_job()))
         good, bad = hand.take(2)
@@ -393,6 +408,28 @@ class TestLoss:
             store.flush_beats([beat(hand, clock(), lease.attempt)])
             assert store.sweep() == 0
         assert store.attempt(lease.attempt).progress == 0.25
+
+    def test_a_lost_attempt_goes_on_until_somebody_replaces_it(self, store: Store, hand: Hand, clock: Clock) -> None:
+        one(store)
+        lease = hand.take_one()
+        lose(store, clock)
+        assert store.attempt(lease.attempt).state == "LOST"
+        assert hand.exchange().stop == [], "its late result would count, so the render is not thrown away"
+        Hand(store, "w2").take_one()
+        assert hand.exchange().stop == [lease.attempt]
+
+    @pytest.mark.parametrize("how", ["drained", "sick"])
+    def test_a_silence_does_not_undo_a_drain_or_forgive_a_sick_worker(
+        self, store: Store, hand: Hand, clock: Clock, how: str
+    ) -> None:
+        kept = "DRAINING" if how == "drained" else "SICK"
+        with store.write() as db:
+            db.execute(update(schema.worker).values(state=kept))
+        lose(store, clock)
+        store.flush_beats([beat(hand, clock())])
+        assert store.workers()[0].state == kept
+        one(store)
+        assert hand.take() == [], "and the lease transaction itself gives it nothing"
 
     def test_a_late_result_counts_until_the_job_is_leased_again(self, store: Store, hand: Hand, clock: Clock) -> None:
         job_id = one(store)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cloud_world import DOLLAR, LINUX, START, Clock, World, budget, pool, settings
 from sqlalchemy import Connection, func, select
 
 from coalition import schema
@@ -18,6 +17,7 @@ from coalition.store import Store
 from coalition.store.cloud import ROLE
 from providers.base import Fate, Life, Reason, Rejected, Scope, Unknown
 from providers.fake import FakeProvider
+from tests.cloud_world import DOLLAR, LINUX, START, Clock, World, budget, pool, settings
 
 
 @pytest.fixture

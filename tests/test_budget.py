@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cloud_world import DOLLAR, START, budget
 from hypothesis import given
 from hypothesis import strategies as st
 from test_decide import machine, money
 
 from autoscaler.budget import Purse, sponsors
 from coalition import ledger
+from tests.cloud_world import DOLLAR, START, budget
 
 
 def test_sponsors_are_the_budgets_of_farm_pool_and_payer_sorted_soft_ones_too() -> None:

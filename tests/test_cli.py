@@ -20,13 +20,13 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from conftest import poll_until
-from fakes.api import Answer, Api, refusal
-from fakes.server import HandWorker, RealServer
 
 from coalition.cli import cli
 from coalition.client import Client
 from coalition.errors import Conflict, Unavailable
+from tests.fakes.api import Answer, Api, refusal
+from tests.fakes.server import HandWorker, RealServer
+from tests.polling import poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import poll_until
-from fakes.api import Answer, Api, Request, a_group, a_job, a_worker, an_attempt, log_of, log_piece, refusal
 
 from coalition import client as module
 from coalition.client import Client, ended
@@ -30,6 +28,8 @@ from coalition.errors import (
     Unavailable,
 )
 from coalition.model import Job, JobSpec, from_dict
+from tests.fakes.api import Answer, Api, Request, a_group, a_job, a_worker, an_attempt, log_of, log_piece, refusal
+from tests.polling import poll_until
 
 FAST = 0.01
 

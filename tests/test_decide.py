@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from cloud_world import DOLLAR, LINUX, START, budget, pool
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from coalition import ledger
 from coalition.config import AutoscalerSettings, BudgetSettings, PoolSettings
 from coalition.matching import Capacity, Requirement
 from providers.base import Deadline, Offering
+from tests.cloud_world import DOLLAR, LINUX, START, budget, pool
 
 RULES = AutoscalerSettings()
 TAGGED = Requirement(("linux",))

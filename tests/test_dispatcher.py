@@ -10,8 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import Clock, WatchedStore, a_group, a_job, a_result, an_enrol
-from conftest import poll_until
 from sqlalchemy import event, insert, update
 
 from coalition import schema
@@ -19,6 +17,8 @@ from coalition.errors import NotAuthenticated, StaleCall, Unavailable
 from coalition.model import Lease, Result, Running, Sync, SyncReply, WorkerChanges
 from coalition.server.dispatcher import Dispatcher
 from coalition.store import Store
+from tests.builders import Clock, WatchedStore, a_group, a_job, a_result, an_enrol
+from tests.polling import poll_until
 
 SOON_S = 2.0
 

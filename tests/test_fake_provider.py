@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from contract_provider import ProviderContract, Rig
 
 from providers.base import Life, Reason, Rejected, Unknown
 from providers.fake import FakeProvider
+from tests.contract_provider import ProviderContract, Rig
 
 
 class Clock:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import poll_until
-from contract_provider import ProviderContract, Rig
 
 from providers.base import Fate, Life, Request, Unknown
 from providers.local import MARK, LocalProvider, worker_command
+from tests.contract_provider import ProviderContract, Rig
+from tests.polling import poll_until
 
 
 def of_instance(id: str) -> list[psutil.Process]:

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cloud_world import LINUX, World, budget, pool, settings
-from conftest import poll_until
 
 from autoscaler.loop import Autoscaler, make_providers
 from coalition.config import Settings
@@ -19,6 +17,8 @@ from coalition.schema import metadata
 from coalition.store import Store
 from providers.base import Request
 from providers.fake import FakeProvider
+from tests.cloud_world import LINUX, World, budget, pool, settings
+from tests.polling import poll_until
 
 
 def test_the_loser_of_the_lease_does_nothing(tmp_path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from builders import a_budget
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coalition.matching import Capacity, Requirement, extend_path, line, mismatch, order_key, payer, strip_path
+from tests.builders import a_budget
 
 GIB = 2**30
 

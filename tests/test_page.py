@@ -23,10 +23,10 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from coalition.client import Client
 from coalition.server import page as served
-from tests.conftest import poll_until
 from tests.fakes.farm_api import TOKEN, Farm, create_app
 from tests.fakes.farm_scenes import HOSTILE
 from tests.fakes.server import HandWorker, RealServer
+from tests.polling import poll_until
 
 ROOT = Path(__file__).resolve().parent.parent
 SCREENSHOTS = ROOT / "build" / "screenshots"

@@ -15,11 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import poll_until
 
 from coalition.errors import BadInput
 from coalition.model import Lease
 from coalition.runner import MAX_TEXT, PLATFORM, Ended, PathRules, Progress, Runner, Site, describe, expand
+from tests.polling import poll_until
 
 LINUX = "linux"
 SHOW = {"name": "SHOW", "linux": "/mnt/show", "macos": "/Volumes/show", "windows": "X:\\show"}

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from builders import settings
 from sqlalchemy import inspect, text
 
 from coalition.errors import WrongSchema
@@ -17,6 +16,7 @@ from coalition.schema import metadata
 from coalition.schema_version import current, head, prepare, upgrade
 from coalition.store import Store
 from coalition.store.base import Base
+from tests.builders import settings
 
 
 @pytest.fixture

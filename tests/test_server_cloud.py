@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from cloud_world import World, budget, pool, settings
 from flask.testing import FlaskClient
 
 from coalition.server.app import create_app
+from tests.cloud_world import World, budget, pool, settings
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from builders import Agent, Caller, done
 from flask import Flask
+
+from tests.builders import Agent, Caller, done
 
 MANY = 10_485_760
 

@@ -6,10 +6,10 @@ import secrets
 from typing import Any
 
 import pytest
-from builders import Agent, Caller, Clock, WatchedStore, done
 from flask import Flask
 
 from coalition.model import PROTOCOL
+from tests.builders import Agent, Caller, Clock, WatchedStore, done
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders import Clock, Hand, WatchedStore, a_group, a_job, settings
-from contract_store import *  # noqa: F403
 from hypothesis import HealthCheck, strategies
 from hypothesis import settings as rules
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -21,6 +19,8 @@ from coalition.errors import BadInput, ConfigError, Unavailable
 from coalition.model import JobChanges
 from coalition.store import Store
 from coalition.store.views import JobQuery
+from tests.builders import Clock, Hand, WatchedStore, a_group, a_job, settings
+from tests.contract_store import *  # noqa: F403
 
 # ---------------------------------------------------------------- SQLite itself
 

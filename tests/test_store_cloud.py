@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cloud_world import DOLLAR, START, Clock, budget, make_store, pool, settings
 from sqlalchemy import func, select, update
 
 from coalition import ledger, schema
@@ -23,6 +22,7 @@ from coalition.store import Store
 from coalition.store.cloud import ROLE, Blocked, Decided, Found, Order
 from coalition.store.dispatch import Call
 from coalition.store.workers import hash_secret
+from tests.cloud_world import DOLLAR, START, Clock, budget, make_store, pool, settings
 
 TOKEN = "ab" * 16
 

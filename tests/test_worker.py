@@ -18,13 +18,13 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import poll_until
-from fakes.protocol import UNWELL, Farm
 
 from coalition.errors import BadInput, Conflict, NotAuthenticated
 from coalition.link import PIECE_BYTES, Connection
 from coalition.outbox import Outbox, StateDir
 from coalition.worker import Agent, WorkerOptions, _Schedule
+from tests.fakes.protocol import UNWELL, Farm
+from tests.polling import poll_until
 
 ROOT = Path(__file__).parents[1]
 

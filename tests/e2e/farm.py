@@ -14,7 +14,7 @@ import psutil
 
 from coalition.client import Client
 from coalition.model import Job
-from tests.conftest import poll_until
+from tests.polling import poll_until
 
 MARK = "COALITION_TEST_FARM"
 

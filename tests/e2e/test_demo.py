@@ -15,7 +15,7 @@ from rich.console import Console
 
 from coalition.client import Client
 from scripts import demo
-from tests.conftest import poll_until
+from tests.polling import poll_until
 
 
 @pytest.fixture

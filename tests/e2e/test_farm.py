@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
-from tests.conftest import poll_until
 from tests.e2e.farm import RealFarm
+from tests.polling import poll_until
 
 MakeFarm = Callable[..., RealFarm]
 NO_SCALING = {"autoscaler": "enabled = no"}
