@@ -155,7 +155,10 @@ class Applier:
         try:
             started = provider.launch(replace(request, enrol_token=self.store.enrol_token(request.token)))
         except Rejected as error:
-            self.store.refused(intent_id, f"{error.kind}: {error}", self.fence)
+            if first:
+                self.store.refused(intent_id, f"{error.kind}: {error}", self.fence)
+            else:  # it started none, but the call before, whose answer was lost, may have: their money stays
+                log.warning("intent %d: refused when it was sent again, its money stays: %s", intent_id, error)
             self._block_rejected(request, error)
         except TooLate as error:
             log.warning("intent %d: %s", intent_id, error)

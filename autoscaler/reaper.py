@@ -71,7 +71,7 @@ def reap(
     """What the lists of providers (those that could be had) say about our rows.
 
     An instance without a row is ended at its second sighting past `stray_age_s`, and only if it carries this farm's tag.
-    One that is not listed is gone once it should have been: after TERMINATING, or past `stray_age_s` (lists lag).
+    One that is not listed is gone past `stray_age_s`, whatever its state: lists lag, and money is freed by evidence only.
     """
     findings = Findings()
     by_id = {(provider, one.id): one for provider, listed in lists.items() for one in listed}
@@ -102,7 +102,7 @@ def reap(
 def _look(row: Row, seen: Instance | None, findings: Findings, now: float, stray_age_s: float) -> None:
     ending = row.state == InstanceState.TERMINATING
     if seen is None:
-        if ending or now - (row.launched_at or 0.0) >= stray_age_s:
+        if now - (row.launched_at or 0.0) >= stray_age_s:  # TERMINATING too: that it was asked to end is no evidence
             findings.gone.append(Gone(row.id, now, "the provider no longer lists it"))
     elif seen.life is Life.GONE:
         findings.gone.append(Gone(row.id, now if seen.ended_at is None else seen.ended_at, seen.reason or "it ended"))

@@ -16,6 +16,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import secrets
 import select
 import socket
@@ -33,6 +34,8 @@ from coalition.errors import CoalitionError, ServerUnreachable
 VERSION = 1
 DEFAULT_PORT = 19_211
 MAX_DATAGRAM = 1_024
+NONCE = re.compile(r"^[0-9a-f]{32}\Z")
+TOKEN_ID = re.compile(r"^[A-Za-z0-9_\-]{1,64}\Z")
 RESEND_S = (0.0, 0.2, 0.5, 1.0)  # then each second: a broadcast may be lost
 logger = logging.getLogger(__name__)
 
@@ -121,6 +124,8 @@ class _Search:
         if not isinstance(farm, str) or not isinstance(url, str) or not isinstance(sign, str):
             return ""
         if answer.get("nonce") != self.nonce or (self.farm and farm != self.farm) or not (_is_url(url) and farm.isprintable()):
+            return ""
+        if not sign.isascii():  # no signature of ours; half a character could not even be compared
             return ""
         if not self.token:
             logger.warning("found farm %s at %s; the answer is not signed, as this worker has no token", farm, url)
@@ -219,16 +224,22 @@ class Responder:
         """The datagram for this question; None for one that is malformed, for another farm, or not to be answered."""
         question = _parse(data)
         farm, nonce, token = (question.get(name) for name in ("farm", "nonce", "token"))
-        if not isinstance(farm, str) or not isinstance(nonce, str) or not isinstance(token, str) or len(nonce) != 32:
+        if not isinstance(farm, str) or not isinstance(nonce, str) or not isinstance(token, str):
+            return None
+        if not NONCE.match(nonce):
             return None
         own = self._settings.server.farm
         url = self._url_for(peer)
         if (farm and farm != own) or not url:
             return None
         try:
-            key = self._key_of(token) if token else None
+            # Anyone can send this: no database is asked about half a character or a NUL byte.
+            key = self._key_of(token) if TOKEN_ID.match(token) else None
         except CoalitionError as error:  # the database is away: the worker asks again
             logger.warning("a worker's question from %s cannot be answered: %s", peer, error)
+            return None
+        except Exception:  # whatever it is, the next question must be answered
+            logger.exception("a worker's question from %s cannot be answered", peer)
             return None
         sign = mac(key, nonce, own, url) if key else ""
         return json.dumps({"coalition": VERSION, "farm": own, "url": url, "nonce": nonce, "mac": sign}).encode()

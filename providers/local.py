@@ -31,6 +31,7 @@ from providers.base import Deadline, Fate, Instance, Launched, Life, Notice, Off
 NAME = re.compile(r"^[A-Za-z0-9]{8,64}-\d{1,6}$")
 START_S = 10.0  # a folder without a supervisor for so long never started
 STUCK_S = 10.0  # a supervisor that does not end within it is killed
+KILL_S = 1.0  # how long the end of killed processes is waited for
 KEEP_S = 3_600.0
 CONSOLE_BYTES = 16_384
 MARK = "COALITION_INSTANCE"
@@ -213,9 +214,12 @@ class LocalProvider:
             self._ask_to_end(folder)
             return Fate.GOING
         try:
-            for process in _processes(folder.name):
+            doomed = _processes(folder.name)
+            for process in doomed:
                 with suppress(psutil.Error):
                     process.kill()
+            if psutil.wait_procs(doomed, timeout=KILL_S)[1]:
+                return Fate.GOING  # killed, and not seen gone
             if not (folder / "ended").exists():
                 self._write_end(folder, "it was terminated")
             return Fate.GONE
@@ -263,7 +267,7 @@ class LocalProvider:
 def _translated(verb: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
         raise Unknown(f"local {verb}: {error}") from error
 
 

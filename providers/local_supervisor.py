@@ -106,15 +106,16 @@ class Supervisor:
         dies_at = time.monotonic() + float(seconds or 0) if fault == "dies" else None
         starts_at = time.monotonic() + float(seconds or 0) if fault == "slow_boot" else 0.0
         while True:
-            if self.worker is None and fault != "never_boots" and time.monotonic() >= starts_at:
-                self._start()
             if reason := self._over(dies_at):
                 self._end_all(0.0 if dies_at else GRACE_S)
                 return reason
+            if self.worker is None and fault != "never_boots" and time.monotonic() >= starts_at:
+                self._start()
             self._rest(lambda: self.asked_to_end or self.status is not None)
 
     def _over(self, dies_at: float | None) -> str:
-        if self.asked_to_end:
+        # The mark is the request; the signal, which may have come before anybody could hear it, only hurries.
+        if self.asked_to_end or (self.folder / "terminate").exists():
             return "it was terminated"
         if boot_time() >= self._deadline():
             return "its paid time was over"

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import update
 
 from coalition import schema
+from coalition.discovery import key_of_token
 from coalition.errors import BadInput, CoalitionError, Conflict, IllegalTransition, NotAuthenticated, NotFound, TooLarge
 from coalition.model import Counts, Facts, Job, JobChanges, JobSpec, WorkerChanges
 from coalition.store import Store
@@ -1004,6 +1005,15 @@ class TestTokens:
             with pytest.raises(BadInput) as refused:
                 store.create_token(kind, user="ann", role=role)
             assert list(refused.value.fields) == [field]
+
+    def test_a_token_that_is_used_up_or_over_still_signs_for_the_worker_that_looks_for_its_server_again(
+        self, store: Store, clock: Clock
+    ) -> None:
+        token = store.create_token("enrol", uses=1, expires_s=10)
+        store.enrol(an_enrol(token=token))
+        clock.advance(11)
+        assert store.discovery_key(token.partition(".")[0]) == key_of_token(token)
+        assert store.discovery_key("nobody") is None
 
     def test_deleting_an_unknown_token_says_so(self, store: Store) -> None:
         with pytest.raises(NotFound):

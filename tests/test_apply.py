@@ -137,6 +137,45 @@ def test_an_intent_that_is_never_found_keeps_its_money_and_then_counts_as_spent(
     assert world.committed() == reserved
 
 
+def test_a_refusal_of_a_replay_keeps_the_money_of_what_the_lost_call_may_have_started(world: World) -> None:
+    world.fake.faults.lost_answers["launch"] = 1
+    world.fake.faults.hidden_lists = 3
+    world.submit(4)
+    world.tick(seconds=5)
+    world.fake.faults.errors["launch"].append(Rejected(Reason.THROTTLE, "slow down", Scope.PROVIDER))
+    reserved = world.committed()
+    world.tick(seconds=5)
+    assert (world.states(), world.live(), world.committed()) == (["INTENDED", "INTENDED"], 2, reserved)
+    world.tick(seconds=5)
+    assert world.states() == ["STARTING", "STARTING"]
+
+
+def test_guests_that_enrol_out_of_order_before_the_answer_is_stored_leave_nobody_unpaid(world: World) -> None:
+    def enrol_the_second(point: str) -> None:
+        if point == "launch answered":
+            world.enrol("f-2", world.requests()[0])
+
+    world.fake.before = enrol_the_second
+    world.submit(4)
+    world.tick()
+    world.fake.before = lambda _: None
+    assert sorted(world.states()) == ["RUNNING", "STARTING"]
+    assert (world.live(), world.committed()) == (2, 2 * 183_612)
+
+
+def test_one_that_should_end_and_is_hidden_by_a_lagging_list_keeps_its_money(world: World) -> None:
+    world.fake.faults.hidden_lists = 3
+    world.fake.faults.stubborn = 1
+    world.submit(2)
+    world.tick(seconds=2)
+    (row,) = world.store.instances()
+    world.store.mark_instances([row["id"]], "terminate", "ann")
+    world.tick(2, seconds=1)
+    assert world.states()[0] == "TERMINATING"
+    assert world.live() == 2
+    assert world.committed() == 2 * 183_612
+
+
 def test_a_list_that_lags_starts_nothing_twice_and_ends_nothing(world: World) -> None:
     world.fake.faults.hidden_lists = 3
     world.submit(4)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from coalition.config import ServerSettings, Settings
-from coalition.discovery import Responder, broadcast_addresses, find, key_of_token, mac
+from coalition.discovery import Responder, _Search, broadcast_addresses, find, key_of_token, mac
 from coalition.errors import ServerUnreachable, Unavailable
 
 TOKEN = "site1.a-secret"
@@ -149,6 +149,7 @@ def test_an_answer_carries_the_nonce_and_its_signature() -> None:
         question(farm="other"),
         question(nonce="short"),
         question(nonce=7),
+        question(nonce="\ud800" * 32, token="site1"),
         question(token=None),
         question(farm=["show"]),
         question(padding="x" * 1_024),
@@ -176,9 +177,25 @@ def test_the_answer_holds_an_address_that_the_worker_can_use(server: dict[str, s
     responder.stop()
 
 
-def test_while_the_database_is_away_a_question_is_not_answered() -> None:
+@pytest.mark.parametrize("token", ["\ud800", "a\0b", "x" * 65, "a b"])
+def test_what_cannot_be_a_tokens_id_is_never_looked_up(token: str) -> None:
+    asked: list[str] = []
+    responder = Responder(settings("show", 1), lambda one: asked.append(one))
+    assert json.loads(responder.answer(question(token=token), "127.0.0.1") or b"")["mac"] == ""
+    assert asked == []
+    responder.stop()
+
+
+def test_an_answer_with_half_a_character_for_a_signature_is_not_believed() -> None:
+    search = _Search("", TOKEN)
+    answer = {"coalition": 1, "farm": "show", "url": "http://10.0.0.9:1", "nonce": search.nonce, "mac": "\ud800"}
+    assert search.read(json.dumps(answer).encode(), "10.0.0.9") == ""
+
+
+@pytest.mark.parametrize("trouble", [Unavailable("the database is away"), RuntimeError("something else")])
+def test_while_the_database_is_away_a_question_is_not_answered(trouble: Exception) -> None:
     def away(_: str) -> bytes | None:
-        raise Unavailable("the database is away")
+        raise trouble
 
     responder = Responder(settings("show", 1), away)
     assert responder.answer(question(token="site1"), "127.0.0.1") is None

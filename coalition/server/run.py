@@ -129,5 +129,4 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             self.store.close()
 
     def _key_of(self, token_id: str) -> bytes | None:
-        row = self.store.token(token_id) if self.store else None
-        return bytes.fromhex(row.key) if row else None
+        return self.store.discovery_key(token_id) if self.store else None

@@ -274,8 +274,9 @@ class Cloud(Workers):
         rows = self._machines(db, instance.c.intent_id == intent_id)
         free = [row for row in rows if not row.provider_id and row.state == InstanceState.INTENDED]
         by_id = {row.provider_id: row for row in rows if row.provider_id}
-        for one in found:
-            row = by_id.get(one.provider_id) or next((r for r in free if one.k in (None, r.k)), None)
+        # Those whose number fits go first. A guest that enrolled early may sit in another's row, which then takes its own.
+        for one in sorted(found, key=lambda one: all(one.k != r.k for r in free)):
+            row = by_id.get(one.provider_id) or next((r for r in free if one.k in (None, r.k)), None) or next(iter(free), None)
             if row is None:
                 continue  # more than were asked for: the reaper ends strays
             if row in free:

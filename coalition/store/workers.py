@@ -132,6 +132,12 @@ class Workers(Dispatch):
             return None
         return TokenRow(row.id, row.kind, row.hash, row.user, row.role, row.uses_left, row.expires_at, row.intent_id)
 
+    @reads
+    def discovery_key(self, db: Connection, token_id: str) -> bytes | None:
+        """What signs answers to the holder of a token. One that is used up or over signs too: its worker looks for us again."""
+        key = db.execute(select(token.c.hash).where(token.c.id == token_id)).scalar()
+        return bytes.fromhex(key) if key else None
+
     def check_token(self, text: str) -> TokenRow | None:
         """The token that this text proves, or None."""
         token_id, _, secret = text.partition(".")

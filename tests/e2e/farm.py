@@ -70,9 +70,11 @@ class RealFarm:
         return self._start(name, "--server", self.address, "worker", *common, *options)
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """kill -9 of a process and what it started in its group."""
+        """kill -9 of a process and what it started in its group, and not one of them is left to answer."""
+        group = [one for one in psutil.process_iter() if _group_of(one) == process.pid]
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
+        poll_until(lambda: not any(_alive(one) for one in group), 10, lambda: group)
 
     def log_of(self, name: str) -> str:
         path = self.folder / f"{name}.log"
@@ -118,6 +120,20 @@ class RealFarm:
 
     def leaves(self, job: int) -> list[Job]:
         return list(self.client.jobs(parent=job))
+
+
+def _group_of(process: psutil.Process) -> int | None:
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _free_port() -> int:
