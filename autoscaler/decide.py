@@ -221,6 +221,9 @@ class _Decision:
         """Ends the drain of an instance that waiting jobs fit, unless it was drained for good."""
         pool = self.pools.get(one.pool)
         paid_s = one.funded_until - self.snap.now
+        worker = self.workers.get(one.worker_id or 0)
+        if worker is not None and not worker.active:
+            return False
         if one.wish or pool is None or not pool.settings.enabled or paid_s < pool.funding_s(self.snap.rules) / 2:
             return False
         demand = self._demand_for(one.capacity)
@@ -239,7 +242,8 @@ class _Decision:
             worker, pool = self.workers.get(one.worker_id or 0), self.pools.get(one.pool)
             if one.state != InstanceState.RUNNING or one.id in self.leaving or worker is None or pool is None:
                 continue
-            if worker.running or worker.idle_since is None or self._demand_for(worker.capacity):
+            useful = worker.active and self._demand_for(worker.capacity) is not None
+            if worker.running or worker.idle_since is None or useful:
                 continue
             idle_s = self.snap.now - worker.idle_since
             if idle_s >= pool.settings.idle_s:

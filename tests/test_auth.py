@@ -184,6 +184,9 @@ def test_a_user_may_change_own_jobs_only_and_see_all(ann: Caller, root: Caller) 
     assert ann("PATCH", "/jobs", {"ids": [others], "changes": {"title": "x"}})[0] == 403
     assert ann("GET", f"/jobs/{others}")[0] == 200
     assert ann("POST", "/jobs/delete", {"ids": [mine]})[0] == 200
+    (shared,) = ann.submit({"title": "shared", "group": True})
+    root.submit({"command": "c", "parent": shared})
+    assert ann("POST", "/jobs/delete", {"ids": [shared]})[0] == 403, "a job of somebody else lies in it"
     assert root("POST", "/jobs/pause", {"ids": [others]})[0] == 200
 
 

@@ -370,6 +370,15 @@ def test_an_idle_instance_stays_while_a_job_waits_that_fits_or_the_pool_keeps_it
     assert len(plan(jobs(1, tags=("windows",)), **idle).drains) == 1
 
 
+def test_an_instance_whose_worker_is_switched_off_is_not_kept_for_jobs_it_will_not_take() -> None:
+    off = worker(1, idle_since=START - 61, active=False)
+    waiting = jobs(5, tags=("linux",))
+    assert [drain.id for drain in plan(waiting, instances=(machine(1),), workers=(off,)).drains] == [1]
+    made = plan(waiting, instances=(machine(1, state="DRAINING"),), workers=(off,))
+    assert made.keeps == []
+    assert [one.id for one in made.terminations] == [1]
+
+
 def test_the_dearest_and_longest_idle_ends_first() -> None:
     instances = tuple(machine(id, price_micro=price) for id, price in ((1, 100), (2, 900), (3, 100)))
     workers = tuple(worker(id, idle_since=START - since) for id, since in ((1, 100), (2, 70), (3, 200)))

@@ -550,3 +550,16 @@ def test_a_budget_shows_what_is_spent_so_far_and_what_is_only_reserved(store_of:
 def test_settings_without_pools_or_budgets_show_empty_lists(tmp_path: Path, clock: Clock) -> None:
     store = make_store(dataclasses.replace(Settings(), server=settings(tmp_path).server), clock)
     assert (store.pools(), store.budgets(), store.instances(), store.ledger_report()) == ([], [], [], [])
+
+
+def test_a_worker_drained_by_hand_takes_its_instance_with_it_and_resume_takes_that_back(
+    store_of: Callable[..., Store],
+) -> None:
+    store = store_of(budget())
+    fence = lead(store)
+    launch(store, order(), fence)
+    worker_id = enrol(store, "w1", "i-abab-0")
+    store.drain_workers([worker_id], "ann")
+    assert [(one.wish, one.wished_by) for one in store.machines()] == [("drain", "ann")]
+    store.resume_workers([worker_id], "ann")
+    assert [one.wish for one in store.machines()] == [""]

@@ -150,12 +150,12 @@ def _refuse_foreign_pages(call: Request) -> None:
         raise BadInput("send Content-Type: application/json", fields={"Content-Type": "must be application/json"})
 
 
-def must_own(farm: Farm, ids: Sequence[int]) -> None:
-    """NotAllowed if the caller is no admin and one of the jobs belongs to somebody else."""
+def must_own(farm: Farm, ids: Sequence[int], *, below: bool = True) -> None:
+    """NotAllowed if the caller is no admin and one of the jobs, or one below them, belongs to somebody else."""
     who: Identity = g.identity
     if who.role == ADMIN:
         return
-    others = farm.store.owners(ids) - {who.name}
+    others = farm.store.owners(ids, below=below) - {who.name}
     if others:
         raise NotAllowed(f"{who.name} may change own jobs only; these belong to {', '.join(sorted(others))[:200]}")
 

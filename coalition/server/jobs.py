@@ -41,7 +41,7 @@ def submit() -> Response:
     jobs = tuple(_owned(job, identity, identity.name) for job in jobs)
     parents = sorted({job.parent for job in jobs if job.parent})
     if parents and identity.role != ADMIN:
-        must_own(web.farm(), parents)
+        must_own(web.farm(), parents, below=False)
     made = web.farm().store.submit(jobs, _who())
     web.farm().dispatcher.kick()
     return web.reply({"ids": made.ids, "count": made.count, "refs": made.refs}, 201)
@@ -115,7 +115,7 @@ def edit() -> Response:
         if wanted.changes.user not in (None, identity.name):
             raise NotAllowed(f"{identity.name} may not give jobs to {wanted.changes.user}")
         if wanted.changes.parent:
-            must_own(web.farm(), [wanted.changes.parent])
+            must_own(web.farm(), [wanted.changes.parent], below=False)
     return _changed(web.farm().store.edit(wanted.ids, wanted.changes, _who()))
 
 

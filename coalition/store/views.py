@@ -78,11 +78,19 @@ class Views(Cloud):
         return self._shown(db, [row])[0]
 
     @reads
-    def owners(self, db: Connection, ids: Sequence[int]) -> set[str]:
-        """The users of these jobs."""
+    def owners(self, db: Connection, ids: Sequence[int], *, below: bool = True) -> set[str]:
+        """The users of these jobs, and of all below them: what an action on the selection reaches."""
         found: set[str] = set()
-        for chunk in chunks(list(ids)):
-            found.update(db.execute(select(spec.c.user).where(spec.c.job_id.in_(chunk))).scalars())
+        level = list(ids)
+        while level:
+            groups: list[int] = []
+            for chunk in chunks(level):
+                found.update(db.execute(select(spec.c.user).where(spec.c.job_id.in_(chunk)).distinct()).scalars())
+                if below:
+                    groups += db.execute(select(job.c.id).where(job.c.id.in_(chunk), job.c.is_group)).scalars()
+            level = []
+            for chunk in chunks(groups):
+                level += db.execute(select(job.c.id).where(job.c.parent.in_(chunk))).scalars()
         return found
 
     def _shown(self, db: Connection, rows: Sequence[Any]) -> list[Job]:
@@ -218,13 +226,14 @@ class Views(Cloud):
         held = select(attempt.c.open_worker, func.count().label("n")).where(attempt.c.open_worker.is_not(None))
         busy = {row.open_worker: row.n for row in db.execute(held.group_by(attempt.c.open_worker))}
         states: dict[str, int] = {}
-        slots = 0
+        slots, taken = 0, 0
         gone = [str(WorkerState.TERMINATED)]
         for row in db.execute(select(worker.c.id, worker.c.state, worker.c.slots).where(worker.c.state.not_in(gone))):
             state = _worker_state(row.state, busy.get(row.id, 0))
             states[state] = states.get(state, 0) + 1
             slots += row.slots if state in ("WAITING", "WORKING") else 0
-        return {"workers": states, "slots": {"total": slots, "busy": sum(busy.values())}}
+            taken += min(busy.get(row.id, 0), row.slots)  # what is leased ahead waits on the worker and takes no slot
+        return {"workers": states, "slots": {"total": slots, "busy": taken}}
 
     # ------------------------------------------------------------ why
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
 
 from coalition.errors import BadInput, Conflict, NotAuthenticated, NotFound
 from coalition.matching import Capacity
@@ -306,7 +306,12 @@ class Workers(Dispatch):
                 continue
             db.execute(update(worker).where(worker.c.id == row.id).values(state=after(WORKER, row.state, verb)))
             self._event(db, f"worker.{verb}", who, "by hand", worker_id=row.id)
+            if row.instance_id is not None:  # a machine whose worker takes no more is not paid for until somebody remembers it
+                wish = "drain" if verb == "drain" else ""
+                live = and_(instance.c.id == row.instance_id, instance.c.state == str(InstanceState.RUNNING))
+                db.execute(update(instance).where(live).values(wish=wish, wished_by=who))
         self._bump(db, "fleet")
+        self._bump(db, "backlog")  # the autoscaler looks at once
         return len(ids)
 
     @writes
