@@ -471,6 +471,8 @@ class Agent:
     def _on_found(self, outcome: str | CoalitionError) -> None:
         self._joining = False
         if isinstance(outcome, str):
+            if not self._token and outcome != self._known.get("server"):
+                self._enrolled = None  # nobody signed this answer: whoever it is must admit us, and learns no credential
             self._url = outcome
             self._backoff.reset()
         else:
