@@ -91,7 +91,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         options: dict[str, Any] = {
             "bind": settings.server.listen,
             "workers": 1,
-            "worker_class": "gthread",
+            "worker_class": "coalition.server.staying.StayingWorker",
             "threads": settings.server.threads,
             "worker_connections": max(1_000, settings.server.threads * 16),
             "keepalive": KEEPALIVE_S,
