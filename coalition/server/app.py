@@ -11,11 +11,12 @@ from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from coalition.config import Settings
-from coalition.errors import CoalitionError, TooLarge, Unavailable
+from coalition.errors import CoalitionError, TooLarge
 from coalition.logs import LocalLogs
 from coalition.server import auth, cloud, jobs, page, system, workers
 from coalition.server.dispatcher import Dispatcher
-from coalition.server.web import Farm
+from coalition.server.syncdoor import SyncDoor
+from coalition.server.web import Farm, problem
 from coalition.store import Store
 
 log = logging.getLogger("coalition.server")
@@ -37,17 +38,8 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     app.register_error_handler(HTTPException, http_problem)
     app.register_error_handler(Exception, crash)
     auth.install(app, the_farm)
+    app.wsgi_app = SyncDoor(the_farm, app.wsgi_app)  # type: ignore[method-assign]
     return app
-
-
-def problem(error: CoalitionError) -> Response:
-    """RFC 9457: a problem body that says what is wrong and names the fields."""
-    response = Response(json.dumps(error.to_problem()), error.status, mimetype="application/problem+json")
-    if isinstance(error, Unavailable):
-        response.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    if error.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
 
 
 def http_problem(error: HTTPException) -> Response:

@@ -15,6 +15,7 @@ from coalition.config import LOOPBACK
 from coalition.errors import BadInput, NotAllowed, NotAuthenticated
 
 if TYPE_CHECKING:
+    from coalition.server.dispatcher import Session
     from coalition.server.web import Farm
 
 ANYONE, USER, ADMIN, WORKER = "anyone", "user", "admin", "worker"
@@ -112,7 +113,7 @@ def identify(farm: Farm, call: Request, right: Right) -> Identity:
         return _worker(farm, call)
     if farm.settings.auth.mode == "none":
         return Identity("", ADMIN)
-    row = farm.store.check_token(bearer(call))
+    row = farm.store.check_token(bearer(call.headers.get("Authorization", "")))
     if row is None or row.kind != "user":
         raise NotAuthenticated("give a good token: Authorization: Bearer TOKEN (--token, or COALITION_TOKEN)")
     if row.role not in right.roles:
@@ -121,17 +122,21 @@ def identify(farm: Farm, call: Request, right: Right) -> Identity:
 
 
 def _worker(farm: Farm, call: Request) -> Identity:
-    credential = bearer(call)
-    number = credential.partition(".")[0][1:]
-    if not credential.startswith("w") or not re.fullmatch("[0-9]{1,18}", number):
-        raise NotAuthenticated("a worker's credential is needed; enrol first")
-    g.session = farm.dispatcher.session(int(number), credential)
+    g.session = worker_session(farm, bearer(call.headers.get("Authorization", "")))
     return Identity(g.session.row.name, WORKER, g.session.row.id)
 
 
-def bearer(call: Request) -> str:
-    """The text after "Bearer" in the Authorization header, or nothing."""
-    kind, _, text = call.headers.get("Authorization", "").partition(" ")
+def worker_session(farm: Farm, credential: str) -> Session:
+    """The session of the worker that this credential proves; NotAuthenticated otherwise."""
+    number = credential.partition(".")[0][1:]
+    if not credential.startswith("w") or not re.fullmatch("[0-9]{1,18}", number):
+        raise NotAuthenticated("a worker's credential is needed; enrol first")
+    return farm.dispatcher.session(int(number), credential)
+
+
+def bearer(header: str) -> str:
+    """The text after "Bearer" in an Authorization header, or nothing."""
+    kind, _, text = header.partition(" ")
     return text.strip() if kind.lower() == "bearer" else ""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from flask import Response, current_app, request
 
 from coalition.config import Settings
-from coalition.errors import BadInput
+from coalition.errors import BadInput, CoalitionError, Unavailable
 from coalition.logs import LocalLogs
 from coalition.model import from_dict, to_dict
 
@@ -44,8 +44,13 @@ def body(kind: type[T]) -> T:
 
 def json_body() -> Any:
     """The request's JSON body."""
+    return parsed(request.get_data(cache=False))
+
+
+def parsed(data: bytes) -> Any:
+    """The JSON in a body; BadInput if it is none."""
     try:
-        return json.loads(request.get_data(cache=False))
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"the body is not JSON: {error}", fields={"body": "is not JSON"}) from None
 
@@ -83,3 +88,13 @@ def refuse_unknown(*known: str) -> None:
     for name in request.args:
         if name not in known:
             raise BadInput(fields={name[:80]: f"unknown parameter; allowed: {', '.join(known) or 'none'}"})
+
+
+def problem(error: CoalitionError) -> Response:
+    """RFC 9457: a problem body that says what is wrong and names the fields."""
+    response = Response(json.dumps(error.to_problem()), error.status, mimetype="application/problem+json")
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response

@@ -11,9 +11,10 @@ from flask import Blueprint, Response, g, request
 
 from coalition.config import Settings
 from coalition.errors import BadInput, LogGap
-from coalition.model import PROTOCOL, Enrol, Enrolled, Result, Selection, Sync, WorkerEdit
+from coalition.model import PROTOCOL, Enrol, Enrolled, Result, Selection, Sync, SyncReply, WorkerEdit
 from coalition.server import web
 from coalition.server.auth import in_networks
+from coalition.server.dispatcher import Session
 
 blueprint = Blueprint("workers", __name__)
 log = logging.getLogger("coalition.server")
@@ -102,25 +103,28 @@ def _environment(pairs: Sequence[str]) -> Mapping[str, str]:
 
 @blueprint.post("/workers/<int:worker_id>/sync")
 def sync(worker_id: int) -> Response:
-    if g.session.row.id != worker_id:
-        raise BadInput(fields={"worker": f"the credential belongs to worker {g.session.row.id}"})
-    call = web.body(Sync)
+    return web.reply(answer_sync(web.farm(), g.session, worker_id, web.body(Sync)))
+
+
+def answer_sync(farm: web.Farm, session: Session, worker_id: int, call: Sync) -> SyncReply:
+    """What a worker's call does, however it came in (see syncdoor.py)."""
+    if session.row.id != worker_id:
+        raise BadInput(fields={"worker": f"the credential belongs to worker {session.row.id}"})
     for result in call.finished:
         if result.log:
-            _keep_log(result)
-    return web.reply(web.farm().dispatcher.sync(g.session, call))
+            _keep_log(farm, session, result)
+    return farm.dispatcher.sync(session, call)
 
 
-def _keep_log(result: Result) -> None:
+def _keep_log(farm: web.Farm, session: Session, result: Result) -> None:
     """A short log rides in the report; it is kept before the result counts."""
-    farm = web.farm()
     try:
         data = base64.b64decode(result.log, validate=True)
     except ValueError:  # also binascii.Error
         raise BadInput(fields={"finished.log": "is not base64"}) from None
-    if result.attempt not in g.session.open:
+    if result.attempt not in session.open:
         holder = farm.store.attempt_holder(result.attempt)
-        if holder is None or holder[0] != g.session.row.id:
+        if holder is None or holder[0] != session.row.id:
             return
     try:
         farm.logs.append(result.attempt, result.log_offset, data)
