@@ -385,7 +385,7 @@ def test_a_result_is_repeated_until_it_is_taken_and_then_never_again(farm: Farm,
     told(farm, attempt)
     told(farm, farm.add("true"))
     assert farm.told[attempt] == 2  # the answer to the first was lost
-    assert (tmp_path / "state/outbox").stat().st_size == 0
+    poll_until(lambda: (tmp_path / "state/outbox").stat().st_size == 0)
 
 
 def test_a_refused_result_is_dropped(farm: Farm, start: Start) -> None:
