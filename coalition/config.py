@@ -224,6 +224,26 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
+class SchedulerSettings:
+    fair: str = knob("no", one_of("no", "user", "group"), "share the farm within a priority by user, by top group, or not at all")
+    fair_half_life_s: float = knob("24h", a_duration, "use counts half as much after so long", low=1)
+    max_running_per_user: int = knob("0", a_count, "jobs of one user that run at a time; 0: any number")
+    retry_delay_s: float = knob("1s", a_duration, "before the first retry; doubled for each further one")
+    retry_delay_max_s: float = knob("60s", a_duration, "between retries at most")
+    licence_delay_s: float = knob("60s", a_duration, "before a job that found no licence runs again", low=1)
+    stop_after_workers: int = knob("3", a_count, "a job that erred on so many workers is not run again; 0: no such rule")
+    sick_after: int = knob("3", a_count, "errors in a row of different jobs that set a worker aside; 0: never")
+    sick_for_s: float = knob("30m", a_duration, "before a worker that was set aside is tried again")
+
+
+@dataclass(frozen=True)
+class KeepSettings:
+    events_s: float = knob("90d", a_duration, "events older than this are forgotten; 0: never")
+    finished_s: float = knob("0", a_duration, "trees of jobs that are over for so long are archived; 0: never")
+    workers_s: float = knob("1d", a_duration, "workers of instances that are gone for so long leave the list; 0: never")
+
+
+@dataclass(frozen=True)
 class AutoscalerSettings:
     enabled: bool = knob("yes", a_flag, "start and end instances of the pools")
     interval_s: float = knob("10s", a_duration, "between two decisions when nothing wakes it", low=0.2)
@@ -285,6 +305,8 @@ class Settings:
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     worker: WorkerSettings = WorkerSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    keep: KeepSettings = KeepSettings()
     autoscaler: AutoscalerSettings = AutoscalerSettings()
     paths: tuple[PathRule, ...] = ()
     pools: tuple[PoolSettings, ...] = ()
@@ -318,6 +340,8 @@ SINGLE: dict[str, type] = {
     "server": ServerSettings,
     "auth": AuthSettings,
     "worker": WorkerSettings,
+    "scheduler": SchedulerSettings,
+    "keep": KeepSettings,
     "autoscaler": AutoscalerSettings,
 }
 NAMED: dict[str, type] = {"pool": PoolSettings, "budget": BudgetSettings}
@@ -513,6 +537,8 @@ SECTIONS = {
     "server": "The server's process, its address and what it keeps.",
     "auth": "Who may do what. Beyond loopback, `mode = token` is required.",
     "worker": "What workers are told when they enrol.",
+    "scheduler": "Who goes first, and what happens after errors.",
+    "keep": "What is kept, and for how long.",
     "autoscaler": "When instances of the pools below are started and ended.",
     "paths": "One place under its name on each platform. A worker replaces the other platforms' prefix by its own, in commands,\n"
     "# folders and environments; $(SHOWS) works as well. NAME = linux:PATH | macos:PATH | windows:PATH",

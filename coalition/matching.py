@@ -6,24 +6,37 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coalition.config import BudgetSettings
 
 
+FIRST_FIELDS = ("tags", "cpus", "memory_bytes", "gpus", "payer")  # written always: stored hashes are made of them
+
+
 @dataclass(frozen=True)
 class Requirement:
-    """What a job needs of a worker: every tag, and its resources. `payer` names the hard budgets that pay for it."""
+    """What a job needs of a worker: every tag, and its resources. `payer` names the hard budgets that pay for it.
+
+    `exclusive`: nothing else runs there meanwhile. `workers`: the names that may run it (empty: any). `limits`: tokens held.
+    """
 
     tags: tuple[str, ...] = ()
     cpus: int = 0
     memory_bytes: int = 0
     gpus: int = 0
     payer: str = ""
+    gpu_memory_bytes: int = 0
+    exclusive: bool = False
+    workers: tuple[str, ...] = ()
+    not_workers: tuple[str, ...] = ()
+    limits: tuple[tuple[str, int], ...] = ()
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Without what is not asked for, so that a new kind of requirement leaves the hashes of the others alone."""
+        given = {name: value for name, value in asdict(self).items() if value or name in FIRST_FIELDS}
+        return json.dumps(given, sort_keys=True, separators=(",", ":"))
 
     @property
     def hash(self) -> str:
@@ -31,8 +44,9 @@ class Requirement:
 
     @classmethod
     def from_json(cls, text: str) -> Requirement:
-        data = json.loads(text)
-        return cls(**{**data, "tags": tuple(data["tags"])})
+        data: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(text).items()}
+        data["limits"] = tuple((name, count) for name, count in data.get("limits", ()))
+        return cls(**data)
 
     def under(self, above: Requirement) -> Requirement:
         """This, with what the ancestors ask for: tags add up, of resources the larger counts."""

@@ -33,6 +33,7 @@ MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 127
 INLINE_LOG_BYTES = 4_096
 TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}\Z")
+WORKER_NAME = re.compile(r"^[\w.\-]{1,128}\Z")
 SCALARS = frozenset((str, int, float, bool, type(None)))
 NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -89,20 +90,52 @@ def _text(value: str | None) -> str | None:
     return "holds a NUL byte" if value and "\0" in value else None
 
 
-def _depends(value: Sequence[int | str]) -> str | None:
+def _depends(value: Sequence[Any]) -> str | None:
     bad = [x for x in value if (isinstance(x, int) and x <= 0) or x == ""]
     return f"{bad[0]!r} is not a job; give ids, or the `ref` of a job in the same call" if bad else None
+
+
+def _patterns(value: Sequence[str]) -> str | None:
+    return next((f"{one[:80]!r} {words}" for one in value if (words := _pattern(one) or (None if one else "is empty"))), None)
+
+
+def _limits(value: Mapping[str, int]) -> str | None:
+    if complaint := _tags(tuple(value)):
+        return complaint.replace("tag ", "limit ", 1)
+    wrong = [f"{name}: {count}" for name, count in value.items() if not 1 <= count <= 1_000_000]
+    return f"{wrong[0]} is not allowed; a job holds 1 token or more of a limit" if wrong else None
+
+
+def _worker_names(value: Sequence[str]) -> str | None:
+    bad = [name for name in value if not WORKER_NAME.match(name)]
+    return f"{bad[0][:80]!r} is not a worker's name; use 1 to 128 letters, digits and _ . -" if bad else None
 
 
 # ---------------------------------------------------------------- jobs
 
 
 @dataclass(frozen=True)
+class Dependency:
+    """One dependency in full. `on` is an id, or the `ref` of a job in the same call.
+
+    `until` finished: the target must be FINISHED; done: it may also be in ERROR. With `frames`, between two frame ranges,
+    frame n waits for those frames of the other that hold n * step + shift; a frame that is not there is not waited for.
+    """
+
+    on: int | str = spec(check=lambda v: _depends((v,)))
+    until: str = spec("finished", check=lambda v: None if v in ("finished", "done") else "is one of finished, done")
+    frames: bool = False
+    step: int = spec(1, low=1, high=MAX_FRAMES)
+    shift: int = spec(0, low=-(10**9), high=10**9)
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """What a client submits: one job, a group with `children`, or a frame range.
 
-    With `frames` ("1-100", "1-100x2", "1,5,9-12") it becomes a group of one job per frame; then {frame}, {frame:04d},
-    {start} and {end} are replaced in command, title and url, and nowhere else.
+    With `frames` ("1-100", "1-100x2", "1,5,9-12") it becomes a group of one job per frame, or per `chunk` frames; then {frame},
+    {frame:04d}, {start} and {end} are replaced in command, title and url, and nowhere else. {frame} is the job's first frame,
+    {start} and {end} are its first and last.
     """
 
     title: str = spec("", length=MAX_TITLE, check=_text)
@@ -116,13 +149,28 @@ class JobSpec:
     paused: bool = False
     timeout_s: float = spec(0.0, low=0, help="0: none")
     retries: int = spec(0, low=0, high=1_000, help="how many errors are run again")
-    depends_on: Sequence[int | str] = spec(tuple, length=10_000, check=_depends)
+    depends_on: Sequence[int | str | Dependency] = spec(tuple, length=10_000, check=lambda v: _depends(v))
+    depends_any: bool = spec(False, help="one of `depends_on` is enough")
     url: str = spec("", length=MAX_TEXT, check=_text)
     progress_pattern: str | None = spec(None, length=MAX_TEXT, check=_pattern)
     cpus: int = spec(0, low=0, high=65_536)
     memory_bytes: int = spec(0, low=0)
     gpus: int = spec(0, low=0, high=1_024)
+    gpu_memory_bytes: int = spec(0, low=0, help="of one gpu")
+    exclusive: bool = spec(False, help="alone on its worker")
+    workers: Sequence[str] = spec(tuple, length=1_000, check=_worker_names, help="names that may run it; empty: any")
+    not_workers: Sequence[str] = spec(tuple, length=1_000, check=_worker_names, help="names that may not run it")
+    limits: Mapping[str, int] = spec(dict, length=64, check=_limits, help="tokens held while it runs, by the limit's name")
+    max_running: int = spec(0, low=0, high=1_000_000, help="of a group: so many of its jobs at a time; 0: any number")
+    decrease_priority_after: int = spec(0, low=0, high=1_000_000, help="of a group: errors that halve its priority; 0: never")
+    timeout_output_s: float = spec(0.0, low=0, help="killed after so long without output; 0: never")
+    timeout_progress_s: float = spec(0.0, low=0, help="killed after so long without progress; 0: never")
+    error_patterns: Sequence[str] = spec(tuple, length=64, check=_patterns, help="of log lines that mean ERROR")
+    licence_patterns: Sequence[str] = spec(tuple, length=64, check=_patterns, help="of lines that mean: no licence, try later")
+    licence_codes: Sequence[int] = spec(tuple, length=64, help="exit codes that mean: no licence, try later")
+    note: str = spec("", length=1_000, check=_text)
     frames: str | None = spec(None, length=MAX_TEXT)
+    chunk: int = spec(1, low=1, high=MAX_FRAMES, help="frames of one job of a frame range")
     group: bool = False
     ref: str | None = spec(None, length=MAX_TITLE, help="a label for `depends_on` within the same call")
     children: Sequence[JobSpec] = spec(tuple, length=MAX_CHILDREN)
@@ -142,12 +190,26 @@ class JobChanges:
     affinity: Sequence[str] | None = spec(None, length=64, check=lambda v: _tags(v or ()))
     timeout_s: float | None = spec(None, low=0)
     retries: int | None = spec(None, low=0, high=1_000)
-    depends_on: Sequence[int] | None = spec(None, length=10_000, check=lambda v: _depends(v or ()))
+    depends_on: Sequence[int | Dependency] | None = spec(None, length=10_000, check=lambda v: _depends(v or ()))
+    depends_any: bool | None = None
     url: str | None = spec(None, length=MAX_TEXT, check=_text)
     progress_pattern: str | None = spec(None, length=MAX_TEXT, check=_pattern)
     cpus: int | None = spec(None, low=0, high=65_536)
     memory_bytes: int | None = spec(None, low=0)
     gpus: int | None = spec(None, low=0, high=1_024)
+    gpu_memory_bytes: int | None = spec(None, low=0)
+    exclusive: bool | None = None
+    workers: Sequence[str] | None = spec(None, length=1_000, check=lambda v: _worker_names(v or ()))
+    not_workers: Sequence[str] | None = spec(None, length=1_000, check=lambda v: _worker_names(v or ()))
+    limits: Mapping[str, int] | None = spec(None, length=64, check=lambda v: _limits(v or {}))
+    max_running: int | None = spec(None, low=0, high=1_000_000)
+    decrease_priority_after: int | None = spec(None, low=0, high=1_000_000)
+    timeout_output_s: float | None = spec(None, low=0)
+    timeout_progress_s: float | None = spec(None, low=0)
+    error_patterns: Sequence[str] | None = spec(None, length=64, check=lambda v: _patterns(v or ()))
+    licence_patterns: Sequence[str] | None = spec(None, length=64, check=lambda v: _patterns(v or ()))
+    licence_codes: Sequence[int] | None = spec(None, length=64)
+    note: str | None = spec(None, length=1_000, check=_text)
 
 
 @dataclass(frozen=True)
@@ -250,13 +312,14 @@ class Facts:
     gpus: int = spec(0, low=0, high=1_024)
     os: str = spec("linux", length=64, check=_text)
     host: str = spec("", length=255, check=_text)
+    gpu_memory_bytes: int = spec(0, low=0, help="of its smallest gpu")
 
 
 @dataclass(frozen=True)
 class Enrol:
     """A worker's first call. The answer's credential replaces `token` from then on."""
 
-    name: str = spec(check=lambda v: None if re.match(r"[\w.\-]{1,128}\Z", v) else "use 1 to 128 letters, digits and _ . -")
+    name: str = spec(check=lambda v: None if WORKER_NAME.match(v) else "use 1 to 128 letters, digits and _ . -")
     session: str = spec(length=64, check=lambda v: None if len(v) >= 16 else "needs 16 random characters or more")
     slots: int = spec(1, low=1, high=4_096)
     affinity: Sequence[Sequence[str]] = spec(tuple, length=64, check=_tag_lines, help="tag sets, best first")
@@ -297,6 +360,11 @@ class Lease:
     user: str
     timeout_s: float
     progress_pattern: str | None
+    timeout_output_s: float = 0.0
+    timeout_progress_s: float = 0.0
+    error_patterns: Sequence[str] = ()
+    licence_patterns: Sequence[str] = ()
+    licence_codes: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -316,6 +384,7 @@ class Result:
     exit_code: int | None = spec(None, low=-(2**31), high=2**32 - 1)
     signal: int | None = spec(None, low=-(2**31), high=2**31 - 1)
     reason: str = spec("", length=MAX_TEXT)
+    no_licence: bool = spec(False, help="it found no licence: it is run again later, and spends no retry")
     log: str = spec("", length=8_192)
     log_offset: int = spec(0, low=0)
 
@@ -332,6 +401,7 @@ class Sync:
     load: float = spec(0.0, low=0)
     memory_free_bytes: int = spec(0, low=0)
     wait_s: float = spec(0.0, low=0, high=60, help="how long the server may hold the call when there is nothing to do")
+    user_idle_s: float | None = spec(None, low=0, help="since somebody used its keyboard or mouse; null: cannot be told")
 
 
 @dataclass(frozen=True)
@@ -469,11 +539,12 @@ def _union_reader(args: tuple[Any, ...]) -> tuple[str, Reader]:
             return None
         if len(readers) == 1:
             return readers[0][1](value, path)
-        for _, reader in readers:
+        for kind, reader in readers:
             try:
                 return reader(value, path)
             except BadInput:
-                continue
+                if kind == "an object" and isinstance(value, Mapping):
+                    raise  # it was meant, and the error says which of its fields is wrong
         raise _wrong(path, value, words)
 
     return words, read

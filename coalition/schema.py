@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.dialects import mysql
 
@@ -64,6 +65,13 @@ job = _table(
     Column("retries", Integer, nullable=False, server_default="0"),
     Column("not_before", Seconds, nullable=False, server_default="0"),
     Column("attempt_id", Id, nullable=False, server_default="0"),  # the newest lease; a late result of an older one is refused
+    Column("first_frame", Integer),  # of an array: the frames this leaf is for, both ends; NULL elsewhere
+    Column("last_frame", Integer),
+    Column("needs_any", Boolean, nullable=False, server_default=false()),  # one of its dependencies is enough
+    Column("skipped", Boolean, nullable=False, server_default=false()),  # FINISHED by hand
+    Column("avoid", Id, nullable=False, server_default="0"),  # the worker it failed on last; copied to its ready row
+    Column("max_running", Integer, nullable=False, server_default="0"),  # of a group: 0 is any number
+    Column("sink_after", Integer, nullable=False, server_default="0"),  # of a group: errors after which its priority is lowered
     Index("ix_job_parent_id", "parent", "id"),
 )
 
@@ -81,6 +89,8 @@ spec = _table(
     Column("url", LongText, nullable=False),
     Column("progress_pattern", LongText),
     Column("created_at", Seconds, nullable=False),
+    Column("rules", LongText),  # JSON of what only the worker needs: further timeouts, patterns; NULL: none
+    _text("note", 1_000),
     Index("ix_spec_user", "user", "job_id"),
 )
 
@@ -89,6 +99,10 @@ dependency = _table(
     Column("job_id", Id, primary_key=True, autoincrement=False),
     Column("on_id", Id, primary_key=True, autoincrement=False),
     Column("met", Boolean, nullable=False),
+    Column("until", String(8), nullable=False, server_default="finished"),  # or done: also in ERROR
+    Column("kind", String(8), nullable=False, server_default="whole"),  # frames: between groups, a rule for their leaves' rows
+    Column("step", Integer, nullable=False, server_default="1"),  # frame n waits for frame n * step + shift
+    Column("shift", Integer, nullable=False, server_default="0"),
     Index("ix_dependency_on_id", "on_id"),
     rowid=False,
 )
@@ -133,6 +147,7 @@ klass = _table(
     Column("hash", String(64), nullable=False, unique=True),
     Column("nonempty", Boolean, nullable=False),
     Column("generation", BigInteger, nullable=False, server_default="0"),  # raised by whoever adds to ready
+    _text("fair_key", 128),  # who shares: a user, or a tree's root; empty with `fair = no`
     Index("ix_class_nonempty", "nonempty"),
 )
 
@@ -140,7 +155,41 @@ ready = _table(
     "ready",
     Column("class_id", Id, primary_key=True, autoincrement=False),
     Column("job_id", Id, primary_key=True, autoincrement=False),
+    Column("avoid", Id, nullable=False, server_default="0"),  # a worker that gets it only if no other can take it
     rowid=False,
+)
+
+# A counted token (a licence). "group#ID" and "user#NAME" are those of max_running; they are not shown as limits.
+farm_limit = _table(
+    "farm_limit",
+    Column("name", String(128), primary_key=True),
+    Column("maximum", Integer, nullable=False),
+    Column("per_host", Boolean, nullable=False, server_default=false()),
+)
+
+# How many tokens open attempts hold: of the farm (worker 0), or of one worker's machine.
+limit_use = _table(
+    "limit_use",
+    Column("name", String(128), primary_key=True),
+    Column("worker_id", Id, primary_key=True, autoincrement=False),
+    Column("used", Integer, nullable=False),
+    rowid=False,
+)
+
+# A worker that keeps its room for a job which needs more than it has free now.
+reservation = _table(
+    "reservation",
+    Column("worker_id", Id, primary_key=True, autoincrement=False),
+    Column("job_id", Id, nullable=False, unique=True),
+    Column("since", Seconds, nullable=False),
+)
+
+# Slot-seconds used lately by whoever shares the farm, halved every half-life; as of `at`.
+fair_use = _table(
+    "fair_use",
+    Column("fair_key", String(128), primary_key=True),
+    Column("used_s", Seconds, nullable=False),
+    Column("at", Seconds, nullable=False),
 )
 
 attempt = _table(
@@ -161,6 +210,7 @@ attempt = _table(
     Column("signal", Integer),
     Column("reason", LongText),
     Column("cost_micro", Money, nullable=False, server_default="0"),
+    Column("set_id", Id, nullable=False, server_default="0"),  # what it was leased for, and so holds: room, limits
     Index("ix_attempt_job_id", "job_id"),
     Index("ix_attempt_worker_id", "worker_id", "id"),
 )
@@ -194,6 +244,16 @@ worker = _table(
     Column("seen_at", Seconds, nullable=False),
     Column("idle_since", Seconds),  # NULL while it runs something
     Column("instance_id", Id),
+    _text("hours", 500),  # when it takes jobs, such as "mon-fri 19:00-07:00, sat-sun 00:00-24:00"; empty: always
+    _text("timezone", 64, "UTC"),
+    Column("hours_end", String(8), nullable=False, server_default="finish"),  # or requeue: of what runs when the hours end
+    Column("idle_user_s", Seconds, nullable=False, server_default="0"),  # takes jobs when nobody used it for so long; 0: no rule
+    Column("idle_load", Seconds, nullable=False, server_default="0"),  # ... and its load is below this; 0: no rule
+    Column("streak", Integer, nullable=False, server_default="0"),  # errors in a row of different jobs
+    Column("streak_of", Id, nullable=False, server_default="0"),  # the group (else the job) of the last of them
+    Column("sick_until", Seconds),
+    _text("why", 500),  # why it is set aside
+    _text("note", 1_000),
 )
 
 token = _table(
@@ -223,6 +283,24 @@ event = _table(
     Index("ix_event_worker_id", "worker_id"),
     Index("ix_event_instance_id", "instance_id"),
     Index("ix_event_at", "at"),
+    Index("ix_event_who_id", "who", "id"),
+)
+
+# A tree that is over, out of the way of the farm's tables.
+archive = _table(
+    "archive",
+    Column("root_id", Id, primary_key=True, autoincrement=False),
+    _text("title", 255),
+    _text("user", 64),
+    Column("state", String(10), nullable=False),
+    Column("jobs", Integer, nullable=False),
+    Column("run_ms", BigInteger, nullable=False),
+    Column("cost_micro", Money, nullable=False),
+    Column("created_at", Seconds, nullable=False),
+    Column("ended_at", Seconds),
+    Column("archived_at", Seconds, nullable=False),
+    Column("body", LongText, nullable=False),  # its jobs and attempts: JSON, gzip, base64
+    Index("ix_archive_ended_at", "ended_at"),
 )
 
 # Numbers that processes share: id sequences, and versions that tell the others to read again.

@@ -22,7 +22,7 @@ from coalition import frames, matching
 from coalition.config import Settings
 from coalition.errors import BadInput, NotFound, TooLarge
 from coalition.matching import Requirement
-from coalition.model import MAX_CHILDREN, MAX_TITLE, JobChanges, JobSpec
+from coalition.model import MAX_CHILDREN, MAX_TITLE, Dependency, JobChanges, JobSpec
 from coalition.schema import attempt, dependency, group_count, group_inherited, job, klass, ready, reqset, spec
 from coalition.states import ENDED_JOBS, JOB, OPEN_ATTEMPTS, AttemptState, JobState, after
 from coalition.store.base import Base, Hot, HotIn, chunks, writes
@@ -163,6 +163,7 @@ class Jobs(Base):
             if node.frame is not None:
                 continue  # a frame waits through its group
             for index, target in enumerate(node.spec.depends_on):
+                target = target.on if isinstance(target, Dependency) else target
                 on = refs.get(target, 0) if isinstance(target, str) else target
                 place = f"{node.path}.depends_on[{index}]"
                 if not on:
@@ -174,6 +175,7 @@ class Jobs(Base):
         states = self._states(db, old)
         for node in nodes:
             for index, target in enumerate(node.spec.depends_on if node.frame is None else ()):
+                target = target.on if isinstance(target, Dependency) else target
                 if isinstance(target, int) and target not in new and target not in states:
                     problems[f"{node.path}.depends_on[{index}]"] = f"there is no job {target}"
         if problems:
