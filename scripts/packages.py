@@ -8,6 +8,7 @@ Nothing here is ever needed for a farm to run: who calls has another way, or say
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import subprocess
@@ -15,7 +16,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-COMMANDS = {"povray": "povray", "shellcheck": "shellcheck", "chromium": "chromium"}  # package: the command that shows it is there
+# package: the command that shows it is there
+COMMANDS = {
+    "povray": "povray",
+    "shellcheck": "shellcheck",
+    "chromium": "chromium",
+    "mariadb-server-core": "mariadbd",
+    "postgresql": "initdb",
+}
+BEYOND_PATH = ("/usr/sbin", "/usr/local/sbin", "/usr/lib/postgresql/*/bin")  # where database servers are, for who is not root
 UPDATE_LIMIT_S = 120
 FETCH_LIMIT_S = 300
 INSTALL_LIMIT_S = 600
@@ -30,11 +39,17 @@ def missing(names: Sequence[str]) -> list[str]:
 
 def _present(name: str) -> bool:
     if name in COMMANDS:
-        return shutil.which(COMMANDS[name]) is not None
+        return find(COMMANDS[name]) is not None
     if shutil.which("dpkg-query") is None:
         return False
     asked = subprocess.run(["dpkg-query", "-W", "-f", "${Status}", name], capture_output=True, text=True, check=False)
     return asked.stdout.strip() == "install ok installed"
+
+
+def find(command: str) -> str | None:
+    """Where a command is, looked for on PATH and where Debian keeps database servers."""
+    beyond = [folder for pattern in BEYOND_PATH for folder in sorted(glob.glob(pattern), reverse=True)]
+    return shutil.which(command, path=os.pathsep.join([os.environ.get("PATH", ""), *beyond]))
 
 
 def ensure(names: Sequence[str]) -> str | None:

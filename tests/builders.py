@@ -43,10 +43,12 @@ class WatchedStore(Store):
         check_invariants(self)
 
 
-def settings(folder: Path, *, mode: str = "none", budgets: Sequence[BudgetSettings] = (), **worker: Any) -> Settings:
+def settings(
+    folder: Path, *, mode: str = "none", budgets: Sequence[BudgetSettings] = (), database: str = "", **worker: Any
+) -> Settings:
     """Settings of a farm whose data is in `folder`."""
     return Settings(
-        server=ServerSettings(data_dir=str(folder), discovery=False),
+        server=ServerSettings(data_dir=str(folder), discovery=False, database=database),
         auth=AuthSettings(mode=mode),
         worker=WorkerSettings(**{"lease_s": LEASE_S, **worker}),
         budgets=tuple(budgets),

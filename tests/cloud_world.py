@@ -45,10 +45,15 @@ def budget(name: str = "studio", amount: float = 100.0, **changes: object) -> Bu
 
 
 def settings(
-    folder: Path, pools: Sequence[PoolSettings] = (), budgets: Sequence[BudgetSettings] = (), **rules: float
+    folder: Path,
+    pools: Sequence[PoolSettings] = (),
+    budgets: Sequence[BudgetSettings] = (),
+    *,
+    database: str = "",
+    **rules: float,
 ) -> Settings:
     return Settings(
-        server=ServerSettings(data_dir=str(folder)),
+        server=ServerSettings(data_dir=str(folder), database=database),
         autoscaler=replace(AutoscalerSettings(), **rules),  # type: ignore[arg-type]
         pools=tuple(pools) or (pool(),),
         budgets=tuple(budgets),
@@ -58,7 +63,8 @@ def settings(
 def make_store(wanted: Settings, clock: Clock, kind: type[Store] = Store) -> Store:
     """A store with all tables. It does not wait for the disk, which only the end of the machine could tell from the usual."""
     store = kind(wanted, clock)
-    event.listen(store.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+    if store.sqlite:
+        event.listen(store.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
     metadata.create_all(store.engine)
     return store
 

@@ -10,7 +10,9 @@ from typing import TypeVar
 
 import pytest
 
-pytest.register_assert_rewrite("tests.builders", "tests.contract_provider", "tests.contract_store", "tests.invariants")
+pytest.register_assert_rewrite(
+    "tests.builders", "tests.contract_provider", "tests.contract_store", "tests.databases", "tests.invariants"
+)
 
 from flask import Flask  # noqa: E402
 
@@ -18,6 +20,7 @@ from coalition.schema_version import upgrade  # noqa: E402
 from coalition.server.app import create_app  # noqa: E402
 from coalition.store.base import Base  # noqa: E402
 from tests.builders import Clock, WatchedStore, settings  # noqa: E402
+from tests.databases import Databases, missing  # noqa: E402
 
 T = TypeVar("T")
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -47,6 +50,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture(scope="session")
+def databases() -> Iterator[Databases]:
+    """MariaDB and PostgreSQL, each started when it is first asked for."""
+    made = Databases()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite file with the schema and nothing in it, to copy: to migrate for every test takes too long."""
     folder = tmp_path_factory.mktemp("new")
@@ -57,10 +68,28 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock, new_database: Path) -> Iterator[WatchedStore]:
-    """A store on SQLite that checks its invariants after every transaction."""
-    shutil.copy(new_database, tmp_path / "coalition.db")
-    made = WatchedStore(settings(tmp_path), clock)
+def kind() -> str:
+    """The kind of database of `store`. A module whose tests are for all of them has `kind` with KINDS as its parameters."""
+    return "sqlite"
+
+
+@pytest.fixture
+def database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a database with all tables and nothing in them."""
+    if absent := missing(kind):
+        pytest.skip(f"not installed: {absent}")
+    if kind == "sqlite":
+        shutil.copy(request.getfixturevalue("new_database"), tmp_path / "coalition.db")
+        yield f"sqlite:///{tmp_path / 'coalition.db'}"
+    else:
+        with request.getfixturevalue("databases").taken(kind) as url:
+            yield url
+
+
+@pytest.fixture
+def store(database: str, tmp_path: Path, clock: Clock) -> Iterator[WatchedStore]:
+    """A store that checks its invariants after every transaction."""
+    made = WatchedStore(settings(tmp_path, database=database), clock)
     yield made
     made.close()
 

@@ -966,8 +966,8 @@ class TestEnrolment:
     def test_only_hashes_of_secrets_are_kept(self, store: Store, hand: Hand) -> None:
         token = store.create_token("site")
         secrets = {token.partition(".")[2], hand.admission.credential.partition(".")[2]}
-        with store.engine.connect() as db:
-            dump = "".join(db.connection.driver_connection.iterdump())  # type: ignore[union-attr]
+        with store.read() as db:
+            dump = "".join(str(row) for table in schema.metadata.sorted_tables for row in db.execute(table.select()))
         assert not [secret for secret in secrets if secret in dump]
         assert "hash" not in store.tokens()[0]
 
@@ -1088,7 +1088,7 @@ class TestLists:
         assert titles(states=("ERROR",)) == {"film", "seq", "c"}
         assert titles(states=("WORKING", "FINISHED")) == {"a", "b"}
         assert titles(parent=0) == {"film", "after"}
-        assert titles(title="E") == titles(title="e")  # SQLite and MySQL look past the case of ASCII letters
+        assert titles(title="E") == titles(title="e") == {"seq", "after"}
         assert titles(title="%") == set()
         store.pause([tree["d"]])
         assert titles(paused=True) == {"d"}
@@ -1155,10 +1155,10 @@ class TestBacklog:
 
 
 class TestConcurrency:
-    def test_threads_that_do_everything_at_once_leave_the_store_consistent(self, store: WatchedStore) -> None:
-        plain = Store(store.settings, store.clock)
-        hands = [Hand(plain, f"w{number}", ("a",)) for number in range(4)]
-        plain.submit([a_group("g", *[a_job(affinity=("a",), retries=1)] * 20, ref="g"), a_job(depends_on=("g",))])
+    def test_servers_that_do_everything_at_once_leave_the_store_consistent(self, store: WatchedStore) -> None:
+        servers = [Store(store.settings, store.clock) for _ in range(4)]
+        hands = [Hand(server, f"w{number}", ("a",)) for number, server in enumerate(servers)]
+        servers[0].submit([a_group("g", *[a_job(affinity=("a",), retries=1)] * 20, ref="g"), a_job(depends_on=("g",))])
         failures: list[Exception] = []
 
         def guarded(body: object, seed: int) -> None:
@@ -1175,13 +1175,17 @@ class TestConcurrency:
         def work(hand: Hand) -> object:
             return lambda chance: work_a_while(hand, chance)
 
-        bodies = [work(hand) for hand in hands] + [lambda chance: meddle(plain, chance)] * 4
+        def meddler(server: Store) -> object:
+            return lambda chance: meddle(server, chance)
+
+        bodies = [work(hand) for hand in hands] + [meddler(server) for server in servers]
         threads = [threading.Thread(target=guarded, args=(body, seed)) for seed, body in enumerate(bodies)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        plain.close()
+        for server in servers:
+            server.close()
         assert failures == []
         check_invariants(store)
 

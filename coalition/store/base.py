@@ -1,29 +1,36 @@
-"""The database: one engine, transactions, retries at one place, and the few statements that run straight through the driver."""
+"""The database: one engine, transactions, retries at one place, and the few statements that run straight through the driver.
+
+Write transactions take turns, in the whole farm: SQLite has no other way, and on MariaDB and PostgreSQL each begins by locking
+one row. What a transaction has read is true until it commits, no two can deadlock, and the rules of the store need no thought
+about what else may run: they are the same on all three. It costs little: a transaction combines many syncs, and those of
+different processes would wait for the counters of the groups above their jobs anyway. Reads see one moment and wait for nobody.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
 import random
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from sqlalchemy import Connection, Table, bindparam, create_engine, event, insert, select, text, update
+from sqlalchemy import Connection, Engine, Table, bindparam, create_engine, event, insert, select, text, update
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.sql import ClauseElement
 
 from coalition import schema
 from coalition.config import Settings
 from coalition.errors import ConfigError, Unavailable
+from coalition.store import faults
 
 log = logging.getLogger("coalition.store")
 P = ParamSpec("P")
@@ -31,12 +38,17 @@ R = TypeVar("R")
 S = TypeVar("S", bound="Base")
 
 ATTEMPTS = 6
-# Busy and locked (SQLite), deadlock, lock wait and lost connections (MariaDB), serialization failure and deadlock (PostgreSQL).
-TRANSIENT_TEXT = ("database is locked", "database is busy", "database table is locked")
-TRANSIENT_CODES = {1205, 1213, 2006, 2013, 1020, "40001", "40P01", "55P03"}
-AWAY_TEXT = ("unable to open", "disk I/O error", "disk is full", "readonly")
-AWAY_CODES = {1040, 1053, 2002, 2003, 2006, 2013, 2055}  # MariaDB: too many connections, shutting down, cannot connect, lost
+PATIENCE_S = 45.0  # after so long nothing is tried again
+LOCK_WAIT_S = 30
+STALLED_S = 120  # a connection silent for so long, in a transaction or not, is ended by the database
 IN_CHUNK = 1_024
+DRIVERS = {"sqlite": "sqlite", "mysql": "mysql+pymysql", "mariadb": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
+# What every connection is told, whatever the server's own configuration says.
+MYSQL_SESSION = (
+    f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}, wait_timeout = {STALLED_S}, "
+    "sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
+)
+POSTGRESQL_SESSION = f"SET lock_timeout = '{LOCK_WAIT_S}s'; SET idle_in_transaction_session_timeout = '{STALLED_S}s'"
 
 
 class Base:
@@ -45,44 +57,90 @@ class Base:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
         self.clock = clock
-        self.url = make_url(settings.database_url)
+        self.url = address_of(settings)
         self.sqlite = self.url.get_backend_name() == "sqlite"
-        # SQLite has one writer at a time: a fair queue here beats its own busy loop.
-        self._write_lock = threading.Lock()
+        self._turn = threading.Lock()  # of this process's writers: a fair queue, and one connection for all of them
+        self._away = False
         if self.sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = create_engine(self.url, **_engine_options(self.url, settings))
+        self.engine = create_engine(self.url, **_engine_options(self.url))
+        self._reader = self.engine
         if self.sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        elif self.url.get_backend_name() == "postgresql":
+            event.listen(self.engine, "connect", _prepare_postgresql)
+            self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def close(self) -> None:
         self.engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection in a transaction that sees one moment and changes nothing."""
-        with self._connected(), self.engine.connect() as db, db.begin():
+        """A connection in a transaction that sees one moment and changes nothing. Prefer @reads, which also tries again."""
+        with self._connected(self._reader) as db, db.begin():
             yield db
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A connection in a transaction that commits at its end. Prefer @writes, which also tries again."""
-        guard = self._write_lock if self.sqlite else nullcontext()
-        with self._connected(), guard, self.engine.connect() as db:
+        """A connection in a transaction that commits at its end, when it is our turn. Prefer @writes, which also tries again."""
+        with self._turn, self._connected(self.engine) as db:
             db = db.execution_options(coalition_write=True)
-            with db.begin():
+            transaction = db.begin()
+            try:
+                if not self.sqlite:
+                    self._take_turn(db)
                 yield db
+            except BaseException:
+                transaction.rollback()
+                raise
+            self._commit_once(transaction)
+
+    def _take_turn(self, db: Connection) -> None:
+        """Waits for the farm's other processes."""
+        if not TURN.all(db, "turn"):
+            db.execute(self._insert_new(schema.counter).values(name="turn", value=0))
+            TURN.all(db, "turn")
+
+    def _commit_once(self, transaction: Any) -> None:
+        try:
+            transaction.commit()
+        except DBAPIError as error:
+            if faults.lost(error):  # it may have been made: to do it again might do it twice
+                raise Unavailable("the connection to the database broke in mid-commit; see whether it was done") from error
+            raise
 
     @contextmanager
-    def _connected(self) -> Iterator[None]:
-        try:
-            yield
-        except (OperationalError, InterfaceError) as error:
-            if transient(error) or not away(error):
+    def _connected(self, engine: Engine) -> Iterator[Connection]:
+        """A connection; Unavailable when the database is away, which is logged when it goes and when it is back."""
+        with self._connect(engine) as db:
+            if self._away:
+                self._away = False
+                log.warning("the database is back")
+            try:
+                yield db
+            except DBAPIError as error:
+                if faults.lost(error):
+                    self.engine.dispose()  # whatever broke this connection has most likely broken the others too
+                elif not faults.busy(error) and faults.away(error):
+                    raise self._gone(error) from error
                 raise
-            log.error("the database is away: %s", error)
-            raise Unavailable("the database is away; try again") from error
+
+    def _connect(self, engine: Engine) -> Connection:
+        try:
+            return engine.connect()
+        except NoneFree as error:
+            raise Unavailable("all connections to the database are in use; try again") from error
+        except DBAPIError as error:
+            if not faults.no_connection(error):
+                raise
+            raise self._gone(error) from error
+
+    def _gone(self, error: DBAPIError) -> Unavailable:
+        if not self._away:
+            self._away = True
+            log.error("the database is away: %s", error.orig)
+        return Unavailable("the database is away; try again")
 
     def _many(self, db: Connection, statement: Hot, rows: Sequence[tuple[Any, ...]]) -> int:
         """Runs a hot statement for every row; the number of rows it touched."""
@@ -126,67 +184,75 @@ class Base:
 
 
 def writes(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Concatenate[S, P], R]:
-    """The method is one transaction; it gets the connection, and runs again after a transient conflict."""
+    """The method is one transaction; it gets the connection, and runs again after what another attempt may mend."""
 
     @functools.wraps(method)
     def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                with self.write() as db:
-                    return method(self, db, *args, **kwargs)
-            except DBAPIError as error:
-                if not transient(error) or attempt == ATTEMPTS:
-                    raise _given_up(error) from error
-                log.info("%s: %s; trying again", method.__name__, error)
-                time.sleep(random.uniform(0.5, 1.5) * 0.01 * 2**attempt)  # noqa: S311 - jitter, no secret
-        raise AssertionError("unreachable")
+        def once() -> R:
+            with self.write() as db:
+                return method(self, db, *args, **kwargs)
+
+        return _tried(method.__name__, once)
 
     return cast(Callable[Concatenate[S, P], R], run)
 
 
 def reads(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Concatenate[S, P], R]:
-    """The method reads one moment; it gets the connection."""
+    """The method reads one moment; it gets the connection, and runs again after what another attempt may mend."""
 
     @functools.wraps(method)
     def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
+        def once() -> R:
             with self.read() as db:
                 return method(self, db, *args, **kwargs)
-        except DBAPIError as error:
-            raise _given_up(error) from error
+
+        return _tried(method.__name__, once)
 
     return cast(Callable[Concatenate[S, P], R], run)
 
 
-def _given_up(error: Exception) -> Exception:
-    return Unavailable("the database is busy; try again") if transient(error) else error
+def _tried(name: str, once: Callable[[], R]) -> R:
+    """The one place where transactions are tried again: after a conflict with another one, or on a new connection."""
+    until = time.monotonic() + PATIENCE_S
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return once()
+        except DBAPIError as error:
+            if not (faults.busy(error) or faults.lost(error)):
+                raise
+            if attempt == ATTEMPTS or time.monotonic() > until:
+                raise Unavailable("the database is busy; try again") from error
+            log.info("%s: %s; trying again", name, error.orig)
+            time.sleep(random.uniform(0.5, 1.5) * 0.01 * 2**attempt)  # noqa: S311 - jitter, no secret
+    raise AssertionError("unreachable")
 
 
-def transient(error: BaseException) -> bool:
-    """Whether the same transaction may succeed when it is tried again."""
-    origin = getattr(error, "orig", None) or error
-    code = getattr(origin, "sqlstate", None) or (origin.args[0] if origin.args else None)
-    return code in TRANSIENT_CODES or any(words in str(origin) for words in TRANSIENT_TEXT)
+def address_of(settings: Settings) -> URL:
+    """The database's address, with the driver that is used here; ConfigError for one that cannot be used."""
+    try:
+        url = make_url(settings.database_url)
+        return url.set(drivername=DRIVERS[url.get_backend_name()])
+    except ArgumentError:
+        raise ConfigError("[server] database: is no address such as postgresql://user:password@host/name") from None
+    except KeyError as error:
+        raise ConfigError(f"[server] database: {error.args[0]} is not supported; allowed: {', '.join(DRIVERS)}") from None
 
 
-def away(error: DBAPIError) -> bool:
-    """Whether the database cannot be reached or cannot write, which may pass; not a mistake in our own SQL."""
-    words = str(error.orig)
-    if isinstance(error.orig, sqlite3.Error):
-        return any(text in words for text in AWAY_TEXT)
-    code = getattr(error.orig, "sqlstate", None) or (error.orig.args[0] if error.orig and error.orig.args else None)
-    return error.connection_invalidated or code in AWAY_CODES or (code is None or str(code)[:2] in ("08", "57"))
-
-
-def _engine_options(url: URL, settings: Settings) -> dict[str, Any]:
-    pool = {"pool_size": settings.server.threads + 8, "max_overflow": 8, "pool_timeout": 30}
+def _engine_options(url: URL) -> dict[str, Any]:
+    # Writers need one connection together; a read holds one for milliseconds.
+    pool = {"pool_size": 8, "max_overflow": 12, "pool_timeout": 30}
     if url.get_backend_name() == "sqlite":
         return {**pool, "connect_args": {"timeout": 30, "check_same_thread": False, "cached_statements": 512}}
-    if url.get_backend_name() in ("mysql", "mariadb", "postgresql"):
-        return {**pool, "pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
-    raise ConfigError(
-        f"[server] database: {url.get_backend_name()} is not supported; allowed: sqlite, mysql, mariadb, postgresql"
-    )
+    pool["pool_recycle"] = STALLED_S - 30
+    if url.get_backend_name() == "postgresql":
+        return {**pool, "isolation_level": "READ COMMITTED", "connect_args": {"connect_timeout": 10}}
+    # The moment that a transaction sees begins with its first plain read, which is after the turn was taken.
+    return {**pool, "isolation_level": "REPEATABLE READ", "connect_args": {"init_command": MYSQL_SESSION}}
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    connection.execute(POSTGRESQL_SESSION)
+    connection.commit()
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -249,8 +315,11 @@ class Hot:
 
 def _wrapped(db: Connection, sql: str, error: Exception) -> Exception:
     """The driver's error as SQLAlchemy would have raised it, so that it is retried and told like all others."""
-    base: type[Exception] = db.dialect.loaded_dbapi.Error
-    return DBAPIError.instance(sql, None, error, base, dialect=db.dialect)
+    dialect: Any = db.dialect
+    lost = dialect.is_disconnect(error, db.connection.dbapi_connection, None)
+    if lost:
+        db.invalidate(error)
+    return DBAPIError.instance(sql, None, error, dialect.loaded_dbapi.Error, connection_invalidated=lost, dialect=dialect)
 
 
 def _arranger(
@@ -294,6 +363,7 @@ RAISE_COUNTER = Hot(
     *("b_by", "b_name"),
 )
 READ_COUNTER = Hot(select(schema.counter.c.value).where(schema.counter.c.name == bindparam("b_name")), "b_name")
+TURN = Hot(select(schema.counter.c.value).where(schema.counter.c.name == bindparam("b_name")).with_for_update(), "b_name")
 ALL_COUNTERS = Hot(select(schema.counter.c.name, schema.counter.c.value))
 
 

@@ -189,7 +189,7 @@ class Cloud(Workers):
 
     def _check_fence(self, db: Connection, fence: int) -> None:
         """Fenced, unless `fence` is the newest; a later leader waits until this transaction is over."""
-        row = db.execute(select(leader.c.fence, leader.c.holder).where(leader.c.role == ROLE).with_for_update()).first()
+        row = db.execute(select(leader.c.fence, leader.c.holder).where(leader.c.role == ROLE)).first()
         if row is None or row.fence != fence:
             raise Fenced(f"fencing number {fence} is old; {row.holder if row else 'nobody'} leads now")
 

@@ -76,8 +76,7 @@ READY_OF = Hot(
     select(ready.c.job_id)
     .where(ready.c.class_id == bindparam("b_class"), ready.c.job_id > bindparam("b_after"))
     .order_by(ready.c.job_id)
-    .limit(bindparam("b_limit"))
-    .with_for_update(skip_locked=True),
+    .limit(bindparam("b_limit")),
     *("b_class", "b_after", "b_limit"),
 )
 EMPTY_CLASS = Hot(

@@ -364,7 +364,7 @@ def _conditions(query: JobQuery) -> list[ColumnElement[bool]]:
     if query.user is not None:
         conditions.append(spec.c.user == query.user)
     if query.title:
-        conditions.append(spec.c.title.contains(query.title, autoescape=True))
+        conditions.append(spec.c.title.icontains(query.title, autoescape=True))
     if query.paused is not None:
         conditions.append(job.c.paused.is_(query.paused))
     return conditions
