@@ -1,0 +1,16 @@
+"""The command `coalition`: a module of verbs for each noun. What is not needed to print the help is imported inside the verbs."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from coalition.cli import cloud, farm, jobs, workers
+from coalition.cli.frame import cli
+
+__all__ = ["cli", "cloud", "farm", "jobs", "main", "workers"]
+
+
+def main() -> NoReturn:
+    """What the console script runs."""
+    cli.main(prog_name="coalition")
+    raise AssertionError("main exits")

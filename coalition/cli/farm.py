@@ -1,0 +1,210 @@
+"""Verbs on the farm itself: its processes, configuration, database, events and tokens."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coalition.cli.frame import DURATION, LIMIT, Call, cli, config_file, texts
+
+if TYPE_CHECKING:
+    from coalition.config import Settings
+
+CONFIG_HELP = "The configuration; else COALITION_CONFIG, or ./cloud.ini if there is one, else the defaults."
+
+
+@cli.command()
+@click.option("--config", "file", metavar="FILE", help=CONFIG_HELP)
+@click.option("--listen", metavar="HOST:PORT", help="Instead of `listen` in the configuration.")
+@click.option("--data-dir", metavar="DIR", help="Instead of `data_dir` in the configuration.")
+@click.pass_obj
+def serve(call: Call, file: str | None, listen: str | None, data_dir: str | None) -> int:
+    """Run the server, and the autoscaler with it.
+
+    With `mode = token` in the configuration, the first start writes a token with all rights to admin.token in the data folder,
+    readable by its owner only: use it with --token-file to make others by `coalition token create`.
+    """
+    from coalition.config import load
+
+    options = {("server", "listen"): listen, ("server", "data_dir"): data_dir}
+    found = config_file(file)
+    settings = load(found, {key: value for key, value in options.items() if value is not None})
+    if not call.quiet:
+        print(f"configuration: {found or 'the defaults; cloud.ini has all of them'}", file=sys.stderr)
+    return _serve(settings)
+
+
+EXTRAS = {
+    "boto3": "aws",
+    "botocore": "aws",
+    "google": "gcp",
+    "libcloud": "libcloud",
+    "pymysql": "mysql",
+    "psycopg": "postgresql",
+}
+
+
+def _serve(settings: Settings) -> int:
+    try:
+        from autoscaler.loop import Autoscaler, make_providers
+        from coalition.server.run import serve as run
+
+        make_providers(settings)  # a pool that cannot be used is told here, not by a part that fails later
+        return run(settings, [Autoscaler] if settings.autoscaler.enabled else [])
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "coalition", "autoscaler", "providers"):
+            raise
+        extra = EXTRAS.get(missing, "server")
+        raise click.UsageError(f"the server needs {missing}, which is not installed: pip install 'coalition[{extra}]'") from None
+
+
+@cli.command()
+@click.option("--name", help="The worker's name; default: this machine's.")
+@click.option("--slots", metavar="N|cpus", help="How many jobs at a time; default: one for each cpu.")
+@click.option("--affinity", metavar="TAG,TAG", multiple=True, help="Tags of jobs it may run; repeated: other sets, best first.")
+@click.option("--state-dir", metavar="DIR", help="Where results and logs wait while the server is away.")
+@click.option("--startup", metavar="COMMAND", help="Run before the first job.")
+@click.option("--farm", help="Join this farm only, when looking on the network.")
+@click.option("--loopback", is_flag=True, help="Look for a server on this machine only.")
+@click.option("--port", type=click.IntRange(1, 65_535), help="The UDP port to look on.")
+@click.option("--identity", help="A cloud machine's own id.")
+@click.option("--funded-for", "funded_for_s", type=DURATION, help="Paid for so long; stops by then unless the server extends it.")
+@click.pass_obj
+def worker(call: Call, /, **options: Any) -> int:
+    """Run a worker: take jobs from the server until told to stop. SIGTERM: finish what runs, then end."""
+    from coalition.client import address
+    from coalition.worker import WorkerOptions, run_worker
+
+    server = call.server or os.environ.get("COALITION_SERVER")
+    common = {
+        "server": address(server).geturl() if server else "",
+        "token": call.token,
+        "token_file": call.token_file,
+        "ca": call.ca,
+    }
+    return run_worker(WorkerOptions(**{name: value for name, value in {**common, **options}.items() if value}))
+
+
+# ---------------------------------------------------------------- events, tokens
+
+
+@cli.command()
+@click.option("--job", type=int, metavar="ID", help="About this job.")
+@click.option("--worker", type=int, metavar="ID", help="About this worker.")
+@click.option("--instance", type=int, metavar="ID", help="About this instance.")
+@LIMIT
+@click.pass_obj
+def events(call: Call, /, **filters: Any) -> None:
+    """Show what happened, newest first."""
+    from coalition.output import moment
+
+    found = call.client().events(**filters)
+    rows = ([moment(entry.get("at")), *texts(entry, "kind who job worker instance text")] for entry in found)
+    call.screen.table({"events": found}, "TIME KIND WHO JOB> WORKER> INSTANCE> TEXT*", rows, "no events")
+
+
+@cli.group()
+def token() -> None:
+    """Make, list and delete tokens; needs a token with all rights.
+
+    The first one is in admin.token in the server's data folder, written at its first start in `mode = token`.
+    """
+
+
+@token.command("create")
+@click.option("--kind", type=click.Choice(["user", "enrol", "site"]), default="user", show_default=True, help="What it is for.")
+@click.option("--user", help="Whose calls it makes (kind user).")
+@click.option("--role", help="What it may do (kind user).")
+@click.option("--uses", type=int, help="How many workers may enrol with it (kind enrol).")
+@click.option("--expires", "expires_s", type=DURATION, metavar="DURATION", help="When it ends, such as 30d.")
+@click.pass_obj
+def token_create(call: Call, /, kind: str, **options: Any) -> None:
+    """Make a token, and print it: this once.
+
+    \b
+    user:  for a person's or a script's calls
+    enrol: lets so many workers join
+    site:  lets any number of workers join; a file on the machines at hand
+    """
+    made = call.client().create_token(kind, **options)
+    if call.json:
+        call.screen.document(made)
+    else:
+        print(made["token"])
+
+
+@token.command("list")
+@click.pass_obj
+def token_list(call: Call) -> None:
+    """List the tokens, without their secrets."""
+    from coalition.output import moment
+
+    found = call.client().tokens()
+    rows = ([*texts(entry, "id kind user role uses_left"), moment(entry.get("expires_at"))] for entry in found)
+    call.screen.table({"tokens": found}, "ID* KIND USER ROLE USES_LEFT> EXPIRES", rows, "no tokens")
+
+
+@token.command("delete")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.pass_obj
+def token_delete(call: Call, ids: Sequence[str]) -> None:
+    """Refuse tokens from now on."""
+    client = call.client()
+    call.changed(sum(client.delete_token(token) for token in ids), "token")
+
+
+@cli.group()
+def config() -> None:
+    """Look at a configuration file."""
+
+
+FILE = click.argument("file", required=False, metavar="[FILE]")
+
+
+@config.command("check")
+@FILE
+@click.pass_obj
+def config_check(call: Call, file: str | None) -> None:
+    """Check a cloud.ini; exit 2 with the line and the nearest valid name if it cannot be used."""
+    from coalition.config import load
+
+    found = config_file(file)
+    settings = load(found)
+    pools, budgets = [pool.name for pool in settings.pools], [budget.name for budget in settings.budgets]
+    words = f"{found or 'the defaults'}: good; pools: {', '.join(pools) or 'none'}; budgets: {', '.join(budgets) or 'none'}"
+    call.screen.said({"file": found, "pools": pools, "budgets": budgets}, words)
+
+
+@config.command("show")
+@FILE
+@click.pass_obj
+def config_show(call: Call, file: str | None) -> None:
+    """Print every setting, its value and its default."""
+    from coalition.config import describe, load
+
+    knobs = list(describe(load(config_file(file))))
+    facts = [{**knob._asdict(), "changed": knob.changed} for knob in knobs]
+    rows = ([f"[{knob.section}] {knob.key}", knob.value, knob.default if knob.changed else "", knob.help] for knob in knobs)
+    call.screen.table({"settings": facts}, "SETTING VALUE DEFAULT HELP*", rows, "")
+
+
+@cli.group()
+def db() -> None:
+    """Look after the database's schema."""
+
+
+@db.command("upgrade")
+@click.option("--config", "file", metavar="FILE", help=CONFIG_HELP)
+@click.pass_obj
+def db_upgrade(call: Call, file: str | None) -> None:
+    """Bring the database to this version's schema; stop the server and make a backup first."""
+    from coalition.config import load
+    from coalition.schema_version import bring_up
+
+    before, now = bring_up(load(config_file(file)))
+    call.screen.said({"before": before, "now": now}, f"schema {now}, it was {before or 'empty'}")

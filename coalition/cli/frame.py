@@ -1,0 +1,210 @@
+"""What every verb has: the common options, errors as one line and an exit code, and the types of values.
+
+Exit codes: 0 done; 1 the job failed, or the server refused; 2 wrong usage, input or configuration; 3 no server; 4 not allowed;
+130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from coalition import __version__
+from coalition.errors import (
+    BadInput,
+    CoalitionError,
+    ConfigError,
+    NotAllowed,
+    NotAuthenticated,
+    ServerUnreachable,
+    Unavailable,
+    WrongSchema,
+)
+
+if TYPE_CHECKING:
+    from coalition.client import Client
+    from coalition.output import Screen
+
+DONE, FAILED, USAGE, NO_SERVER, NOT_ALLOWED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (BadInput, USAGE),
+    (ConfigError, USAGE),
+    (WrongSchema, USAGE),
+    (ServerUnreachable, NO_SERVER),
+    (Unavailable, NO_SERVER),
+    (NotAuthenticated, NOT_ALLOWED),
+    (NotAllowed, NOT_ALLOWED),
+    (CoalitionError, FAILED),
+    (TimeoutError, FAILED),
+)
+
+
+@dataclass
+class Call:
+    """The options that every verb has."""
+
+    server: str | None = None
+    token: str | None = None
+    token_file: str | None = None
+    ca: str | None = None
+    json: bool = False
+    quiet: bool = False
+
+    def client(self) -> Client:
+        from coalition.client import Client
+
+        return Client(self.server, self.secret(), ca=self.ca)
+
+    def secret(self) -> str | None:
+        """The token given by text or by file, else None; then the client looks at COALITION_TOKEN."""
+        if self.token or not self.token_file:
+            return self.token
+        try:
+            return Path(self.token_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--token-file: {self.token_file} cannot be read: {error}") from None
+
+    @property
+    def screen(self) -> Screen:
+        from coalition.output import Screen
+
+        return Screen(self.json, self.quiet)
+
+    def changed(self, count: int, thing: str = "job") -> None:
+        self.screen.said({"changed": count}, f"{count} {thing}{'' if count == 1 else 's'} changed")
+
+
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    call = context.ensure_object(Call)
+    if value:
+        setattr(call, str(option.name), value)
+
+
+def _common() -> list[click.Parameter]:
+    given: list[tuple[tuple[str, ...], str, dict[str, Any]]] = [
+        (("--server",), "The server's address; else COALITION_SERVER, this machine, the network.", {"metavar": "URL"}),
+        (("--token",), "An API token; else COALITION_TOKEN. Others on this machine may see a command line: prefer the file.", {}),
+        (("--token-file",), "A file that holds the token.", {"metavar": "FILE"}),
+        (("--ca",), "A file of certificates to trust for https.", {"metavar": "FILE"}),
+        (("--json",), "Print one JSON document.", {"is_flag": True}),
+        (("--quiet", "-q"), "Print ids only, or nothing.", {"is_flag": True}),
+    ]
+    return [click.Option(names, help=text, expose_value=False, callback=_keep, **more) for names, text, more in given]
+
+
+class Verb(click.Command):
+    """A verb that also takes the common options, so that they may stand before or after it."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.params += _common()
+
+
+class Verbs(click.Group):
+    command_class = Verb
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.params += _common()
+
+
+Verbs.group_class = Verbs
+
+
+class Coalition(Verbs):
+    """The whole command: every error becomes one line and an exit code."""
+
+    def main(self, *arguments: Any, **keywords: Any) -> NoReturn:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        keywords["standalone_mode"] = False
+        try:
+            code = super().main(*arguments, **keywords)
+        except click.ClickException as error:
+            error.show()
+            code = USAGE
+        except (click.Abort, KeyboardInterrupt):
+            code = INTERRUPTED
+        except (CoalitionError, TimeoutError) as error:
+            code = _explain(error)
+        sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _explain(error: Exception) -> int:
+    from coalition.output import clean
+
+    hint = "; name a token with --token-file or COALITION_TOKEN" if isinstance(error, NotAuthenticated) else ""
+    print(f"coalition: {clean(error)}{hint}", file=sys.stderr)
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+
+
+@click.group(cls=Coalition, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="coalition")
+def cli() -> None:
+    """Coalition: jobs for a farm of machines, within a budget.
+
+    Exit codes: 0 done; 1 the job failed, or the server refused; 2 wrong usage, input or configuration; 3 no server;
+    4 not allowed.
+    """
+
+
+class Written(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """A value in the notation of cloud.ini, read by the function of config.py of that name."""
+
+    def __init__(self, name: str, reader: str) -> None:
+        self.name = name
+        self.reader = reader
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return getattr(importlib.import_module("coalition.config"), self.reader)(value.strip())
+        except ValueError as error:
+            self.fail(f'"{value[:80]}" is not {error}', param, context)
+
+
+DURATION = Written("duration", "a_duration")
+SIZE = Written("size", "a_size")
+IDS = click.argument("ids", nargs=-1, required=True, type=int, metavar="ID...")
+JOB = click.argument("job", type=int, metavar="ID")
+LIMIT = click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
+
+
+def parts(texts: Iterable[str]) -> list[str]:
+    """The parts of texts with commas between them, without the empty ones."""
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def written(context: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `options`, those that were written on the command line."""
+    return {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+
+
+def texts(entry: Mapping[str, Any], names: str) -> list[object]:
+    """The fields of an entry with these names."""
+    return [entry.get(name, "") for name in names.split()]
+
+
+def amounts(entry: Mapping[str, Any], names: str) -> list[object]:
+    """The amounts of an entry in its currency; `names` without their unit."""
+    from coalition.output import money
+
+    return [money(entry.get(f"{name}_micro"), entry.get("currency", "")) for name in names.split()]
+
+
+def config_file(given: str | None) -> str | None:
+    """The configuration to use: the one given, COALITION_CONFIG, ./cloud.ini if it is there, else none."""
+    return given or os.environ.get("COALITION_CONFIG") or ("cloud.ini" if Path("cloud.ini").is_file() else None)

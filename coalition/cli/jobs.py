@@ -1,0 +1,366 @@
+"""Verbs on jobs: submit and change them, look at them, wait for them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coalition.cli.frame import DONE, DURATION, FAILED, IDS, JOB, LIMIT, SIZE, Call, cli, parts, written
+
+if TYPE_CHECKING:
+    from coalition.client import Client
+    from coalition.model import Job
+
+
+def _environment(context: click.Context, option: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
+    wrong = next((pair for pair in pairs if not pair.partition("=")[1]), None)
+    if wrong is not None:
+        raise click.BadParameter(f'"{wrong}" is not NAME=VALUE', context, option)
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def _numbers(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[int]:
+    try:
+        return [int(text) for text in parts(texts)]
+    except ValueError:
+        raise click.BadParameter("job ids with commas between them, such as 12,13", context, option) from None
+
+
+def tags_of(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[str]:
+    return parts(texts)
+
+
+FIELDS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
+    click.option("--title", help="What people see."),
+    click.option("--dir", metavar="DIR", help="The folder the command runs in, on the worker."),
+    click.option(
+        "--env", "environment", metavar="NAME=VALUE", multiple=True, callback=_environment, help="A variable; may be repeated."
+    ),
+    click.option("--user", help="Whose job it is; default: who runs this."),
+    click.option("--priority", type=int, metavar="0-255", help="Higher first, within its group; default: 127."),
+    click.option("--affinity", metavar="TAG,TAG", multiple=True, callback=tags_of, help="Tags that a worker must have."),
+    click.option("--timeout", "timeout_s", type=DURATION, help="Stop it as an error after this time, such as 30m."),
+    click.option("--retries", type=int, help="How many errors are run again."),
+    click.option("--depends-on", metavar="ID,ID", multiple=True, callback=_numbers, help="Jobs that must be finished before."),
+    click.option("--url", help="Where its result can be seen."),
+    click.option("--progress-pattern", metavar="REGEX", help="With %percent or %one where its output tells the progress."),
+    click.option("--cpus", type=int, help="How many it needs."),
+    click.option("--memory", "memory_bytes", type=SIZE, help="How much it needs, such as 8G."),
+    click.option("--gpus", type=int, help="How many it needs."),
+]
+
+
+def job_fields(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The options for the fields that a job is submitted with, and that can be edited."""
+    for option in reversed(FIELDS):
+        verb = option(verb)
+    return verb
+
+
+@cli.command(context_settings={"allow_interspersed_args": False})
+@job_fields
+@click.option("--parent", type=int, metavar="ID", help="The group it goes into.")
+@click.option("--paused", is_flag=True, help="Wait until it is started.")
+@click.option("--frames", metavar="RANGE", help="One job per frame, as 1-100x2; replaces {frame}, {frame:04d}, {start}, {end}.")
+@click.option("--group", is_flag=True, help="Make an empty group; print its id.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until it is over; exit 1 if it failed.")
+@click.argument("command", nargs=-1)
+@click.pass_context
+def submit(context: click.Context, /, command: Sequence[str], waits: bool, **options: Any) -> int:
+    """Submit a job, or one for each frame, and print its id.
+
+    One COMMAND word is a shell line as it is; several are a program and its arguments, whose quotes are kept.
+
+    \b
+        coalition submit --title hello 'echo hello > /tmp/hello'
+        coalition submit --frames 1-100x2 --title shot -- povray +K{frame} shot.pov
+    """
+    from coalition.model import JobSpec, from_dict
+
+    call: Call = context.obj
+    given = written(context, options)
+    if command:
+        given["command"] = command[0] if len(command) == 1 else shlex.join(command)
+    elif not options["group"]:
+        raise click.UsageError("give a command, or --group for an empty group")
+    client = call.client()
+    made = client.submit_many([from_dict(JobSpec, given)])
+    if not call.json:
+        print(made.ids[0], flush=True)
+    elif not waits:
+        call.screen.document({"id": made.ids[0], "count": made.count})
+    return _wait(call, client, made.ids, None) if waits else DONE
+
+
+@cli.command()
+@IDS
+@job_fields
+@click.option("--command", help="The shell line.")
+@click.option("--parent", type=int, metavar="ID", help="Moves it into this group.")
+@click.pass_context
+def edit(context: click.Context, /, ids: Sequence[int], **options: Any) -> None:
+    """Change fields of jobs. --env, --affinity and --depends-on replace what was there."""
+    call: Call = context.obj
+    given = written(context, options)
+    if not given:
+        raise click.UsageError("name at least one field to change")
+    call.changed(call.client().edit(ids, **given))
+
+
+@cli.command()
+@IDS
+@click.option("--to", "parent", type=int, required=True, metavar="ID", help="The group; 0 is the top.")
+@click.pass_obj
+def move(call: Call, ids: Sequence[int], parent: int) -> None:
+    """Put jobs, with all that is below them, into another group."""
+    call.changed(call.client().move(ids, parent))
+
+
+@cli.command()
+@IDS
+@click.pass_obj
+def pause(call: Call, ids: Sequence[int]) -> None:
+    """Hold jobs, with all that is below them; what runs is stopped and will run again."""
+    call.changed(call.client().pause(ids))
+
+
+@cli.command()
+@IDS
+@click.pass_obj
+def start(call: Call, ids: Sequence[int]) -> None:
+    """Let paused jobs go on."""
+    call.changed(call.client().start(ids))
+
+
+@cli.command()
+@IDS
+@click.option("--errors", is_flag=True, help="Only those that failed.")
+@click.pass_obj
+def reset(call: Call, ids: Sequence[int], errors: bool) -> None:
+    """Run jobs again, with all that is below them."""
+    call.changed(call.client().reset(ids, errors_only=errors))
+
+
+@cli.command()
+@IDS
+@click.pass_obj
+def delete(call: Call, ids: Sequence[int]) -> None:
+    """Remove jobs, with all that is below them and their logs; what runs is stopped."""
+    call.changed(call.client().delete(ids))
+
+
+# ---------------------------------------------------------------- look and wait
+
+
+@cli.command()
+@click.argument("group", type=int, default=0, metavar="[GROUP]")
+@click.option("--all", "deep", is_flag=True, help="At every level, not only in GROUP or at the top.")
+@click.option(
+    "--state", metavar="STATE,STATE", multiple=True, callback=tags_of, help="WAITING, PENDING, WORKING, FINISHED, ERROR."
+)
+@click.option("--user", help="Whose.")
+@click.option("--title", help="A part of the title.")
+@click.option("--paused/--not-paused", default=None, help="Only paused ones, or none of them.")
+@click.option(
+    "--sort", type=click.Choice(["id", "-id", "priority", "-priority"]), default="-id", help="Order; default: newest first."
+)
+@LIMIT
+@click.pass_obj
+def jobs(call: Call, /, group: int, deep: bool, state: Sequence[str], limit: int, **filters: Any) -> None:
+    """List the jobs at the top, or those in GROUP."""
+    from coalition.model import to_dict
+
+    client = call.client()
+    states = ",".join(state).upper() or None
+    found = list(client.jobs(parent=None if deep else group, state=states, limit=limit, **filters))
+    currency = _currency(call, client, (job.cost_micro for job in found))
+    heads = "ID> STATE TITLE* USER DONE> PRIO> AGE> RUN> COST>"
+    call.screen.table({"jobs": to_dict(found)}, heads, (_job_row(job, currency) for job in found), "no jobs")
+    if len(found) == limit and call.screen.terminal and not (call.json or call.quiet):
+        print(f"the first {limit}; --limit shows more", file=sys.stderr)
+
+
+def _job_row(job: Job, currency: str) -> list[object]:
+    from coalition.output import age, duration, money, progress, state_of
+
+    run = duration(job.run_s) if job.run_s else ""
+    cost = money(job.cost_micro, currency) if job.cost_micro else ""
+    return [job.id, state_of(job), job.title, job.user, progress(job), job.priority, age(job.created_at), run, cost]
+
+
+def _currency(call: Call, client: Client, amounts: Iterable[int]) -> str:
+    """The farm's currency, asked for only when an amount is to be shown."""
+    return str(client.farm().get("currency", "")) if not (call.json or call.quiet) and any(amounts) else ""
+
+
+@cli.command()
+@JOB
+@click.pass_obj
+def job(call: Call, job: int) -> None:
+    """Show one job and its attempts."""
+    from coalition.model import to_dict
+
+    client = call.client()
+    found, attempts = client.job(job), client.attempts(job)
+    currency = _currency(call, client, [found.cost_micro])
+    facts = {**to_dict(found), "attempts": to_dict(attempts)}
+    call.screen.details(facts, _job_details(found, currency))
+    if attempts and not (call.json or call.quiet):
+        print()
+        heads = "ATTEMPT> STATE WORKER RUN> EXIT> REASON*"
+        call.screen.table(None, heads, (_attempt_row(attempt) for attempt in attempts), "")
+
+
+def _job_details(job: Job, currency: str) -> list[tuple[str, object]]:
+    from coalition.output import duration, moment, money, progress, state_of
+
+    return [
+        ("id", job.id),
+        ("title", job.title),
+        ("state", f"{state_of(job)} {progress(job)}"),
+        ("reason", job.reason),
+        ("user", job.user),
+        ("parent", job.parent or ""),
+        ("priority", job.priority),
+        ("affinity", ", ".join(job.affinity)),
+        ("needs", ", ".join(_needs(job))),
+        ("command", job.command),
+        ("dir", job.dir),
+        ("environment", " ".join(f"{name}={shlex.quote(value)}" for name, value in job.environment.items())),
+        ("depends on", ", ".join(map(str, job.depends_on))),
+        ("timeout", duration(job.timeout_s) if job.timeout_s else ""),
+        ("errors", f"{job.errors}, {job.retries} are run again" if job.retries or job.errors else ""),
+        ("url", job.url),
+        ("worker", job.worker),
+        ("created", moment(job.created_at)),
+        ("started", moment(job.started_at)),
+        ("ended", moment(job.ended_at)),
+        ("run time", duration(job.run_s) if job.run_s else ""),
+        ("cost", money(job.cost_micro, currency) if job.cost_micro else ""),
+    ]
+
+
+def _needs(job: Job) -> list[str]:
+    from coalition.output import size
+
+    memory = [f"{size(job.memory_bytes)} memory"] if job.memory_bytes else []
+    return [f"{count} {name}" for name, count in (("cpus", job.cpus), ("gpus", job.gpus)) if count] + memory
+
+
+def _attempt_row(attempt: Any) -> list[object]:
+    from coalition.output import duration
+
+    ended = f"signal {attempt.signal}" if attempt.signal else attempt.exit_code
+    return [attempt.id, attempt.state, attempt.worker, duration(attempt.run_s), ended, attempt.reason]
+
+
+@cli.command()
+@JOB
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job is over; exit 1 if it failed.")
+@click.option("--attempt", type=int, metavar="ID", help="The log of this attempt instead of the newest.")
+@click.option("--tail", type=SIZE, default=0, metavar="SIZE", help="Only the last bytes, such as 4K.")
+@click.pass_obj
+def log(call: Call, job: int, follow: bool, attempt: int | None, tail: int) -> int:
+    """Print a job's log, byte by byte as it was written."""
+    if follow and (call.json or attempt is not None):
+        raise click.UsageError("--follow is for the newest attempt, and not for --json")
+    client = call.client()
+    if follow:
+        for data in client.follow(job, offset=-tail):
+            _put(data)
+        return FAILED if client.job(job).state == "ERROR" else DONE
+    pieces = _pieces(client, job, attempt, -tail)
+    if call.json:
+        read = list(pieces)
+        text = b"".join(piece.data for piece in read).decode("utf-8", "replace")
+        facts = {"job": job, "attempt": read[0].attempt, "size": read[0].size, "open": read[0].open, "log": text}
+        call.screen.document(facts)
+        return DONE
+    for piece in pieces:
+        _put(piece.data)
+    return DONE
+
+
+def _pieces(client: Client, job: int, attempt: int | None, offset: int) -> Iterable[Any]:
+    """The log up to where it ended at the first look; at least one piece."""
+    size = None
+    while True:
+        read = client.log(job, offset=offset) if attempt is None else client.attempt_log(attempt, offset=offset)
+        yield read
+        attempt = read.attempt or attempt
+        size = read.size if size is None else size
+        offset = read.offset + len(read.data)
+        if not read.data or offset >= size:
+            return
+
+
+def _put(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+@cli.command()
+@IDS
+@click.option("--timeout", type=DURATION, metavar="DURATION", help="Give up after this time, such as 10m.")
+@click.pass_obj
+def wait(call: Call, ids: Sequence[int], timeout: float | None) -> int:
+    """Wait until jobs are over; exit 1 if one failed."""
+    return _wait(call, call.client(), ids, timeout)
+
+
+def _wait(call: Call, client: Client, ids: Sequence[int], timeout_s: float | None) -> int:
+    from coalition.model import to_dict
+
+    bars = nullcontext() if call.quiet or call.json or not sys.stderr.isatty() else _Bars()
+    with bars as shown:
+        over = client.wait(ids, shown, timeout_s=timeout_s)
+    currency = _currency(call, client, (job.cost_micro for job in over))
+    if not call.quiet:
+        heads = "ID> STATE TITLE* USER DONE> PRIO> AGE> RUN> COST>"
+        call.screen.table({"jobs": to_dict(over)}, heads, (_job_row(job, currency) for job in over), "")
+    return FAILED if any(job.state == "ERROR" for job in over) else DONE
+
+
+class _Bars:
+    """A progress bar for each job on the terminal, while they are waited for."""
+
+    def __enter__(self) -> _Bars:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        words = TextColumn("{task.description}", markup=False)
+        done = TextColumn("{task.fields[done]}", markup=False)
+        self.bars = Progress(words, BarColumn(), done, TimeElapsedColumn(), console=Console(stderr=True))
+        self.tasks: dict[int, Any] = {}
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, jobs: Sequence[Job]) -> None:
+        from coalition.output import clean, progress, state_of
+
+        for job in jobs:
+            if job.id not in self.tasks:
+                self.tasks[job.id] = self.bars.add_task(clean(job.title or job.id)[:40], total=1, done="")
+            share = (job.counts.finished + job.counts.error) / max(1, job.counts.total) if job.counts else job.progress
+            over = job.state == "FINISHED"
+            self.bars.update(self.tasks[job.id], completed=1 if over else share, done=f"{progress(job)} {state_of(job)}")
+
+
+@cli.command()
+@JOB
+@click.pass_obj
+def explain(call: Call, job: int) -> None:
+    """Say why a job is not running."""
+    answer = call.client().explain(job)
+    reasons = enumerate(answer.get("reasons", ()), 1)
+    told = ((f"reason {number}", reason.get("text")) for number, reason in reasons)
+    pairs = [("job", job), ("state", answer.get("state")), *told]
+    call.screen.details(answer, pairs)

@@ -1,0 +1,110 @@
+"""Verbs on workers, and on the tags that they and jobs have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coalition.cli.frame import Call, cli, parts, texts, written
+
+if TYPE_CHECKING:
+    from coalition.client import Client
+    from coalition.model import Worker
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def workers(context: click.Context) -> None:
+    """List the workers, or change them."""
+    if context.invoked_subcommand:
+        return
+    from coalition.model import to_dict
+
+    call: Call = context.obj
+    found = call.client().workers()
+    heads = "ID> NAME* STATE BUSY> AFFINITY LOAD> FREE> SEEN> JOBS"
+    none = "no workers; start one with `coalition worker`"
+    call.screen.table({"workers": to_dict(found)}, heads, map(_worker_row, found), none)
+
+
+def _worker_row(worker: Worker) -> list[object]:
+    from coalition.output import age, size
+
+    affinity = " | ".join(",".join(line) for line in worker.affinity)
+    free = size(worker.memory_free_bytes) if worker.memory_free_bytes else ""
+    held = ",".join(map(str, worker.jobs[:3])) + ("..." if len(worker.jobs) > 3 else "")
+    state = worker.state if worker.active else f"{worker.state} (off)"
+    busy = f"{worker.running}/{worker.slots}"
+    return [worker.id, worker.name, state, busy, affinity, f"{worker.load:.1f}", free, age(worker.seen_at), held]
+
+
+WORKERS = click.argument("names", nargs=-1, required=True, metavar="NAME|ID...")
+
+
+def _worker_ids(client: Client, names: Sequence[str]) -> list[int]:
+    """The ids of workers given by id or by name."""
+    if all(name.isdigit() for name in names):
+        return [int(name) for name in names]
+    known = {worker.name: worker.id for worker in client.workers()}
+    unknown = [name for name in names if name not in known and not name.isdigit()]
+    if unknown:
+        from coalition.errors import nearest
+
+        raise click.UsageError(f"no worker {unknown[0]}; {nearest(unknown[0], known)}")
+    return [known[name] if name in known else int(name) for name in names]
+
+
+@workers.command("drain")
+@WORKERS
+@click.pass_obj
+def workers_drain(call: Call, names: Sequence[str]) -> None:
+    """Let workers finish what they run, and take no more."""
+    client = call.client()
+    call.changed(client.drain_workers(_worker_ids(client, names)), "worker")
+
+
+@workers.command("resume")
+@WORKERS
+@click.pass_obj
+def workers_resume(call: Call, names: Sequence[str]) -> None:
+    """Let drained workers take jobs again."""
+    client = call.client()
+    call.changed(client.resume_workers(_worker_ids(client, names)), "worker")
+
+
+@workers.command("delete")
+@WORKERS
+@click.pass_obj
+def workers_delete(call: Call, names: Sequence[str]) -> None:
+    """Forget workers; their credentials end."""
+    client = call.client()
+    call.changed(client.delete_workers(_worker_ids(client, names)), "worker")
+
+
+@workers.command("edit")
+@WORKERS
+@click.option("--affinity", metavar="TAG,TAG", multiple=True, help="Tags of jobs it may run; repeated: other sets, best first.")
+@click.option("--active/--inactive", default=None, help="Whether it takes jobs.")
+@click.option("--slots", type=int, help="How many jobs at a time.")
+@click.pass_context
+def workers_edit(context: click.Context, /, names: Sequence[str], **options: Any) -> None:
+    """Change workers."""
+    call: Call = context.obj
+    given = written(context, options)
+    if not given:
+        raise click.UsageError("name at least one thing to change")
+    if "affinity" in given:
+        given["affinity"] = [line for line in ([*parts([text])] for text in given["affinity"]) if line]
+    client = call.client()
+    call.changed(client.edit_workers(_worker_ids(client, names), **given), "worker")
+
+
+@cli.command()
+@click.pass_obj
+def affinities(call: Call) -> None:
+    """List the tags in use, with the workers and jobs that have them."""
+    found = call.client().affinities()
+    rows = (texts(entry, "tag workers jobs") for entry in found)
+    call.screen.table({"affinities": found}, "TAG* WORKERS> JOBS>", rows, "no tags")
