@@ -295,19 +295,21 @@ class _Decision:
     def _supply(self) -> list[_Bin]:
         """Slots that live, boot, or are kept, merged by what they can run."""
         instances = {one.id: one for one in self.snap.instances}
-        bins: dict[Capacity, _Bin] = {}
+        named = any(demand.requirement.named for demand in self.demands)
+        bins: dict[tuple[Capacity, str], _Bin] = {}
         for worker in self.snap.workers:
             one = instances.get(worker.instance_id or 0)
             kept = one is not None and self._is_kept(one)
             ending = one is not None and (one.id in self.leaving or (one.state != InstanceState.RUNNING and not kept))
             if ending or not worker.active or not (worker.state in SERVING or kept):
                 continue
-            here = bins.setdefault(worker.capacity, _Bin(worker.capacity, 0.0))
+            key = (worker.capacity, worker.name if named else "")
+            here = bins.setdefault(key, _Bin(worker.capacity, 0.0))
             here.free += max(0, worker.slots - worker.running)
             here.young += min(worker.young, worker.slots)
         for one in self.snap.instances:
             if one.state in BOOTING and one.id not in self.leaving:
-                bins.setdefault(one.capacity, _Bin(one.capacity, 0.0)).free += one.slots
+                bins.setdefault((one.capacity, ""), _Bin(one.capacity, 0.0)).free += one.slots
         return list(bins.values())
 
     # ------------------------------------------------------------ demand

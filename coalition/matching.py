@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 FIRST_FIELDS = ("tags", "cpus", "memory_bytes", "gpus", "payer")  # written always: stored hashes are made of them
+NOBODY = "*"  # no worker has this name
 
 
 @dataclass(frozen=True)
@@ -48,26 +49,106 @@ class Requirement:
         data["limits"] = tuple((name, count) for name, count in data.get("limits", ()))
         return cls(**data)
 
+    @property
+    def named(self) -> bool:
+        """Whether it depends on the worker's name: nothing else tells equal machines apart."""
+        return bool(self.workers or self.not_workers)
+
+    @property
+    def heavy(self) -> bool:
+        """Whether it takes more of a machine than a slot."""
+        return bool(self.cpus or self.memory_bytes or self.gpus or self.exclusive)
+
     def under(self, above: Requirement) -> Requirement:
-        """This, with what the ancestors ask for: tags add up, of resources the larger counts."""
+        """This, with what the ancestors ask for: tags add up, of resources and tokens the larger counts.
+
+        Of two lists of workers that may run it those count that are in both.
+        """
+        limits = dict(above.limits)
+        for name, count in self.limits:
+            limits[name] = max(count, limits.get(name, 0))
         return Requirement(
             tags=tuple(sorted({*self.tags, *above.tags})),
             cpus=max(self.cpus, above.cpus),
             memory_bytes=max(self.memory_bytes, above.memory_bytes),
             gpus=max(self.gpus, above.gpus),
             payer="|".join(sorted({*filter(None, self.payer.split("|")), *filter(None, above.payer.split("|"))})),
+            gpu_memory_bytes=max(self.gpu_memory_bytes, above.gpu_memory_bytes),
+            exclusive=self.exclusive or above.exclusive,
+            workers=_in_both(self.workers, above.workers),
+            not_workers=tuple(sorted({*self.not_workers, *above.not_workers})),
+            limits=tuple(sorted(limits.items())),
         )
+
+
+def _in_both(some: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    """The names in both lists, of which an empty one stands for all."""
+    if not some or not others:
+        return tuple(sorted(some or others))
+    return tuple(sorted({*some} & {*others})) or (NOBODY,)
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a worker offers. `lines` are its tag sets, best first; `payer` is None where no budget pays for it."""
+    """What a worker offers. `lines` are its tag sets, best first; `payer` is None where no budget pays for it.
+
+    Equal machines are equal whatever their names, of which few requirements speak (Requirement.named).
+    """
 
     lines: tuple[tuple[str, ...], ...] = ()
     cpus: int = 1
     memory_bytes: int = 0
     gpus: int = 0
     payer: str | None = None
+    gpu_memory_bytes: int = 0
+    name: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a worker has left beside what it runs. `closed`: something there is exclusive."""
+
+    cpus: int
+    memory_bytes: int
+    gpus: int
+    running: int = 0
+    closed: bool = False
+
+    def without(self, requirement: Requirement) -> Room:
+        """What is left when such a job runs there too."""
+        return Room(
+            self.cpus - requirement.cpus,
+            self.memory_bytes - requirement.memory_bytes,
+            self.gpus - requirement.gpus,
+            self.running + 1,
+            self.closed or requirement.exclusive,
+        )
+
+    def fits(self, requirement: Requirement) -> bool:
+        """Whether such a job can start now. What it does not ask for may be overdrawn."""
+        return self.lack(requirement) is None
+
+    def lack(self, requirement: Requirement) -> str | None:
+        """Why such a job cannot start now, in words that follow the worker's name; None if it can."""
+        if self.closed:
+            return "runs an exclusive job"
+        if requirement.exclusive and self.running:
+            return f"runs {self.running} jobs, and this one wants it alone"
+        if requirement.cpus and requirement.cpus > self.cpus:
+            return f"has {max(0, self.cpus)} cpus free of {requirement.cpus}"
+        if requirement.memory_bytes and requirement.memory_bytes > self.memory_bytes:
+            return f"has {_gib(max(0, self.memory_bytes))} GiB of memory free of {_gib(requirement.memory_bytes)}"
+        if requirement.gpus and requirement.gpus > self.gpus:
+            return f"has {max(0, self.gpus)} gpus free of {requirement.gpus}"
+        return None
+
+
+def room(capacity: Capacity, held: Iterable[Requirement]) -> Room:
+    """What a worker that runs these has left."""
+    left = Room(capacity.cpus, capacity.memory_bytes, capacity.gpus)
+    for requirement in held:
+        left = left.without(requirement)
+    return left
 
 
 def line(requirement: Requirement, capacity: Capacity) -> int | None:
@@ -83,13 +164,32 @@ def line(requirement: Requirement, capacity: Capacity) -> int | None:
 def _resource_mismatch(requirement: Requirement, capacity: Capacity) -> str | None:
     if capacity.payer is not None and capacity.payer != requirement.payer:
         return f"is paid for by {capacity.payer or 'the farm'}, the job by {requirement.payer or 'the farm'}"
+    if requirement.named and (words := _name_mismatch(requirement, capacity.name)):
+        return words
     if requirement.cpus > capacity.cpus:
         return f"has {capacity.cpus} cpus of {requirement.cpus}"
     if requirement.memory_bytes > capacity.memory_bytes:
-        return f"has {capacity.memory_bytes / 2**30:.1f} GiB of memory of {requirement.memory_bytes / 2**30:.1f}"
+        return f"has {_gib(capacity.memory_bytes)} GiB of memory of {_gib(requirement.memory_bytes)}"
     if requirement.gpus > capacity.gpus:
         return f"has {capacity.gpus} gpus of {requirement.gpus}"
+    if requirement.gpu_memory_bytes > capacity.gpu_memory_bytes:
+        return f"has {_gib(capacity.gpu_memory_bytes)} GiB of memory a gpu of {_gib(requirement.gpu_memory_bytes)}"
     return None
+
+
+def _name_mismatch(requirement: Requirement, name: str) -> str | None:
+    if name in requirement.not_workers:
+        return "is one that the job does not allow"
+    if requirement.workers and name not in requirement.workers:
+        if NOBODY in requirement.workers:
+            return "is not allowed by the job and its groups: their lists have no worker in common"
+        allowed = ", ".join(requirement.workers[:3]) + (", ..." if len(requirement.workers) > 3 else "")
+        return f"is none of those that the job allows: {allowed}"
+    return None
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f}"
 
 
 def mismatch(requirement: Requirement, capacity: Capacity) -> str | None:

@@ -33,6 +33,7 @@ MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 127
 INLINE_LOG_BYTES = 4_096
 TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}\Z")
+OWN_LIMITS = ("group#", "user#")  # names of limits that the farm keeps itself, for max_running
 WORKER_NAME = re.compile(r"^[\w.\-]{1,128}\Z")
 SCALARS = frozenset((str, int, float, bool, type(None)))
 NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -102,6 +103,8 @@ def _patterns(value: Sequence[str]) -> str | None:
 def _limits(value: Mapping[str, int]) -> str | None:
     if complaint := _tags(tuple(value)):
         return complaint.replace("tag ", "limit ", 1)
+    if own := [name for name in value if name.startswith(OWN_LIMITS)]:
+        return f"limit {own[0]} is one that the farm keeps itself; give max_running"
     wrong = [f"{name}: {count}" for name, count in value.items() if not 1 <= count <= 1_000_000]
     return f"{wrong[0]} is not allowed; a job holds 1 token or more of a limit" if wrong else None
 

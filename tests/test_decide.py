@@ -201,6 +201,14 @@ def test_what_a_busy_worker_can_run_is_not_called_impossible() -> None:
     assert all(one.pool for one in plan(jobs(7, tags=("windows",)), workers=(own,)).holds)
 
 
+def test_a_job_that_names_workers_counts_on_those_only() -> None:
+    fleet = tuple(worker(number, instance_id=None, capacity=replace(ROOM, name=f"w{number}")) for number in (1, 2))
+    there = {"workers": fleet, "pools": (a_pool(),)}
+    assert plan(jobs(2, not_workers=("w1",)), **there).launches == []
+    assert plan(jobs(3, not_workers=("w1",)), **there).launches[0].count == 1
+    assert plan(jobs(9, workers=("w2",)), **there).launches == [], "no pool can start a worker of that name"
+
+
 def test_a_full_pool_hands_over_to_the_next() -> None:
     pools = (a_pool((offer("cheap", 2, 0.1),), name="a", max=1), a_pool((offer("dear", 2, 0.5),), name="b"))
     assert started(plan(jobs(6), pools=pools)) == {"cheap": 1, "dear": 2}

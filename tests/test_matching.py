@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalition.matching import Capacity, Requirement, extend_path, line, mismatch, order_key, payer, strip_path
+from coalition.matching import Capacity, Requirement, Room, extend_path, line, mismatch, order_key, payer, room, strip_path
 from tests.builders import a_budget
 
 GIB = 2**30
@@ -40,13 +40,17 @@ def test_tags_of_different_lines_are_not_added_up() -> None:
         (needs(cpus=9), "has 8 cpus of 9"),
         (needs(memory_bytes=32 * GIB), "has 16.0 GiB of memory of 32.0"),
         (needs(gpus=2), "has 1 gpus of 2"),
+        (needs(gpu_memory_bytes=24 * GIB), "has 8.0 GiB of memory a gpu of 24.0"),
+        (needs(not_workers=("w1",)), "is one that the job does not allow"),
+        (needs(workers=("w2", "w3")), "is none of those that the job allows: w2, w3"),
+        (needs(workers=("w2", "w1"), not_workers=("w2",)), None),
         (needs("gpu", "linux", "x"), "lacks x"),
         (needs("a"), "lacks a"),
         (needs("gpu", cpus=8, memory_bytes=16 * GIB, gpus=1), None),
     ],
 )
 def test_a_mismatch_names_what_is_missing_most_nearly(requirement: Requirement, words: str | None) -> None:
-    worker = offers(("gpu", "linux"), ("cpu",))
+    worker = offers(("gpu", "linux"), ("cpu",), gpu_memory_bytes=8 * GIB, name="w1")
     assert mismatch(requirement, worker) == words
     assert (line(requirement, worker) is None) == (words is not None)
 
@@ -63,9 +67,72 @@ def test_what_is_inherited_adds_tags_and_payers_and_raises_resources() -> None:
     assert below == Requirement(("a", "b"), 4, 8, 1, "x|y|z")
 
 
+def test_what_is_inherited_goes_for_every_kind_of_requirement() -> None:
+    group = needs(gpu_memory_bytes=8, exclusive=True, workers=("a", "b"), not_workers=("x",), limits=(("maya", 1), ("nuke", 3)))
+    job = needs(gpu_memory_bytes=4, workers=("b", "c"), not_workers=("y",), limits=(("maya", 2), ("arnold", 1)))
+    assert job.under(group) == needs(
+        gpu_memory_bytes=8,
+        exclusive=True,
+        workers=("b",),
+        not_workers=("x", "y"),
+        limits=(("arnold", 1), ("maya", 2), ("nuke", 3)),
+    )
+
+
+def test_lists_of_workers_without_a_common_name_allow_nobody() -> None:
+    nobody = needs(workers=("a",)).under(needs(workers=("b",)))
+    words = "is not allowed by the job and its groups: their lists have no worker in common"
+    assert [mismatch(nobody, offers(name=name)) for name in ("a", "b", "")] == [words] * 3
+    assert needs(workers=("a",)).under(needs()).workers == needs().under(needs(workers=("a",))).workers == ("a",)
+
+
+def test_equal_machines_are_equal_whatever_their_names() -> None:
+    one, two = offers(name="w1"), offers(name="w2")
+    assert (one == two, hash(one) == hash(two)) == (True, True)
+    assert [needs(workers=("w1",)).named, needs(not_workers=("w1",)).named, needs("a", cpus=2).named] == [True, True, False]
+
+
+# ---------------------------------------------------------------- room
+
+
+def left(*held: Requirement) -> Room:
+    return room(offers(), held)
+
+
+def test_jobs_take_what_they_ask_for_until_nothing_is_left() -> None:
+    assert left() == Room(8, 16 * GIB, 1)
+    assert left(needs(cpus=3, memory_bytes=GIB), needs(cpus=3, gpus=1)) == Room(2, 15 * GIB, 0, running=2)
+    assert left(needs(cpus=6)).fits(needs(cpus=2))
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "words"),
+    [
+        (needs(cpus=6), needs(cpus=3), "has 2 cpus free of 3"),
+        (needs(memory_bytes=12 * GIB), needs(memory_bytes=5 * GIB), "has 4.0 GiB of memory free of 5.0"),
+        (needs(gpus=1), needs(gpus=1), "has 0 gpus free of 1"),
+        (needs(), needs(exclusive=True), "runs 1 jobs, and this one wants it alone"),
+        (needs(exclusive=True), needs(), "runs an exclusive job"),
+    ],
+)
+def test_what_is_in_the_way_is_said(held: Requirement, wanted: Requirement, words: str) -> None:
+    assert left(held).lack(wanted) == words
+    assert (left(held).fits(wanted), left().fits(wanted)) == (False, True)
+
+
+def test_a_job_that_asks_for_nothing_runs_beside_whatever_is_overdrawn() -> None:
+    assert left(needs(cpus=8), needs(cpus=8)).fits(needs())
+    assert left(needs(cpus=8), needs(cpus=8)).lack(needs(cpus=1)) == "has 0 cpus free of 1"
+
+
+# ---------------------------------------------------------------- the wire form, payers, paths
+
+
 def test_equal_requirements_have_one_hash_and_are_read_back() -> None:
     one = Requirement(("a",), 1, 2, 3, "p")
     assert Requirement.from_json(one.to_json()) == one
+    full = needs("a", gpu_memory_bytes=1, exclusive=True, workers=("w",), not_workers=("v",), limits=(("maya", 2),))
+    assert Requirement.from_json(full.to_json()) == full
     assert one.hash == Requirement(("a",), 1, 2, 3, "p").hash != Requirement(("a",), 1, 2, 3, "q").hash
 
 

@@ -196,15 +196,16 @@ class Dispatch(Jobs):
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         super().__init__(settings, clock)
-        self._lines: dict[tuple[int, Capacity], int | None] = {}
+        self._lines: dict[tuple[int, Capacity, str], int | None] = {}
 
     def line_of(self, db: Connection, set_id: int, capacity: Capacity) -> int | None:
         """The worker's best tag line for a requirement set, remembered."""
-        key = (set_id, capacity)
+        requirement = self._requirement(db, set_id)
+        key = (set_id, capacity, capacity.name if requirement.named else "")
         if key not in self._lines:
             if len(self._lines) > LINES_KEPT:
                 self._lines.clear()
-            self._lines[key] = matching.line(self._requirement(db, set_id), capacity)
+            self._lines[key] = matching.line(requirement, capacity)
         return self._lines[key]
 
     @writes

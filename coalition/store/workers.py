@@ -369,7 +369,8 @@ def _worker_row(row: Any, running: int) -> WorkerRow:
     facts = json.loads(row.facts)
     lines = tuple(tuple(line) for line in json.loads(row.affinity))
     payer = row.payer if row.instance_id is not None else None
-    capacity = Capacity(lines, facts["cpus"], facts["memory_bytes"], facts["gpus"], payer)
+    gpu_memory = facts.get("gpu_memory_bytes", 0)  # workers of the first version did not say
+    capacity = Capacity(lines, facts["cpus"], facts["memory_bytes"], facts["gpus"], payer, gpu_memory, row.name)
     return WorkerRow(
         row.id,
         row.name,
