@@ -211,6 +211,8 @@ attempt = _table(
     Column("reason", LongText),
     Column("cost_micro", Money, nullable=False, server_default="0"),
     Column("set_id", Id, nullable=False, server_default="0"),  # what it was leased for, and so holds: room, limits
+    _text("fair_key", 128),  # whose use of the farm it is, as its class said
+    Column("no_licence", Boolean, nullable=False, server_default=false()),  # ERROR, and counted nowhere as one
     Index("ix_attempt_job_id", "job_id"),
     Index("ix_attempt_worker_id", "worker_id", "id"),
 )

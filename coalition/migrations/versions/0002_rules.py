@@ -54,7 +54,7 @@ def _columns() -> dict[str, list[sa.Column[Any]]]:
         ],
         "class": [_text("fair_key", 128)],
         "ready": [_number("avoid", Id)],
-        "attempt": [_number("set_id", Id)],
+        "attempt": [_number("set_id", Id), _text("fair_key", 128), _flag("no_licence")],
         "worker": [
             _text("hours", 500),
             _text("timezone", 64, "UTC"),
