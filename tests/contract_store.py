@@ -21,7 +21,7 @@ from coalition.model import Counts, Facts, Job, JobChanges, JobSpec, WorkerChang
 from coalition.store import Store
 from coalition.store.cloud import Order
 from coalition.store.dispatch import Beat
-from coalition.store.jobs import MAX_DEPTH
+from coalition.store.tree import MAX_DEPTH
 from coalition.store.views import JobQuery
 from tests.builders import LEASE_S, Clock, Hand, WatchedStore, a_budget, a_group, a_job, a_range, a_result, an_enrol
 from tests.invariants import check_invariants
@@ -182,7 +182,7 @@ class TestBadSubmissions:
             deeper()
 
     def test_one_call_may_not_hold_more_jobs_than_the_server_can(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("coalition.store.jobs.MAX_NODES", 100)
+        monkeypatch.setattr("coalition.store.submit.MAX_NODES", 100)
         submit(store, a_range("1-99"))
         for specs, place in (([a_job(), a_range("1-99")], "jobs[1]"), ([a_job()] * 101, "jobs[100]")):
             with pytest.raises(TooLarge) as refused:

@@ -1,8 +1,10 @@
 """The store: every query and every transaction. One method is one transaction, and one sentence of the domain.
 
-base.py      engine, transactions, retries        dispatch.py  results, leases, heartbeats, loss
-jobs.py      submit, edit, pause, reset, delete   workers.py   enrolment, tokens, fleet
-cloud.py     instances, intents, money            views.py     what people look at: lists, reasons, events
+base.py          engine, transactions, retries          dispatch.py  results, leases, heartbeats, loss
+tree.py          handed down, counted up, order         workers.py   enrolment, tokens, fleet
+dependencies.py  who waits for whom, no cycles          cloud.py     instances, intents, money
+submit.py        new jobs, groups and frame ranges      views.py     what people look at: lists, reasons, events
+jobs.py          edit, move, pause, reset, delete
 """
 
 from __future__ import annotations

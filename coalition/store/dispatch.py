@@ -23,7 +23,8 @@ from coalition.model import Lease, Refused, Result, Running
 from coalition.schema import attempt, group_count, instance, job, klass, ready, spec, worker
 from coalition.states import ATTEMPT, ENDED_JOBS, JOB, OPEN_ATTEMPTS, WORKER, AttemptState, JobState, WorkerState, after, allows
 from coalition.store.base import ALL_COUNTERS, Hot, HotIn, chunks, reads, writes
-from coalition.store.jobs import DELETE_READY, Changes, Jobs
+from coalition.store.jobs import Jobs
+from coalition.store.tree import DELETE_READY, Changes
 
 HOUR_MS = 3_600_000
 LINES_KEPT = 200_000

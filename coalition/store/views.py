@@ -17,7 +17,7 @@ from coalition.schema import attempt, dependency, event, group_count, group_inhe
 from coalition.states import AttemptState, JobState, WorkerState
 from coalition.store.base import chunks, reads
 from coalition.store.cloud import Cloud
-from coalition.store.jobs import group_state
+from coalition.store.tree import group_state
 from coalition.store.workers import WorkerRow
 
 GROUP_STATE = case(

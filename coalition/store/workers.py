@@ -19,7 +19,7 @@ from coalition.schema import attempt, instance, job, reqset, token, worker
 from coalition.states import WORKER, InstanceState, WorkerState, after
 from coalition.store.base import chunks, reads, writes
 from coalition.store.dispatch import Dispatch
-from coalition.store.jobs import Changes
+from coalition.store.tree import Changes
 
 TOKEN_KINDS = ("user", "enrol", "site")
 ROLES = ("admin", "user")
