@@ -335,7 +335,9 @@ class Client:
         return [_read(Worker, worker) for worker in self._list("/workers", "workers")]
 
     def edit_workers(self, ids: Ids, **changes: Any) -> int:
-        """PATCH /workers: `affinity` (tag lists, best first), `active`, `slots`. Returns how many were changed."""
+        """PATCH /workers: change fields of model.WorkerChanges, such as `affinity` (tag lists, best first), `active`, `hours`
+        and `note`. Returns how many were changed.
+        """
         return self._change("PATCH", "/workers", WorkerEdit(_ids(ids), _changes(WorkerChanges, changes)))
 
     def drain_workers(self, ids: Ids) -> int:

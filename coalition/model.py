@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from coalition.errors import BadInput, nearest
+from coalition.hours import hours_complaint, zone_complaint
 
 PROTOCOL = 1
 MAX_INT = 2**63 - 1
@@ -32,6 +33,7 @@ MAX_PROBLEMS = 100
 MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 127
 INLINE_LOG_BYTES = 4_096
+HOURS_ENDS = ("finish", "requeue")
 TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}\Z")
 OWN_LIMITS = ("group#", "user#")  # names of limits that the farm keeps itself, for max_running
 WORKER_NAME = re.compile(r"^[\w.\-]{1,128}\Z")
@@ -445,15 +447,35 @@ class Worker:
     idle_since: float | None
     instance: int | None
     jobs: Sequence[int]
+    hours: str
+    timezone: str
+    hours_end: str
+    idle_user_s: float
+    idle_load: float
+    used_at: float | None
+    sick_until: float | None
+    note: str
     reason: str
     allowed_actions: Sequence[str]
 
 
 @dataclass(frozen=True)
 class WorkerChanges:
+    """What PATCH may change of a worker; a field that is left out stays as it is.
+
+    `hours`: when it takes jobs, "mon-fri 19:00-07:00, sat-sun 00:00-24:00" (empty: always). `hours_end`: what becomes of what
+    runs when they end. `idle_user_s`, `idle_load`: it takes jobs when nobody used it for so long, and others load it less.
+    """
+
     affinity: Sequence[Sequence[str]] | None = spec(None, length=64, check=lambda v: _tag_lines(v or ()))
     active: bool | None = None
     slots: int | None = spec(None, low=1, high=4_096)
+    hours: str | None = spec(None, length=500, check=lambda v: hours_complaint(v or ""))
+    timezone: str | None = spec(None, length=64, check=lambda v: zone_complaint(v or ""))
+    hours_end: str | None = spec(None, check=lambda v: None if v in (None, *HOURS_ENDS) else f"is one of {', '.join(HOURS_ENDS)}")
+    idle_user_s: float | None = spec(None, low=0, high=1e9)
+    idle_load: float | None = spec(None, low=0, high=1e6)
+    note: str | None = spec(None, length=1_000, check=_text)
 
 
 @dataclass(frozen=True)

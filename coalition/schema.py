@@ -253,6 +253,7 @@ worker = _table(
     Column("idle_load", Seconds, nullable=False, server_default="0"),  # ... and its load is below this; 0: no rule
     Column("streak", Integer, nullable=False, server_default="0"),  # errors in a row of different jobs
     Column("streak_of", Id, nullable=False, server_default="0"),  # the group (else the job) of the last of them
+    Column("used_at", Seconds),  # when somebody last used its keyboard or mouse; NULL: cannot be told
     Column("sick_until", Seconds),
     _text("why", 500),  # why it is set aside
     _text("note", 1_000),

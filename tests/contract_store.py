@@ -1024,7 +1024,7 @@ class TestFleet:
     def test_an_edit_changes_lines_slots_and_the_switch(self, store: Store, hand: Hand) -> None:
         store.edit_workers([hand.id], WorkerChanges(affinity=(("b", "a"),), active=False, slots=7), "ann")
         shown = store.workers()[0]
-        assert (shown.affinity, shown.active, shown.slots, shown.reason) == ((("a", "b"),), False, 7, "switched off: active = no")
+        assert (shown.affinity, shown.active, shown.slots, shown.reason) == ((("a", "b"),), False, 7, "is switched off")
 
     def test_drain_and_resume_and_their_events(self, store: Store, hand: Hand) -> None:
         store.drain_workers([hand.id], "ann")

@@ -209,6 +209,12 @@ def test_lists_of_workers_and_events_and_tags(farm: Client, server: RealServer) 
     coalition("workers", "edit", "lister", "--inactive", "--slots", "2", "--affinity", "b,c")
     (changed,) = [known for known in farm.workers() if known.id == worker]
     assert (changed.active, changed.slots, [sorted(line) for line in changed.affinity]) == (False, 2, [["b", "c"]])
+    hours = ["--hours", "mon-fri 19:00-07:00", "--timezone", "Europe/Paris", "--hours-end", "requeue", "--idle-user", "10m"]
+    coalition("workers", "edit", "lister", *hours, "--idle-load", "1.5", "--note", "ann's desktop")
+    (changed,) = [known for known in farm.workers() if known.id == worker]
+    assert (changed.hours, changed.timezone, changed.hours_end) == ("mon-fri 19:00-07:00", "Europe/Paris", "requeue")
+    assert (changed.idle_user_s, changed.idle_load, changed.note) == (600, 1.5, "ann's desktop")
+    assert "'mon-fri' is not understood" in coalition("workers", "edit", "lister", "--hours", "mon-fri", code=2).stderr
     assert 'no worker listr; did you mean "lister"?' in coalition("workers", "delete", "listr", code=2).stderr
     assert coalition("workers", "delete", "lister").stdout == "1 worker changed\n"
 

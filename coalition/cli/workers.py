@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalition.cli.frame import Call, cli, parts, texts, written
+from coalition.cli.frame import DURATION, Call, cli, parts, texts, written
 
 if TYPE_CHECKING:
     from coalition.client import Client
@@ -88,6 +88,12 @@ def workers_delete(call: Call, names: Sequence[str]) -> None:
 @click.option("--affinity", metavar="TAG,TAG", multiple=True, help="Tags of jobs it may run; repeated: other sets, best first.")
 @click.option("--active/--inactive", default=None, help="Whether it takes jobs.")
 @click.option("--slots", type=int, help="How many jobs at a time.")
+@click.option("--hours", metavar="SPANS", help="When it takes jobs: 'mon-fri 19:00-07:00, sat-sun 00:00-24:00'; '': always.")
+@click.option("--timezone", metavar="NAME", help="Of the hours, such as Europe/Paris; default: UTC.")
+@click.option("--hours-end", type=click.Choice(["finish", "requeue"]), help="What becomes of what runs when the hours end.")
+@click.option("--idle-user", "idle_user_s", type=DURATION, help="It takes jobs when nobody used it for so long; 0: always.")
+@click.option("--idle-load", type=float, help="It takes jobs when others load it less than this; 0: always.")
+@click.option("--note", help="Words for whoever looks at it.")
 @click.pass_context
 def workers_edit(context: click.Context, /, names: Sequence[str], **options: Any) -> None:
     """Change workers."""

@@ -61,6 +61,7 @@ class Session:
     idle_since: float | None = None
     load: float = 0.0
     memory_free_bytes: int = 0
+    used_at: float | None = None
     finished: int = 0
     errors: int = 0
     progress: dict[int, float] = field(default_factory=dict)
@@ -196,6 +197,7 @@ class Dispatcher:
                 session.parked.set()
             session.seen_at = now
             session.load, session.memory_free_bytes = call.load, call.memory_free_bytes
+            session.used_at = None if call.user_idle_s is None else now - call.user_idle_s
             session.progress = {running.attempt: running.progress for running in call.running}
             session.dirty = True
 
@@ -407,6 +409,7 @@ class Dispatcher:
             session.finished,
             session.errors,
             holds,
+            session.used_at,
         )
 
     def _sweep_often(self) -> None:

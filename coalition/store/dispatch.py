@@ -138,8 +138,9 @@ BEAT = Hot(
         idle_since=bindparam("b_idle"),
         finished=worker.c.finished + bindparam("b_finished"),
         errors=worker.c.errors + bindparam("b_errors"),
+        used_at=bindparam("b_used"),
     ),
-    *("b_seen", "b_load", "b_memory", "b_idle", "b_finished", "b_errors", "b_id"),
+    *("b_seen", "b_load", "b_memory", "b_idle", "b_finished", "b_errors", "b_used", "b_id"),
 )
 
 
@@ -180,6 +181,7 @@ class Beat:
     finished: int
     errors: int
     holds: tuple[tuple[int, float], ...]
+    used_at: float | None = None  # when somebody last used its machine; None: cannot be told
 
 
 @dataclass(frozen=True)
@@ -377,7 +379,9 @@ class Dispatch(Jobs):
     def flush_beats(self, db: Connection, beats: Sequence[Beat]) -> None:
         """Writes what workers said of themselves since the last flush, and renews the leases they hold."""
         deadline = {beat.worker_id: beat.seen_at + self.settings.worker.lease_s for beat in beats}
-        rows = [(b.seen_at, b.load, b.memory_free_bytes, b.idle_since, b.finished, b.errors, b.worker_id) for b in beats]
+        rows = [
+            (b.seen_at, b.load, b.memory_free_bytes, b.idle_since, b.finished, b.errors, b.used_at, b.worker_id) for b in beats
+        ]
         self._many(db, BEAT, rows)
         held = [(deadline[b.worker_id], progress, lease, b.worker_id) for b in beats for lease, progress in b.holds]
         self._many(db, RENEW, held)

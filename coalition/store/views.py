@@ -18,7 +18,7 @@ from coalition.states import AttemptState, JobState, WorkerState
 from coalition.store.base import chunks, reads
 from coalition.store.cloud import Cloud
 from coalition.store.tree import group_state
-from coalition.store.workers import WorkerRow
+from coalition.store.workers import WorkerRow, availability
 
 GROUP_STATE = case(
     (func.coalesce(group_count.c.total, 0) == 0, str(JobState.WAITING)),
@@ -206,7 +206,8 @@ class Views(Cloud):
         for row in db.execute(select(attempt.c.open_worker, attempt.c.job_id).where(attempt.c.open_worker.is_not(None))):
             held.setdefault(row.open_worker, []).append(row.job_id)
         query = select(worker).where(worker.c.state != str(WorkerState.TERMINATED)).order_by(worker.c.name)
-        return [_worker(row, sorted(held.get(row.id, []))) for row in db.execute(query)]
+        now = self.clock()
+        return [_worker(row, sorted(held.get(row.id, [])), now) for row in db.execute(query)]
 
     @reads
     def farm_jobs(self, db: Connection) -> dict[str, int]:
@@ -441,7 +442,7 @@ def _worker_state(state: str, running: int) -> str:
     return state
 
 
-def _worker(row: Any, jobs: Sequence[int]) -> Worker:
+def _worker(row: Any, jobs: Sequence[int], now: float) -> Worker:
     state = _worker_state(row.state, len(jobs))
     drain = "resume" if state in (WorkerState.DRAINING, WorkerState.SICK) else "drain"
     return Worker(
@@ -463,20 +464,33 @@ def _worker(row: Any, jobs: Sequence[int]) -> Worker:
         idle_since=row.idle_since,
         instance=row.instance_id,
         jobs=tuple(jobs),
-        reason=_why_idle(row, state),
+        hours=row.hours,
+        timezone=row.timezone,
+        hours_end=row.hours_end,
+        idle_user_s=row.idle_user_s,
+        idle_load=row.idle_load,
+        used_at=row.used_at,
+        sick_until=row.sick_until,
+        note=row.note,
+        reason=_why_idle(row, state, len(jobs), now),
         allowed_actions=("edit", drain, "delete"),
     )
 
 
-def _why_idle(row: Any, state: str) -> str:
+def _why_idle(row: Any, state: str, running: int, now: float) -> str:
+    """Why a worker takes no job, whatever there is to do; empty if it does."""
     if not row.active:
-        return "switched off: active = no"
-    return {
+        return "is switched off"
+    if state == WorkerState.SICK:
+        until = f"; tried again in {max(0.0, row.sick_until - now):.0f} s" if row.sick_until is not None else ""
+        return f"is set aside: {row.why or 'errors'}{until}"
+    quiet = {
         "STARTING": "has enrolled and not called yet",
         "DRAINING": "finishes what it runs and takes no more",
-        "TIMEOUT": "has not been heard of",
-        "SICK": "set aside after errors",
-    }.get(state, "")
+        "TIMEOUT": f"has not been heard of for {max(0.0, now - row.seen_at):.0f} s",
+    }
+    user_idle_s = None if row.used_at is None else max(0.0, now - row.used_at)
+    return quiet.get(state) or availability(row).refusal(now, row.load, user_idle_s, running) or ""
 
 
 def _because(code: str, text: str) -> dict[str, str]:

@@ -12,7 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
 
+from coalition import hours
 from coalition.errors import BadInput, Conflict, NotAuthenticated, NotFound
+from coalition.hours import Availability
 from coalition.matching import Capacity
 from coalition.model import Enrol, WorkerChanges, to_dict
 from coalition.schema import attempt, instance, job, reqset, token, worker
@@ -51,6 +53,9 @@ class WorkerRow:
     seen_at: float
     instance_id: int | None
     running: int
+    available: Availability
+    load: float
+    used_at: float | None
 
 
 @dataclass(frozen=True)
@@ -274,7 +279,7 @@ class Workers(Dispatch):
 
     @writes
     def edit_workers(self, db: Connection, ids: Sequence[int], changed: WorkerChanges, who: str = "") -> int:
-        """Changes tag lines, slots or the `active` switch of workers; all or none."""
+        """Changes tag lines, slots, the `active` switch, hours or the note of workers; all or none."""
         self._workers_must_exist(db, ids)
         values: dict[str, Any] = {name: value for name, value in vars(changed).items() if value is not None}
         names = ", ".join(sorted(values))
@@ -384,4 +389,12 @@ def _worker_row(row: Any, running: int) -> WorkerRow:
         row.seen_at,
         row.instance_id,
         running,
+        availability(row),
+        row.load,
+        row.used_at,
     )
+
+
+def availability(row: Any) -> Availability:
+    """When the worker of a row takes jobs."""
+    return Availability(hours.parse(row.hours, row.timezone), row.hours_end, row.idle_user_s, row.idle_load)

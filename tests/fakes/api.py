@@ -170,6 +170,8 @@ def a_worker(id: int = 1, **changes: Any) -> dict[str, Any]:
         "id": id, "name": f"node{id}", "state": "WAITING", "active": True, "slots": 2, "running": 0, "affinity": [["linux"]],
         "facts": {}, "version": "5", "load": 0.5, "memory_free_bytes": 2**30, "finished": 0, "errors": 0, "enrolled_at": 1.0,
         "seen_at": 2.0, "idle_since": None, "instance": None, "jobs": [], "reason": "", "allowed_actions": [],
+        "hours": "", "timezone": "UTC", "hours_end": "finish", "idle_user_s": 0, "idle_load": 0, "used_at": None,
+        "sick_until": None, "note": "",
     }  # fmt: skip
     return {**worker, **changes}
 

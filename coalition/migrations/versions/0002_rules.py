@@ -63,6 +63,7 @@ def _columns() -> dict[str, list[sa.Column[Any]]]:
             _number("idle_load", sa.Double()),
             _number("streak", sa.Integer()),
             _number("streak_of", Id),
+            sa.Column("used_at", sa.Double()),
             sa.Column("sick_until", sa.Double()),
             _text("why", 500),
             _text("note", 1_000),

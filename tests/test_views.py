@@ -1,0 +1,90 @@
+"""What people see of the farm, on each kind of database: lists, reasons, history."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from coalition.errors import BadInput
+from coalition.model import Worker, WorkerChanges, from_dict
+from coalition.store import Store
+from tests.builders import Clock, Hand
+from tests.contract_store import beat
+from tests.databases import KINDS
+
+NIGHTS = "mon-fri 19:00-07:00, sat-sun 00:00-24:00"  # the tests' clock starts on a Tuesday at 22:13 UTC
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def hand(store: Store) -> Hand:
+    return Hand(store)
+
+
+def worker(store: Store, hand: Hand) -> Worker:
+    """A worker as it is shown."""
+    (found,) = [one for one in store.workers() if one.id == hand.id]
+    return found
+
+
+def edit_worker(store: Store, hand: Hand, **changes: object) -> None:
+    store.edit_workers([hand.id], from_dict(WorkerChanges, changes), "ann")
+
+
+class TestWhyAWorkerIsIdle:
+    def test_what_was_edited_is_shown(self, store: Store, hand: Hand) -> None:
+        given = {"hours": NIGHTS, "timezone": "Europe/Paris", "hours_end": "requeue", "idle_user_s": 600.0, "note": "ann's"}
+        edit_worker(store, hand, **given, idle_load=2)
+        assert {name: getattr(worker(store, hand), name) for name in given} == given
+        assert worker(store, hand).idle_load == 2
+        edit_worker(store, hand, hours="", note="")
+        assert (worker(store, hand).hours, worker(store, hand).note, worker(store, hand).hours_end) == ("", "", "requeue")
+
+    @pytest.mark.parametrize(
+        ("field", "value", "words"),
+        [
+            ("hours", "mon-fri 19:00", "is not understood"),
+            ("timezone", "Europe/Pariss", 'did you mean "Europe/Paris"'),
+            ("hours_end", "kill", "finish, requeue"),
+            ("idle_user_s", -1, "0 to"),
+            ("note", "x" * 1_001, "at most 1,000"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_by_its_field(
+        self, store: Store, hand: Hand, field: str, value: object, words: str
+    ) -> None:
+        with pytest.raises(BadInput) as caught:
+            edit_worker(store, hand, **{field: value})
+        assert words in caught.value.fields[field]
+
+    def test_hours_are_told_with_when_it_opens(self, store: Store, hand: Hand, clock: Clock) -> None:
+        store.flush_beats([beat(hand, clock())])
+        edit_worker(store, hand, hours=NIGHTS)
+        assert worker(store, hand).reason == ""
+        clock.advance(12 * 3_600)
+        store.flush_beats([beat(hand, clock())])
+        assert worker(store, hand).reason == "is outside its hours; opens Wed 19:00"
+
+    def test_a_user_and_a_load_are_told_with_their_numbers(self, store: Store, hand: Hand, clock: Clock) -> None:
+        edit_worker(store, hand, idle_user_s=600, idle_load=1.5)
+        store.flush_beats([replace(beat(hand, clock()), used_at=clock() - 60)])
+        assert worker(store, hand).reason == "was used 60 s ago; takes jobs 600 s after its user"
+        store.flush_beats([replace(beat(hand, clock()), load=1.75)])
+        assert worker(store, hand).reason == "has a load of 1.8; takes jobs below 1.5"
+
+    def test_a_switch_a_drain_and_a_silence_are_told(self, store: Store, hand: Hand, clock: Clock) -> None:
+        assert worker(store, hand).reason == "has enrolled and not called yet"
+        store.sweep()
+        for _ in range(4):
+            clock.advance(20)
+            store.sweep()
+        assert worker(store, hand).reason == "has not been heard of for 80 s"
+        store.drain_workers([hand.id])
+        assert worker(store, hand).reason == "finishes what it runs and takes no more"
+        edit_worker(store, hand, active=False)
+        assert worker(store, hand).reason == "is switched off"
