@@ -22,6 +22,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from getpass import getuser
@@ -121,6 +122,7 @@ class Client:
         server = server or os.environ.get("COALITION_SERVER")
         token = os.environ.get("COALITION_TOKEN", "") if token is None else token
         self._wire = _Wire(server, token.strip(), timeout_s, ca)
+        self._owner: str | None = None
 
     def __enter__(self) -> Client:
         return self
@@ -152,21 +154,28 @@ class Client:
     def submit(self, **keywords: Any) -> int:
         """Submit one job, a group with `children`, or a frame range; the keywords are fields of model.JobSpec. Returns its id.
 
-        `user` is the name of who runs this, unless given. A keyword that is unknown or not allowed raises BadInput, and
-        nothing is sent.
+        `user`, unless given, is the token's user; without a token, or with an admin's, it is the name of who runs this. A keyword
+        that is unknown or not allowed raises BadInput, and nothing is sent.
         """
-        return self._submit([from_dict(JobSpec, {"user": _user(), **keywords})]).ids[0]
+        return self._submit([from_dict(JobSpec, keywords)]).ids[0]
 
     def submit_many(self, jobs: Iterable[JobSpec | Mapping[str, Any]]) -> Submitted:
         """POST /jobs: submit all of them or, when one is refused, none. `depends_on` may name the `ref` of another one."""
-        user = _user()
         plain = (_plain(job) if isinstance(job, JobSpec) else job for job in jobs)
-        return self._submit([from_dict(JobSpec, {"user": user, **job}, f"jobs[{index}]") for index, job in enumerate(plain)])
+        return self._submit([from_dict(JobSpec, job, f"jobs[{index}]") for index, job in enumerate(plain)])
 
     def _submit(self, specs: Sequence[JobSpec]) -> Submitted:
         if not specs:
             raise BadInput(fields={"jobs": "is empty; submit at least one"})
-        return _read(Submitted, self._send("POST", "/jobs", {"jobs": [_sparse(spec) for spec in specs]}))
+        owned = [_sparse(spec) if spec.user else {"user": self._own_name(), **_sparse(spec)} for spec in specs]
+        return _read(Submitted, self._send("POST", "/jobs", {"jobs": owned}))
+
+    def _own_name(self) -> str:
+        """Whose jobs they are that do not say it. Only an admin may submit for others, such as for who runs this."""
+        if self._owner is None:
+            known = self.info() if self._wire.has_token else {}
+            self._owner = _user() if known.get("role", "admin") == "admin" else str(known.get("user", ""))
+        return self._owner
 
     def page(
         self,
@@ -495,6 +504,10 @@ class _Wire:
     def url(self) -> str:
         return self.base.geturl()
 
+    @property
+    def has_token(self) -> bool:
+        return bool(self._token)
+
     def drop(self) -> None:
         kept: _Kept | None = getattr(self._local, "kept", None)
         self._local.kept = None
@@ -543,7 +556,10 @@ class _Wire:
     def _once(self, kept: _Kept, method: str, target: str, data: bytes | None, headers: dict[str, str]) -> Answer:
         stays = False
         try:
-            kept.connection.request(method, target, data, headers)
+            if kept.connection.sock is None:
+                kept.connection.connect()
+            with suppress(BrokenPipeError, ConnectionResetError):  # a server may refuse a body unread: its answer says why
+                kept.connection.request(method, target, data, headers)
             response = kept.connection.getresponse()
             answer = response.read()
             stays = not response.will_close

@@ -447,9 +447,18 @@ class _Reader:
             self.parser.read_string(text, name)
             self.parser.read_dict(_nested(given))
         except configparser.Error as error:
-            number = getattr(error, "lineno", None) or (getattr(error, "errors", None) or [(0, "")])[0][0]
-            reason = str(getattr(error, "message", error)).splitlines()[0]
-            raise ConfigError(f"{name}:{number}: {reason}", file=name, line=number) from None
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: configparser.Error) -> ConfigError:
+        line = getattr(error, "lineno", None) or 0
+        reason = "does not stand under a [section]"
+        if isinstance(error, configparser.DuplicateSectionError):
+            reason = f"[{error.section}] is there already, in line {self.line_of(error.section)}"
+        elif isinstance(error, configparser.DuplicateOptionError):
+            reason = f"[{error.section}] {error.option}: is there already, in line {self.line_of(error.section, error.option)}"
+        elif wrong := getattr(error, "errors", None):
+            line, reason = wrong[0][0], "is neither a [section] nor `key = value`"
+        return self.error_at(line, reason)
 
     def _index(self, text: str) -> None:
         section = ""

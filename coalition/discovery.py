@@ -53,12 +53,20 @@ def key_of_token(token: str) -> bytes:
 # ---------------------------------------------------------------- looking
 
 
-def find(farm: str = "", token: str = "", port: int = DEFAULT_PORT, loopback_only: bool = False, timeout_s: float = 5.0) -> str:
+def find(
+    farm: str = "",
+    token: str = "",
+    port: int = DEFAULT_PORT,
+    loopback_only: bool = False,
+    timeout_s: float = 5.0,
+    doubted: set[str] | None = None,
+) -> str:
     """The address of the first server that answers rightly: of this farm, if one is named, and with the token's signature.
 
-    `loopback_only` asks this machine alone. ServerUnreachable when none answered within `timeout_s`.
+    `loopback_only` asks this machine alone. ServerUnreachable when none answered within `timeout_s`. Who looks again and again
+    keeps `doubted`, the peers that were not believed: each is told of once.
     """
-    search = _Search(farm, token)
+    search = _Search(farm, token, set() if doubted is None else doubted)
     deadline = time.monotonic() + timeout_s
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -109,11 +117,11 @@ def broadcast_addresses(loopback_only: bool) -> list[str]:
 class _Search:
     """One question and the judgement of its answers."""
 
-    def __init__(self, farm: str, token: str) -> None:
+    def __init__(self, farm: str, token: str, doubted: set[str]) -> None:
         self.farm = farm
         self.token = token
         self.nonce = secrets.token_hex(16)
-        self._warned: set[str] = set()
+        self._doubted = doubted
         question = {"coalition": VERSION, "farm": farm, "nonce": self.nonce, "token": token.partition(".")[0]}
         self.request = json.dumps(question).encode()
 
@@ -133,8 +141,8 @@ class _Search:
         if hmac.compare_digest(sign.encode(), mac(key_of_token(self.token), self.nonce, farm, url).encode()):
             logger.info("found farm %s at %s", farm, url)
             return url
-        if peer not in self._warned:
-            self._warned.add(peer)
+        if peer not in self._doubted:
+            self._doubted.add(peer)
             logger.warning("%s says it is farm %s at %s, but does not know this token; not believed", peer, farm[:64], url[:128])
         return ""
 

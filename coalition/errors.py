@@ -142,7 +142,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint for a misspelt name: ' (did you mean "x"?)', else the list of what is valid."""
     names = sorted(valid)
     close = get_close_matches(name, names, n=1)
-    return f'did you mean "{close[0]}"?' if close else f"allowed: {', '.join(names)}"
+    return f'did you mean "{close[0]}"?' if close else f"allowed: {', '.join(names)}" if names else "there is none"
 
 
 BY_STATUS: dict[int, type[CoalitionError]] = {

@@ -236,6 +236,7 @@ class Agent:
         self._refusals = Backoff(*ENROL_PAUSE_S)
         self._unreachable_since: float | None = None
         self._said = ""
+        self._doubted: set[str] = set()  # who answered a search without knowing the token
         self._schedule = _Schedule()
 
         self._queue: dict[int, tuple[Lease, float]] = {}  # leases that wait for a slot, since when
@@ -435,7 +436,8 @@ class Agent:
         if not self._url:
             self._joining = True
             options = self._options
-            line.post(lambda: find(options.farm, self._token, options.port, options.loopback, FIND_S), self._on_found)
+            question = (options.farm, self._token, options.port, options.loopback, FIND_S, self._doubted)
+            line.post(lambda: find(*question), self._on_found)
         elif self._enrolled is None:
             self._joining = True
             url, body = self._url, self._enrol_body()
@@ -518,7 +520,8 @@ class Agent:
 
     def _welcome(self, enrolled: Enrolled) -> None:
         self._reached()
-        logger.info("worker %s of farm %s at %s, %d slots", enrolled.name, enrolled.farm, self._url, self._slots)
+        slots = f"{self._slots} slot{'s' * (self._slots > 1)}"
+        logger.info("worker %s of farm %s at %s, %s", enrolled.name, enrolled.farm, self._url, slots)
         who = {"server": self._url, "farm": enrolled.farm, "worker": enrolled.worker}
         strangers = len(self._outbox) and any(self._known.get(key) != who[key] for key in ("farm", "worker"))
         if strangers:

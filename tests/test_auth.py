@@ -119,9 +119,9 @@ def test_each_route_lets_in_whom_the_table_names(locked: Flask, tokens: dict[str
     assert {line: knock(locked, line, tokens[caller]) for line in TABLE} == expected
 
 
-@pytest.mark.parametrize("kind", ["enrol", "site"])
-def test_an_enrolment_token_opens_no_route(locked: Flask, store: WatchedStore, kind: str) -> None:
-    token = store.create_token(kind)
+@pytest.mark.parametrize("purpose", ["enrol", "site"])
+def test_an_enrolment_token_opens_no_route(locked: Flask, store: WatchedStore, purpose: str) -> None:
+    token = store.create_token(purpose)
     expected = {line: OPEN[0] if outcomes is OPEN else 401 for line, outcomes in TABLE.items()}
     assert {line: knock(locked, line, token) for line in TABLE} == expected
 
@@ -223,13 +223,13 @@ def test_without_authentication_pages_of_other_sites_are_refused_everywhere(app:
     assert knock(app, "GET /api/v1/jobs", headers={"Origin": "http://localhost"}) == IN
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_without_authentication_a_write_that_a_form_could_send_is_refused(app: Flask, kind: str) -> None:
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_without_authentication_a_write_that_a_form_could_send_is_refused(app: Flask, content_type: str) -> None:
     call = Caller(app)
     for line in TABLE:
         method, _, path = line.partition(" ")
         if method not in ("GET", "PUT") and "<" not in path:
-            status, problem = call(method, path, data=b"{}", content_type=kind)
+            status, problem = call(method, path, data=b"{}", content_type=content_type)
             assert (status, list(problem["fields"])) == (422, ["Content-Type"]), line
     assert call("POST", "/tokens", data=b'{"kind": "site"}', content_type="application/json; charset=utf-8")[0] == 201
 

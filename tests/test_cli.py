@@ -367,12 +367,16 @@ def test_tokens_decide_who_may_what(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("COALITION_SERVER", server.url)
         file = tmp_path / "admin.token"
         file.write_text(server.store.create_token("user", user="root", role="admin") + "\n")
-        assert "name a token with --token-file" in coalition("jobs", code=4).stderr
+        assert "the token is missing, unknown or expired" in (told := coalition("jobs", code=4).stderr)
+        assert "--token-file" in told
         coalition("jobs", "--token", "wrong.token", code=4)
         create = ("token", "create", "--user", "ann", "--role", "user", "--expires", "1d")
         made = coalition("--token-file", str(file), *create).stdout
         monkeypatch.setenv("COALITION_TOKEN", made.strip())
         coalition("jobs")
+        monkeypatch.setenv("LOGNAME", "somebody")
+        job = coalition("submit", "true").stdout.strip()
+        assert document("job", job)["user"] == "ann", "whoever runs the command, the token says whose job it is"
         assert "ann is user; this needs admin" in coalition("token", "list", code=4).stderr
         listed = document("token", "list", "--token-file", str(file))["tokens"]
         (mine,) = [token for token in listed if token["user"] == "ann"]
@@ -444,6 +448,9 @@ def test_serve_refuses_what_is_not_safe_or_not_free(tmp_path: Path) -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert f"{address} cannot be used" in coalition("serve", "--data-dir", folder, "--listen", address, code=2).stderr
+    (tmp_path / "file").write_text("")
+    told = coalition("serve", "--data-dir", f"{folder}/file/data", "--listen", "127.0.0.1:0", code=2).stderr
+    assert "file/data cannot be made: Not a directory" in told
 
 
 def test_serve_without_the_server_extra_says_what_to_install(tmp_path: Path) -> None:

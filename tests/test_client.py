@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -63,6 +64,20 @@ def test_submit_sends_what_was_given_and_the_users_name_and_returns_the_id(api: 
     assert request.body == {"jobs": [sent]}
     assert request.headers["Content-Type"] == "application/json"
     assert "Authorization" not in request.headers
+
+
+@pytest.mark.parametrize(("role", "owner"), [("user", "bob"), ("admin", "ann")])
+def test_with_a_token_a_job_is_the_tokens_users_but_an_admin_submits_for_who_runs_this(
+    api: Api, client: Client, role: str, owner: str
+) -> None:
+    api.tell("GET", "/server", Answer({"user": "bob", "role": role}))
+    api.tell("POST", "/jobs", submitted(7))
+    with Client(api.url, token="id.secret", timeout_s=5) as farm:
+        farm.submit(command="true")
+        farm.submit_many([{"command": "true"}, {"command": "true", "user": "eve"}])
+    users = [job["user"] for request in api.asked("POST", "/jobs") for job in request.body["jobs"]]
+    assert users == [owner, owner, "eve"]
+    assert len(api.asked("GET", "/server")) == 1, "it is asked once"
 
 
 def test_a_tree_and_dependencies_by_ref_are_sent_as_written(api: Api, client: Client) -> None:
@@ -355,6 +370,24 @@ def test_after_a_call_that_was_broken_off_by_a_signal_the_next_gets_its_own_answ
         signal.signal(signal.SIGUSR1, before)
         interrupted.set()
     assert client.farm() == {"farm": "new"}
+
+
+def test_a_server_that_refuses_a_body_before_it_has_read_it_is_heard() -> None:
+    def answer_and_hang_up() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while b"\r\n\r\n" not in connection.recv(4_096):
+                pass
+            problem = json.dumps(TooLarge("the body is larger than 1 byte").to_problem()).encode()
+            connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: %d\r\n\r\n%s" % (len(problem), problem))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=answer_and_hang_up)
+        server.start()
+        farm = Client(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=10)
+        with pytest.raises(TooLarge, match="larger than 1 byte"):
+            farm.submit_many({"command": "x" * 60_000, "user": "ann"} for _ in range(200))
+        server.join()
 
 
 # ---------------------------------------------------------------- waiting and following

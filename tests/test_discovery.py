@@ -80,6 +80,16 @@ def test_a_server_that_does_not_know_the_token_is_not_believed_and_mentioned_onc
     assert len([record for record in caplog.records if "not believed" in record.message]) == 1
 
 
+def test_who_looks_again_and_again_is_told_of_a_stranger_once(serve: Serve, port: int, caplog: pytest.LogCaptureFixture) -> None:
+    serve("show", STRANGERS)
+    doubted: set[str] = set()
+    for _ in range(2):
+        with pytest.raises(ServerUnreachable):
+            find(token=TOKEN, port=port, loopback_only=True, timeout_s=0.5, doubted=doubted)
+    assert doubted == {"127.0.0.1"}
+    assert len([record for record in caplog.records if "not believed" in record.message]) == 1
+
+
 def test_two_servers_of_one_machine_share_a_port_and_each_worker_finds_its_own(serve: Serve, port: int) -> None:
     serve("demo", STRANGERS, listen="127.0.0.1:8001")
     serve("show", KEYS, listen="127.0.0.1:8002")
@@ -187,7 +197,7 @@ def test_what_cannot_be_a_tokens_id_is_never_looked_up(token: str) -> None:
 
 
 def test_an_answer_with_half_a_character_for_a_signature_is_not_believed() -> None:
-    search = _Search("", TOKEN)
+    search = _Search("", TOKEN, set())
     answer = {"coalition": 1, "farm": "show", "url": "http://10.0.0.9:1", "nonce": search.nonce, "mac": "\ud800"}
     assert search.read(json.dumps(answer).encode(), "10.0.0.9") == ""
 

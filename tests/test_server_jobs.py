@@ -99,7 +99,19 @@ def test_pages_follow_their_cursor(call: Caller) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["state=DONE", "limit=0", "limit=1001", "limit=x", "sort=title", "parent=-1", "parent=x", "paused=yes", "colour=1"]
+    [
+        "state=DONE",
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "sort=title",
+        "parent=-1",
+        "parent=x",
+        "paused=yes",
+        "colour=1",
+        "title=%00",
+        "user=a%00",
+    ]
     + [f"cursor={text}" for text in ("x", "1", "1.", "1.2.3", "-1.2", "²." + "1", "9" * 19 + ".1", "1.٣")],
 )
 def test_a_filter_that_cannot_be_read_is_refused_by_name(call: Caller, query: str) -> None:
@@ -154,6 +166,14 @@ def test_an_edit_changes_what_is_given(call: Caller) -> None:
     assert call("PATCH", "/jobs", {"ids": [job_id], "changes": {"title": "new", "priority": 9}}) == (200, {"changed": 1})
     shown = call.ok("GET", f"/jobs/{job_id}")
     assert (shown["title"], shown["priority"], shown["retries"], shown["command"]) == ("new", 9, 2, "a")
+
+
+@pytest.mark.parametrize("body", [{"changes": {}}, {}, {"changes": {"title": None}}])
+def test_an_edit_of_nothing_is_refused_and_leaves_no_event(call: Caller, body: dict[str, Any]) -> None:
+    (job_id,) = call.submit({"command": "a"})
+    status, problem = call("PATCH", "/jobs", {"ids": [job_id], **body})
+    assert (status, list(problem["fields"])) == (422, ["changes"])
+    assert [event["kind"] for event in call.ok("GET", f"/events?job={job_id}")["events"]] == ["job.submit"]
 
 
 def test_what_a_job_allows_is_sent_with_it(call: Caller, app: Flask) -> None:

@@ -80,6 +80,7 @@ def test_an_edit_of_workers_is_checked_and_seen(app: Flask, call: Caller) -> Non
     agent = Agent(app)
     assert call("PATCH", "/workers", {"ids": [agent.id], "changes": {"affinity": [["a", "?"]]}})[0] == 422
     assert call("PATCH", "/workers", {"ids": [99], "changes": {"active": False}})[0] == 404
+    assert list(call("PATCH", "/workers", {"ids": [agent.id], "changes": {}})[1]["fields"]) == ["changes"]
     call.ok("PATCH", "/workers", {"ids": [agent.id], "changes": {"affinity": [["gpu"]], "active": False}})
     (shown,) = call.ok("GET", "/workers")["workers"]
     assert (shown["affinity"], shown["active"]) == ([["gpu"]], False)
@@ -147,11 +148,21 @@ def test_a_token_is_shown_once(call: Caller) -> None:
     assert made["token"].partition(".")[2] not in str(listed)
     call.ok("DELETE", f"/tokens/{made['id']}")
     assert call("DELETE", f"/tokens/{made['id']}")[0] == 404
+    assert call("DELETE", "/tokens/%00")[0] == 404
 
 
 @pytest.mark.parametrize(
-    "body",
-    [{"kind": "root"}, {"kind": "user", "role": "king"}, {"kind": "site", "uses": 0}, {"kind": "site", "expires_s": -1}, {}],
+    ("body", "place"),
+    [
+        ({"kind": "root"}, "kind"),
+        ({"kind": "user", "role": "king"}, "role"),
+        ({"kind": "user", "role": "user", "user": "a\0"}, "user"),
+        ({"kind": "site", "uses": 0}, "uses"),
+        ({"kind": "site", "expires_s": -1}, "expires_s"),
+        ({}, "kind"),
+    ],
 )
-def test_a_bad_token_is_refused(call: Caller, body: dict[str, Any]) -> None:
-    assert call("POST", "/tokens", body)[0] == 422
+def test_a_bad_token_is_refused_by_its_field(call: Caller, body: dict[str, Any], place: str) -> None:
+    status, problem = call("POST", "/tokens", body)
+    assert (status, list(problem["fields"])) == (422, [place])
+    assert call.ok("GET", "/tokens")["tokens"] == []

@@ -141,7 +141,7 @@ class Coalition(Verbs):
 def _explain(error: Exception) -> int:
     from coalition.output import clean
 
-    hint = "; name a token with --token-file or COALITION_TOKEN" if isinstance(error, NotAuthenticated) else ""
+    hint = " (on the command line: --token-file, or COALITION_TOKEN)" if isinstance(error, NotAuthenticated) else ""
     print(f"coalition: {clean(error)}{hint}", file=sys.stderr)
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 

@@ -115,7 +115,7 @@ def identify(farm: Farm, call: Request, right: Right) -> Identity:
         return Identity("", ADMIN)
     row = farm.store.check_token(bearer(call.headers.get("Authorization", "")))
     if row is None or row.kind != "user":
-        raise NotAuthenticated("give a good token: Authorization: Bearer TOKEN (--token, or COALITION_TOKEN)")
+        raise NotAuthenticated("the token is missing, unknown or expired; send one as Authorization: Bearer TOKEN")
     if row.role not in right.roles:
         raise NotAllowed(f"{row.user or 'this token'} is {row.role}; this needs {' or '.join(sorted(right.roles))}")
     return Identity(row.user, row.role)

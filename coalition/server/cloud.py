@@ -43,7 +43,7 @@ def instances() -> Response:
             raise BadInput(fields={"state": f"{state[:40]!r} is not allowed; {nearest(state, list(InstanceState))}"})
     ended = web.choice("all", ("0", "1"), "0") == "1"
     limit = web.number("limit", 1_000, 1, 10_000)
-    rows = web.farm().store.instances(states, request.args.get("pool"), ended=ended, limit=limit)
+    rows = web.farm().store.instances(states, web.word("pool"), ended=ended, limit=limit)
     return web.reply({"instances": rows})
 
 
@@ -78,4 +78,4 @@ def ledger() -> Response:
 @blueprint.get("/decisions")
 def decisions() -> Response:
     web.refuse_unknown("limit", "pool")
-    return web.reply({"decisions": web.farm().store.decisions(web.number("limit", 100, 1, 1_000), request.args.get("pool"))})
+    return web.reply({"decisions": web.farm().store.decisions(web.number("limit", 100, 1, 1_000), web.word("pool"))})

@@ -75,8 +75,8 @@ def _query() -> JobQuery:
     return JobQuery(
         parent=web.number("parent", 0, 0, MAX_INT) if "parent" in request.args else None,
         states=states,
-        user=request.args.get("user"),
-        title=request.args.get("title"),
+        user=web.word("user"),
+        title=web.word("title"),
         paused=None if paused is None else web.choice("paused", ("0", "1"), "0") == "1",
         sort=sort.lstrip("-"),
         descending=sort.startswith("-"),
@@ -109,6 +109,7 @@ def _bounded(number: int) -> int:
 @blueprint.patch("/jobs")
 def edit() -> Response:
     wanted = web.body(Edit)
+    web.refuse_nothing(wanted.changes)
     must_own(web.farm(), wanted.ids)
     identity: Identity = g.identity
     if identity.role != ADMIN:

@@ -42,7 +42,7 @@ def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
     for chatty in ("alembic", "apscheduler"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     _must_be_free(settings)
-    settings.data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    _make_data_dir(settings)
     prepare(settings)
     _first_token(settings)
     print(f"coalition serves farm {settings.server.farm} at {settings.url}", flush=True)
@@ -59,6 +59,14 @@ def _must_be_free(settings: Settings) -> None:
         except OSError as error:
             reason = f"{settings.server.listen} cannot be used: {error.strerror or error}"
             raise ConfigError(f"{reason}; is a server running there? Choose another with --listen") from None
+
+
+def _make_data_dir(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"data_dir {settings.data_dir} cannot be made: {error.strerror}"
+        raise ConfigError(f"{reason}; choose another with --data-dir") from None
 
 
 def _first_token(settings: Settings) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from flask import Blueprint, Response, g, request
 
 import coalition
-from coalition.errors import BadInput
-from coalition.model import MAX_INT, PROTOCOL
+from coalition.errors import NotFound
+from coalition.model import MAX_INT, PROTOCOL, spec
 from coalition.server import web
 from coalition.store.base import probe
 
@@ -18,10 +18,10 @@ blueprint = Blueprint("system", __name__)
 @dataclass(frozen=True)
 class NewToken:
     kind: str
-    user: str = ""
+    user: str = spec("", length=64, check=lambda v: None if v.isprintable() else "holds control characters")
     role: str = ""
-    uses: int | None = None
-    expires_s: float | None = None
+    uses: int | None = spec(None, low=1)
+    expires_s: float | None = spec(None, low=1)
 
 
 @blueprint.get("/healthz")
@@ -71,8 +71,6 @@ def create_token() -> Response:
     wanted = web.body(NewToken)
     if wanted.kind == "enrol" and wanted.uses is None:
         wanted = NewToken(wanted.kind, wanted.user, wanted.role, 1, wanted.expires_s)
-    if (wanted.uses is not None and wanted.uses < 1) or (wanted.expires_s is not None and wanted.expires_s <= 0):
-        raise BadInput(fields={"uses": "1 or more", "expires_s": "more than 0"})
     text = web.farm().store.create_token(
         wanted.kind, user=wanted.user, role=wanted.role, uses=wanted.uses, expires_s=wanted.expires_s, who=g.identity.name
     )
@@ -81,5 +79,7 @@ def create_token() -> Response:
 
 @blueprint.delete("/api/v1/tokens/<token_id>")
 def delete_token(token_id: str) -> Response:
+    if not token_id.isalnum():
+        raise NotFound(f"there is no token {token_id[:32]!r}")
     web.farm().store.delete_token(token_id[:32], g.identity.name)
     return web.reply({"changed": 1})

@@ -83,6 +83,20 @@ def choice(name: str, allowed: tuple[str, ...], default: str) -> str:
     return text
 
 
+def refuse_nothing(changes: object) -> None:
+    """BadInput for changes that leave every field as it is."""
+    if changes == type(changes)():
+        raise BadInput(fields={"changes": "is empty; name a field to change"})
+
+
+def word(name: str) -> str | None:
+    """A text of the query string, None without it."""
+    text = request.args.get(name)
+    if text is not None and "\0" in text:
+        raise BadInput(fields={name: "holds a NUL byte"})
+    return text
+
+
 def refuse_unknown(*known: str) -> None:
     """BadInput for a query parameter that the route does not have."""
     for name in request.args:

@@ -31,6 +31,7 @@ def index() -> Response:
 @blueprint.patch("/workers")
 def edit() -> Response:
     wanted = web.body(WorkerEdit)
+    web.refuse_nothing(wanted.changes)
     return _changed(web.farm().store.edit_workers(wanted.ids, wanted.changes, g.identity.name))
 
 
