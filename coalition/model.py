@@ -288,6 +288,26 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A counted token, of the farm or of each machine. `maximum` is null where waiting jobs name it and nobody defined it.
+
+    `used` are held by what runs; `waiting` jobs could start now and need some.
+    """
+
+    name: str
+    maximum: int | None
+    per_host: bool
+    used: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class LimitChanges:
+    maximum: int = spec(low=0, high=1_000_000)
+    per_host: bool = spec(False, help="so many on each machine, not on the whole farm")
+
+
+@dataclass(frozen=True)
 class Selection:
     """Which jobs an action is for."""
 

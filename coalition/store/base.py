@@ -341,7 +341,7 @@ class HotIn:
         self.make = make
         self._by_size: dict[int, Hot] = {}
 
-    def all(self, db: Connection, ids: Sequence[int]) -> list[tuple[Any, ...]]:
+    def all(self, db: Connection, ids: Sequence[Any]) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = []
         for start in range(0, len(ids), IN_CHUNK):
             chunk = list(ids[start : start + IN_CHUNK])

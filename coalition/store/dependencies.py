@@ -10,7 +10,8 @@ from coalition.errors import BadInput
 from coalition.schema import dependency, job
 from coalition.states import JobState
 from coalition.store.base import Hot, HotIn, chunks
-from coalition.store.tree import FEED_CLASS, Changes, Tree
+from coalition.store.limits import Limits
+from coalition.store.tree import FEED_CLASS, Changes
 
 INSERT_DEPENDENCY = Hot(
     insert(dependency).values(job_id=bindparam("job_id"), on_id=bindparam("on_id"), met=bindparam("met")),
@@ -21,7 +22,7 @@ INSERT_DEPENDENCY = Hot(
 WAITERS = HotIn(lambda ids: select(dependency.c.job_id, dependency.c.on_id, dependency.c.met).where(dependency.c.on_id.in_(ids)))
 
 
-class Dependencies(Tree):
+class Dependencies(Limits):
     """What follows from a job's end."""
 
     def _settle(self, db: Connection, changes: Changes) -> None:
@@ -32,7 +33,8 @@ class Dependencies(Tree):
             self._flip(db, flips, changes)
         for class_id in sorted(changes.fed):
             FEED_CLASS.many(db, [(class_id,)])
-        if changes.fed:
+        returned = self._return_tokens(db, changes)
+        if changes.fed or returned:
             self._bump(db, "ready")  # whoever knows that nothing is ready looks again
 
     def _flip(self, db: Connection, flips: Mapping[int, bool], changes: Changes) -> None:

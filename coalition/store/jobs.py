@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, select, update
 
 from coalition import matching
 from coalition.errors import BadInput
@@ -65,7 +65,7 @@ class Jobs(Submit):
                     changes.flips[row.id] = False
             rows.append({"b_id": row.id})
         if rows:
-            fresh = {"state": str(JobState.WAITING), "errors": 0, "not_before": 0.0}
+            fresh = {"state": str(JobState.WAITING), "errors": 0, "not_before": 0.0, "avoid": 0}
             db.execute(update(job).where(job.c.id == bindparam("b_id")).values(fresh), rows)
         return self._done(db, ids, changes, "job.reset", who, f"reset, {len(rows):,} jobs run again")
 
@@ -158,8 +158,11 @@ class Jobs(Submit):
             changes.moved(chains[row.parent], row.state, after(JOB, row.state, "requeue"))
         open_states = [str(state) for state in OPEN_ATTEMPTS]
         for chunk in chunks([row.id for row in leaves]):
+            here = and_(attempt.c.job_id.in_(chunk), attempt.c.state.in_(open_states))
+            for set_id, worker_id in db.execute(select(attempt.c.set_id, attempt.c.worker_id).where(here)):
+                self._give_back(db, set_id, worker_id, changes)
             stopped = {"state": str(AttemptState.STOPPED), "ended_at": now, "open_worker": None, "reason": reason}
-            db.execute(update(attempt).where(attempt.c.job_id.in_(chunk), attempt.c.state.in_(open_states)).values(stopped))
+            db.execute(update(attempt).where(here).values(stopped))
             db.execute(update(job).where(job.c.id.in_(chunk)).values(state=str(JobState.WAITING)))
         if leaves:
             self._bump(db, "fleet")  # whoever keeps in memory what workers hold reads it again

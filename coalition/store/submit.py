@@ -134,7 +134,7 @@ class Submit(Dependencies):
                 if parent_id not in chains:
                     chains[parent_id] = self._chain(db, parent_id, by_id, nodes)
                 if state == JobState.WAITING and not paused:
-                    readies.append((class_id, node.id))
+                    readies.append((class_id, node.id, 0))
                     changes.fed.add(class_id)
                 changes.count(chains[parent_id], total=1, **{COLUMN_OF[state]: 1})
             retries = node.spec.retries

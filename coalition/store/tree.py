@@ -24,7 +24,8 @@ COUNTED = ("total", "waiting", "pending", "working", "finished", "error", "run_m
 SPENT = ("run_ms", "cost_micro")  # what was spent stays with the groups above when a job is deleted
 COLUMN_OF = {state: state.value.lower() for state in JobState}
 
-INSERT_READY = Hot(insert(ready).values(class_id=bindparam("class_id"), job_id=bindparam("job_id")), "class_id", "job_id")
+READY_COLUMNS = ("class_id", "job_id", "avoid")
+INSERT_READY = Hot(insert(ready).values({c: bindparam(c) for c in READY_COLUMNS}), *READY_COLUMNS)
 DELETE_READY = Hot(
     delete(ready).where(ready.c.class_id == bindparam("b_class"), ready.c.job_id == bindparam("b_job")), "b_class", "b_job"
 )
@@ -66,6 +67,7 @@ class Changes:
     fed: set[int] = field(default_factory=set)
     flips: dict[int, bool] = field(default_factory=dict)  # job or group -> is it FINISHED now
     fed_jobs: int = 0
+    tokens: dict[tuple[str, int], int] = field(default_factory=dict)  # (limit, worker) -> given back
 
     def count(self, ancestors: Iterable[int], **deltas: int) -> None:
         for group in ancestors:
@@ -110,7 +112,7 @@ class Tree(Base):
         columns = (job.c.id, job.c.parent, job.c.is_group, job.c.prio, job.c.own_set, job.c.class_id, job.c.state, job.c.paused)
         rows: list[Any] = []
         for chunk in chunks(ids):
-            rows += db.execute(select(*columns, job.c.holds, job.c.not_before).where(column.in_(chunk))).all()
+            rows += db.execute(select(*columns, job.c.holds, job.c.not_before, job.c.avoid).where(column.in_(chunk))).all()
         return rows
 
     def _below(self, db: Connection, ids: Sequence[int]) -> list[Any]:
@@ -279,7 +281,7 @@ class Tree(Base):
             if row.state in (JobState.WAITING, JobState.PENDING):
                 gone.append((row.class_id, row.id))
             if state == JobState.WAITING and not (up.paused or row.paused) and row.not_before <= now:
-                readies.append((class_id, row.id))
+                readies.append((class_id, row.id, row.avoid))
                 changes.fed.add(class_id)
         self._many(db, SET_LEAF, moved)
         self._many(db, DELETE_READY, gone)
