@@ -104,7 +104,7 @@ def main() -> int:
         with LOCK.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not up_to_date():
-                if sys.prefix != sys.base_prefix:
+                if Path(sys.prefix).resolve() == VENV.resolve():
                     return OUT_OF_DATE
                 make_environment()
             run([str(PYTHON), "scripts/build_page.py"], "the web page cannot be built")

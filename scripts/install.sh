@@ -11,6 +11,9 @@ if [ -x .venv/bin/python ]; then
     esac
 fi
 
+# An activated .venv is no Python to make it anew with.
+PATH=$(printf ':%s:' "$PATH" | sed "s|:$(pwd -P)/.venv/bin:|:|g; s|^:||; s|:\$||")
+
 usable() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
 python=

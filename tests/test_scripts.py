@@ -103,6 +103,27 @@ def test_an_installation_is_up_to_date_until_what_defines_it_changes(tree: Path)
     assert not install.up_to_date()
 
 
+def test_an_activated_environment_is_made_anew_by_another_python(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts" / "install.sh", tmp_path / "scripts")
+    (tmp_path / "scripts" / "install.py").write_text("import sys; print(sys.executable)")
+    own = tmp_path / ".venv" / "bin"
+    own.mkdir(parents=True)
+    (own / "python3").write_text("#!/bin/sh\necho activated\n")
+    (own / "python3").chmod(0o755)
+    path = f"{own}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run([script], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(Path(sys.executable).parent / "python3")
+
+
+def test_only_its_own_python_cannot_make_the_environment(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "LOCK", tree / "lock")
+    assert install.main() == 0, "another environment's can"
+    monkeypatch.setattr(install, "VENV", Path(sys.prefix))
+    install.STAMP.unlink()
+    assert install.main() == install.OUT_OF_DATE
+
+
 def test_an_environment_that_was_cut_off_or_has_no_python_is_not_used(tree: Path) -> None:
     assert install.sound(install.PYTHON)
     install.UNFINISHED.touch()
