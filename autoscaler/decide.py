@@ -560,7 +560,8 @@ def _wait(demand: Demand) -> str:
 
 
 def _full(pool: Pool) -> str:
-    return f"pool {pool.settings.name} is at its maximum of {pool.settings.max} instances"
+    most = pool.settings.max
+    return f"pool {pool.settings.name} is at its maximum of {most} instance{'s' * (most != 1)}"
 
 
 def _by_preference(ranked: Sequence[tuple[Pool, Offering]]) -> Iterator[tuple[Pool, Offering]]:

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 LATER = {"aws": "aws", "gce": "gcp", "libcloud": "libcloud"}  # the pip extra of each
 
 
+def check_pools(settings: Settings) -> None:
+    """ConfigError, with its line, for a pool whose provider this version does not have."""
+    for pool in settings.pools:
+        try:
+            make(pool.provider, pool.region, settings)
+        except ConfigError as error:
+            raise ConfigError(f"line {pool.line}: [pool {pool.name}] {error}", line=pool.line) from None
+
+
 def make(name: str, region: str, settings: Settings) -> Provider:
     """The provider of that name; ConfigError if this version does not have it."""
     if name == "local":

@@ -416,6 +416,9 @@ def test_config_check_tells_file_line_and_the_nearest_name(tmp_path: Path) -> No
     file.write_text("[pool local]\nprovider = local\n")
     assert coalition("config", "check", str(file)).stdout == f"{file}: good; pools: local; budgets: none\n"
     assert document("config", "check", str(file))["pools"] == ["local"]
+    file.write_text("\n[pool cloud]\nprovider = aws\n")
+    for words in (("config", "check", str(file)), ("serve", "--config", str(file), "--data-dir", str(tmp_path))):
+        assert "coalition: line 2: [pool cloud] provider aws: " in coalition(*words, code=2).stderr
 
 
 def test_config_show_prints_every_setting_with_its_default_where_it_differs(tmp_path: Path) -> None:

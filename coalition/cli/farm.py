@@ -50,10 +50,11 @@ EXTRAS = {
 
 def _serve(settings: Settings) -> int:
     try:
-        from autoscaler.loop import Autoscaler, make_providers
+        from autoscaler.loop import Autoscaler
         from coalition.server.run import serve as run
+        from providers import check_pools
 
-        make_providers(settings)  # a pool that cannot be used is told here, not by a part that fails later
+        check_pools(settings)  # a pool that cannot be used is told here, not by a part that fails later
         return run(settings, [Autoscaler] if settings.autoscaler.enabled else [])
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
@@ -172,9 +173,11 @@ FILE = click.argument("file", required=False, metavar="[FILE]")
 def config_check(call: Call, file: str | None) -> None:
     """Check a cloud.ini; exit 2 with the line and the nearest valid name if it cannot be used."""
     from coalition.config import load
+    from providers import check_pools
 
     found = config_file(file)
     settings = load(found)
+    check_pools(settings)
     pools, budgets = [pool.name for pool in settings.pools], [budget.name for budget in settings.budgets]
     words = f"{found or 'the defaults'}: good; pools: {', '.join(pools) or 'none'}; budgets: {', '.join(budgets) or 'none'}"
     call.screen.said({"file": found, "pools": pools, "budgets": budgets}, words)

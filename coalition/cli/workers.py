@@ -36,7 +36,7 @@ def _worker_row(worker: Worker) -> list[object]:
     free = size(worker.memory_free_bytes) if worker.memory_free_bytes else ""
     held = ",".join(map(str, worker.jobs[:3])) + ("..." if len(worker.jobs) > 3 else "")
     state = worker.state if worker.active else f"{worker.state} (off)"
-    busy = f"{worker.running}/{worker.slots}"
+    busy = f"{min(worker.running, worker.slots)}/{worker.slots}"  # more than that wait on the worker for a slot
     return [worker.id, worker.name, state, busy, affinity, f"{worker.load:.1f}", free, age(worker.seen_at), held]
 
 

@@ -17,13 +17,18 @@ function currencyFormat(currency, digits) {
   return formats.get(key)
 }
 
-// How many decimals an amount needs; `finest` is the smallest amount shown beside it.
-export const digitsFor = (micro, finest = micro) => (micro && (micro < 0.995 * MICRO || (finest && finest < 0.005 * MICRO)) ? 4 : 2)
+// How many decimals an amount needs: cents, more where these would say too little; `finest` is the smallest shown beside it.
+export const digitsFor = (micro, finest = micro) => {
+  const whole = micro % (MICRO / 100) === 0 && finest % (MICRO / 100) === 0
+  return micro && !whole && (micro < 0.995 * MICRO || (finest && finest < 0.005 * MICRO)) ? 4 : 2
+}
 
 // Cents, but enough digits that a small amount is not shown as nothing.
 export function money(micro, currency = 'USD', digits = digitsFor(micro)) {
   const amount = (micro ?? 0) / MICRO
-  return currencyFormat(currency || 'USD', digits).format(amount)
+  const least = 0.5 / 10 ** digits // what is less would be shown as nothing
+  const format = currencyFormat(currency || 'USD', digits)
+  return amount > 0 && amount < least ? `<${format.format(2 * least)}` : format.format(amount)
 }
 
 // The same for a column: padded, so that the decimal points stand below each other.

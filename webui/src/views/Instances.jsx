@@ -32,7 +32,7 @@ function Instance({ instance }) {
       <span role="cell" class="number">
         <Lasting from={instance.launched_at || instance.created_at} to={instance.ended_at} />
       </span>
-      <span role="cell" class="number rate">{money(instance.price_micro, currency, 4)}</span>
+      <span role="cell" class="number rate">{money(instance.price_micro, currency)}</span>
       <span role="cell" class="number">{moneyCell(instance.spent_micro, currency)}</span>
       <span role="cell" class="note">
         <span>

@@ -115,7 +115,7 @@ function Children({ job }) {
       </h3>
       <div class="glyphs">
         {data.jobs.map((child) => (
-          <Link key={child.id} to={{ job: child.id }} title={child.title}>
+          <Link key={child.id} to={{ job: child.id }} title={child.title || `job ${child.id}`}>
             <Glyph state={shownState(child)} />
           </Link>
         ))}
@@ -174,7 +174,7 @@ function Path({ id, reveal }) {
   return (
     <>
       {data.parent > 0 && <Path id={data.parent} reveal={reveal} />}
-      <Link to={{ job: id }}>{data.title}</Link>
+      <Link to={{ job: id }}>{data.title || `#${id}`}</Link>
       <span class="slash">/</span>
     </>
   )

@@ -187,7 +187,7 @@ function Crumbs({ id }) {
     <>
       {data?.parent > 0 && <Crumbs id={data.parent} />}
       <span class="slash">/</span>
-      <Link to={{ parent: id }}>{data ? data.title : `#${id}`}</Link>
+      <Link to={{ parent: id }}>{data?.title || `#${id}`}</Link>
     </>
   )
 }
@@ -242,7 +242,7 @@ export function Jobs({ farm, size = PAGE }) {
   const searching = state || title
   const query = searching ? { state, title, sort: '-id' } : { parent, sort: parent ? 'id' : '-id' }
   const none = searching ? (
-    <Empty>No job here is like that.</Empty>
+    <Empty>No job matches.</Empty>
   ) : (
     <Empty>
       No jobs yet. Submit one: <code>coalition submit --title hello -- echo hello</code>

@@ -47,7 +47,8 @@ function Memory({ worker }) {
 }
 
 function Worker({ worker }) {
-  const { slots, running } = worker
+  const { slots } = worker
+  const busy = Math.min(worker.running, slots) // more than that wait on the worker for a slot
   const lines = worker.affinity.map((line) => line.join(' '))
   return (
     <div class={worker.active ? 'row' : 'row off'} role="row">
@@ -65,9 +66,9 @@ function Worker({ worker }) {
         )}
       </span>
       <span role="cell" class="slots">
-        <Bar whole={slots} parts={[{ amount: running, tone: 'alive' }]} label={`${running} of ${plural(slots, 'slot')} busy`} />
+        <Bar whole={slots} parts={[{ amount: busy, tone: 'alive' }]} label={`${busy} of ${plural(slots, 'slot')} busy`} />
         <span class="number">
-          {running}
+          {busy}
           <span class="of"> / {slots}</span>
         </span>
       </span>
