@@ -58,7 +58,7 @@ job = _table(
     Column("prio", SmallInteger, nullable=False),
     Column("own_set", Id, nullable=False),
     Column("class_id", Id, nullable=False, server_default="0"),  # where a leaf's ready row stands; 0 for groups
-    Column("state", String(10), nullable=False),  # leaves only; a group's comes from group_count
+    Column("state", String(10), nullable=False),  # a group's is what its counters say
     Column("paused", Boolean, nullable=False),
     Column("holds", Integer, nullable=False, server_default="0"),  # own dependencies that are not met
     Column("errors", Integer, nullable=False, server_default="0"),  # attempts in error since the last reset
@@ -73,6 +73,8 @@ job = _table(
     Column("max_running", Integer, nullable=False, server_default="0"),  # of a group: 0 is any number
     Column("sink_after", Integer, nullable=False, server_default="0"),  # of a group: errors after which its priority is lowered
     Index("ix_job_parent_id", "parent", "id"),
+    Index("ix_job_state_parent_id", "state", "parent", "id"),
+    Index("ix_job_parent_prio_id", "parent", "prio", "id"),
 )
 
 Index("ix_job_not_before", job.c.not_before, sqlite_where=job.c.not_before > 0, postgresql_where=job.c.not_before > 0)
@@ -80,6 +82,7 @@ Index("ix_job_not_before", job.c.not_before, sqlite_where=job.c.not_before > 0, 
 spec = _table(
     "spec",
     Column("job_id", Id, primary_key=True, autoincrement=False),
+    Column("parent", Id, nullable=False, server_default="0"),  # as in job, for lists by user and title
     _text("title", 255),
     Column("command", LongText),
     Column("dir", LongText, nullable=False),
@@ -91,7 +94,8 @@ spec = _table(
     Column("created_at", Seconds, nullable=False),
     Column("rules", LongText),  # JSON of what only the worker needs: further timeouts, patterns; NULL: none
     _text("note", 1_000),
-    Index("ix_spec_user", "user", "job_id"),
+    Index("ix_spec_user_parent_job_id", "user", "parent", "job_id"),
+    Index("ix_spec_parent_title_job_id", "parent", "title", "job_id"),
 )
 
 dependency = _table(
@@ -117,6 +121,7 @@ group_inherited = _table(
     Column("holds", Integer, nullable=False),
 )
 
+# The leaves below a group, by state; below 0, all of the farm.
 group_count = _table(
     "group_count",
     Column("group_id", Id, primary_key=True, autoincrement=False),
@@ -130,6 +135,8 @@ group_count = _table(
     Column("cost_micro", Money, nullable=False, server_default="0"),
     Column("started_at", Seconds),
     Column("ended_at", Seconds),
+    Index("ix_group_count_started_at", "started_at"),
+    Index("ix_group_count_ended_at", "ended_at"),
 )
 
 reqset = _table(
@@ -215,6 +222,7 @@ attempt = _table(
     Column("no_licence", Boolean, nullable=False, server_default=false()),  # ERROR, and counted nowhere as one
     Index("ix_attempt_job_id", "job_id"),
     Index("ix_attempt_worker_id", "worker_id", "id"),
+    Index("ix_attempt_ended_at", "ended_at"),
 )
 Index(
     "ix_attempt_open_worker",

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Table, select
 from coalition import matching, schema
 from coalition.matching import Requirement
 from coalition.store import Store
+from coalition.store.tree import FARM
 
 OPEN = ("LEASED", "RUNNING")
 STATES = ("waiting", "pending", "working", "finished", "error")
@@ -48,7 +49,7 @@ def _rows(db: Connection, table: Table) -> list[Any]:
 class World:
     def __init__(self, db: Connection) -> None:
         self.jobs = {row.id: row for row in _rows(db, schema.job)}
-        self.specs = {row.job_id for row in _rows(db, schema.spec)}
+        self.specs = {row.job_id: row for row in _rows(db, schema.spec)}
         self.edges = _rows(db, schema.dependency)
         self.inherited = {row.group_id: row for row in _rows(db, schema.group_inherited)}
         self.counts = {row.group_id: row for row in _rows(db, schema.group_count)}
@@ -94,7 +95,8 @@ class World:
     # ------------------------------------------------------------ the checks
 
     def check_tree(self) -> None:
-        assert self.specs == self.jobs.keys(), "spec rows are not those of the jobs"
+        assert self.specs.keys() == self.jobs.keys(), "spec rows are not those of the jobs"
+        assert all(row.parent == self.specs[row.id].parent for row in self.jobs.values()), "a spec row has another parent"
         reached: set[int] = set()
         level = self.children.get(0, [])
         while level:
@@ -114,9 +116,11 @@ class World:
 
     def check_counters(self) -> None:
         groups = {row.id for row in self.jobs.values() if row.is_group}
-        assert self.counts.keys() == groups
-        for group in groups:
-            leaves = list(self.below(group))
+        assert self.counts.keys() - {FARM} == groups
+        shown = {group: self.jobs[group].state for group in groups}
+        assert shown == {group: self.state(group) for group in groups}, "a group's state is not what its leaves say"
+        for group in self.counts:
+            leaves = self.leaves if group == FARM else list(self.below(group))
             recount = {name: sum(leaf.state == name.upper() for leaf in leaves) for name in STATES}
             counted = {name: getattr(self.counts[group], name) for name in STATES}
             assert counted == recount, f"group {group}"

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 from coalition.errors import WrongSchema
 from coalition.schema import metadata
-from coalition.schema_version import current, head, prepare, upgrade
+from coalition.schema_version import _alembic, current, head, prepare, upgrade
 from coalition.store import Store
 from coalition.store.base import Base
 from tests.builders import settings
@@ -72,6 +73,29 @@ def test_another_versions_database_is_refused_with_the_command(tmp_path: Path, e
         )
     with pytest.raises(WrongSchema, match=rf"schema {version or 'unknown'}.*needs {head()}; run: coalition db upgrade"):
         prepare(settings(tmp_path))
+
+
+def test_what_was_there_before_is_counted_and_found_by_state_and_parent(empty: Base) -> None:
+    command.upgrade(_alembic(empty), "0001")
+    jobs = [(1, 0, 1, "WAITING"), (2, 1, 0, "FINISHED"), (3, 1, 0, "ERROR"), (4, 0, 0, "WORKING"), (5, 0, 1, "PENDING")]
+    with empty.engine.begin() as db:
+        for id, parent, is_group, state in jobs:
+            values = f"({id}, {parent}, {is_group}, 127, 1, '{state}', 0)"
+            db.execute(text(f"INSERT INTO job (id, parent, is_group, prio, own_set, state, paused) VALUES {values}"))
+            columns = "(job_id, dir, environment, timeout_s, url, created_at)"
+            db.execute(text(f"INSERT INTO spec {columns} VALUES ({id}, '', '{{}}', 0, '', 0)"))
+        db.execute(text("INSERT INTO group_count (group_id, total, finished, error, run_ms) VALUES (1, 2, 1, 1, 70)"))
+        db.execute(text("INSERT INTO group_count (group_id) VALUES (5)"))
+        attempt = "(id, job_id, worker_id, epoch, state, deadline, leased_at, run_ms)"
+        db.execute(text(f"INSERT INTO attempt {attempt} VALUES (1, 4, 1, 1, 'LOST', 0, 0, 5), (2, 4, 1, 1, 'RUNNING', 0, 0, 0)"))
+    upgrade(empty)
+    with empty.engine.connect() as db:
+        assert list(db.execute(text("SELECT job_id, parent FROM spec ORDER BY job_id"))) == [(id, up) for id, up, *_ in jobs]
+        assert db.execute(text("SELECT state FROM job ORDER BY id")).scalars().all() == [
+            *("ERROR", "FINISHED", "ERROR", "WORKING", "WAITING"),
+        ]
+        farm = db.execute(text("SELECT total, waiting, working, finished, error, run_ms FROM group_count WHERE group_id = 0"))
+        assert list(farm) == [(3, 0, 1, 1, 1, 75)]
 
 
 def test_upgrading_twice_and_down_again_works(empty: Base) -> None:

@@ -208,3 +208,4 @@ class Jobs(Submit):
             changes.count(self._ancestors(db, row.parent), **{name: -value for name, value in values.items()})
             changes.count(new_chain, **values)
             db.execute(update(job).where(job.c.id == row.id).values(parent=parent))
+            db.execute(update(spec).where(spec.c.job_id == row.id).values(parent=parent))

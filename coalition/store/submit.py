@@ -16,7 +16,7 @@ from coalition.schema import group_count, group_inherited, job, spec
 from coalition.states import JobState
 from coalition.store.base import Hot, writes
 from coalition.store.dependencies import INSERT_DEPENDENCY, Dependencies
-from coalition.store.tree import COLUMN_OF, INSERT_READY, MAX_DEPTH, Above, Changes, Sets, path_below
+from coalition.store.tree import COLUMN_OF, FARM, INSERT_READY, MAX_DEPTH, Above, Changes, Sets, path_below
 
 MAX_NODES = 2 * MAX_CHILDREN  # jobs and groups of one call  # jobs and groups of one call
 
@@ -29,7 +29,9 @@ INSERT_JOB = Hot(
     ),
     *("id", "parent", "is_group", "prio", "own_set", "class_id", "state", "paused", "holds", "retries"),
 )
-SPEC_COLUMNS = ("job_id", "title", "command", "dir", "environment", "user", "timeout_s", "url", "progress_pattern", "created_at")
+SPEC_COLUMNS = (
+    *("job_id", "parent", "title", "command", "dir", "environment", "user", "timeout_s", "url", "progress_pattern", "created_at"),
+)
 INSERT_SPEC = Hot(insert(spec).values({c: bindparam(c) for c in SPEC_COLUMNS}), *SPEC_COLUMNS)
 
 
@@ -125,6 +127,7 @@ class Submit(Dependencies):
             state = JobState.PENDING if held + up.holds else JobState.WAITING
             class_id = 0
             if node.is_group:
+                state = JobState.WAITING  # it is empty yet; what it gets below it is counted up
                 above[node.id] = Above(path, effective, paused, held + up.holds)
                 groups.append(
                     {"group_id": node.id, "prio_path": path, "set_id": effective, "paused": paused, "holds": held + up.holds}
@@ -152,12 +155,13 @@ class Submit(Dependencies):
                     retries,
                 )
             )
-            specs.append(_spec_row(node, now))
+            specs.append(_spec_row(node, parent_id, now))
         INSERT_JOB.many(db, jobs)
         INSERT_SPEC.many(db, specs)
         self._many(db, INSERT_READY, readies)
         changes.fed_jobs += len(readies)
         self._many(db, INSERT_DEPENDENCY, [(one, on, met) for (one, on), met in edges.items()])
+        db.execute(self._insert_new(group_count).values(group_id=FARM))
         if groups:
             db.execute(insert(group_inherited), groups)
             db.execute(insert(group_count), [{"group_id": group["group_id"]} for group in groups])
@@ -230,7 +234,7 @@ def _refs(nodes: Sequence[Node]) -> dict[str, int]:
     return refs
 
 
-def _spec_row(node: Node, now: float) -> tuple[Any, ...]:
+def _spec_row(node: Node, parent: int, now: float) -> tuple[Any, ...]:
     one = node.spec
     title, command, url = one.title, one.command, one.url
     if node.frame is not None:
@@ -241,4 +245,4 @@ def _spec_row(node: Node, now: float) -> tuple[Any, ...]:
     elif node.is_group:
         command = None
     environment = json.dumps(dict(one.environment)) if one.environment else "{}"
-    return (node.id, title, command, one.dir, environment, one.user, one.timeout_s, url, one.progress_pattern, now)
+    return (node.id, parent, title, command, one.dir, environment, one.user, one.timeout_s, url, one.progress_pattern, now)

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
@@ -20,6 +20,7 @@ from coalition.states import JOB, JobState, after
 from coalition.store.base import Base, Hot, HotIn, chunks
 
 MAX_DEPTH = 500
+FARM = 0  # the counters of all there is stand where those of a group with this id would
 COUNTED = ("total", "waiting", "pending", "working", "finished", "error", "run_ms", "cost_micro")
 SPENT = ("run_ms", "cost_micro")  # what was spent stays with the groups above when a job is deleted
 COLUMN_OF = {state: state.value.lower() for state in JobState}
@@ -46,6 +47,14 @@ FEED_CLASS = Hot(
 FINISHED_OF_GROUPS = HotIn(
     lambda ids: select(group_count.c.group_id, group_count.c.total, group_count.c.finished).where(group_count.c.group_id.in_(ids))
 )
+GROUP_STATES = HotIn(
+    lambda ids: (
+        select(group_count.c.group_id, job.c.state, *(group_count.c[name] for name in ("total", *COLUMN_OF.values())))
+        .join(job, job.c.id == group_count.c.group_id)
+        .where(group_count.c.group_id.in_(ids))
+    )
+)
+SET_STATE = Hot(update(job).where(job.c.id == bindparam("b_id")).values(state=bindparam("b_state")), "b_state", "b_id")
 PARENT_OF = Hot(select(job.c.parent).where(job.c.id == bindparam("b_id")), "b_id")
 
 
@@ -70,7 +79,7 @@ class Changes:
     tokens: dict[tuple[str, int], int] = field(default_factory=dict)  # (limit, worker) -> given back
 
     def count(self, ancestors: Iterable[int], **deltas: int) -> None:
-        for group in ancestors:
+        for group in (FARM, *ancestors):
             row = self.counts.setdefault(group, [0] * len(COUNTED))
             for name, delta in deltas.items():
                 row[COUNTED.index(name)] += delta
@@ -78,6 +87,19 @@ class Changes:
     def moved(self, ancestors: Iterable[int], old: str, new: str) -> None:
         if old != new:
             self.count(ancestors, **{COLUMN_OF[JobState(old)]: -1, COLUMN_OF[JobState(new)]: 1})
+
+
+class _GroupRow(NamedTuple):
+    """A group's state as it is written, and its counters, in the order of GROUP_STATES."""
+
+    id: int
+    state: str
+    total: int
+    waiting: int
+    pending: int
+    working: int
+    finished: int
+    error: int
 
 
 class Tree(Base):
@@ -214,6 +236,7 @@ class Tree(Base):
         changes.counts = {}
         order = sorted(deltas)
         self._many(db, ADD_COUNTS, [(*deltas[group], group) for group in order])
+        self._write_group_states(db, order)
         total, finished = COUNTED.index("total"), COUNTED.index("finished")
         touched = [group for group in order if deltas[group][total] or deltas[group][finished]]
         for group, all_now, finished_now in FINISHED_OF_GROUPS.all(db, touched):
@@ -222,6 +245,11 @@ class Tree(Base):
             was = before[0] > 0 and before[0] == before[1]
             if is_now != was:
                 changes.flips[group] = is_now
+
+    def _write_group_states(self, db: Connection, groups: Sequence[int]) -> None:
+        """Groups are found by state like leaves: what the counters say now is written beside them where it is another."""
+        rows = [_GroupRow(*row) for row in GROUP_STATES.all(db, groups)]
+        self._many(db, SET_STATE, [(str(group_state(row)), row.id) for row in rows if group_state(row) != row.state])
 
     def _refresh(self, db: Connection, roots: Sequence[int], changes: Changes) -> None:
         """Makes everything derived right below these jobs: inherited values, classes, PENDING or WAITING, ready rows."""

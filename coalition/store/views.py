@@ -17,7 +17,7 @@ from coalition.schema import attempt, dependency, event, group_count, group_inhe
 from coalition.states import AttemptState, JobState, WorkerState
 from coalition.store.base import chunks, reads
 from coalition.store.cloud import Cloud
-from coalition.store.tree import group_state
+from coalition.store.tree import FARM, group_state
 from coalition.store.workers import WorkerRow, availability
 
 GROUP_STATE = case(
@@ -211,15 +211,10 @@ class Views(Cloud):
 
     @reads
     def farm_jobs(self, db: Connection) -> dict[str, int]:
-        """Leaves by state over the whole farm, from the counters of the roots."""
+        """Leaves by state over the whole farm."""
         names = ("waiting", "pending", "working", "finished", "error")
-        sums = select(*(func.coalesce(func.sum(group_count.c[name]), 0).label(name) for name in names))
-        groups = db.execute(sums.join(job, job.c.id == group_count.c.group_id).where(job.c.parent == 0)).one()
-        counts = {name: int(getattr(groups, name)) for name in names}
-        loose = select(job.c.state, func.count().label("n")).where(job.c.parent == 0, job.c.is_group.is_(False))
-        for row in db.execute(loose.group_by(job.c.state)):
-            counts[row.state.lower()] += row.n
-        return counts
+        row = db.execute(select(*(group_count.c[name] for name in names)).where(group_count.c.group_id == FARM)).first()
+        return {name: int(getattr(row, name)) if row else 0 for name in names}
 
     @reads
     def farm_workers(self, db: Connection) -> dict[str, Any]:

@@ -31,6 +31,16 @@ def _flag(name: str) -> sa.Column[Any]:
     return sa.Column(name, sa.Boolean(), nullable=False, server_default=sa.false())
 
 
+INDEXES = {
+    "ix_event_who_id": ("event", ["who", "id"]),
+    "ix_job_state_parent_id": ("job", ["state", "parent", "id"]),
+    "ix_job_parent_prio_id": ("job", ["parent", "prio", "id"]),
+    "ix_spec_user_parent_job_id": ("spec", ["user", "parent", "job_id"]),
+    "ix_spec_parent_title_job_id": ("spec", ["parent", "title", "job_id"]),
+    "ix_group_count_started_at": ("group_count", ["started_at"]),
+    "ix_group_count_ended_at": ("group_count", ["ended_at"]),
+    "ix_attempt_ended_at": ("attempt", ["ended_at"]),
+}
 TABLES = ("farm_limit", "limit_use", "reservation", "fair_use", "archive")
 
 
@@ -45,7 +55,7 @@ def _columns() -> dict[str, list[sa.Column[Any]]]:
             _number("max_running", sa.Integer()),
             _number("sink_after", sa.Integer()),
         ],
-        "spec": [sa.Column("rules", LongText), _text("note", 1_000)],
+        "spec": [sa.Column("rules", LongText), _text("note", 1_000), _number("parent", Id)],
         "dependency": [
             _text("until", 8, "finished"),
             _text("kind", 8, "whole"),
@@ -75,10 +85,37 @@ def upgrade() -> None:
     for table, columns in _columns().items():
         for column in columns:
             op.add_column(table, column)
-    op.create_index("ix_event_who_id", "event", ["who", "id"])
+    for name, (table, names) in INDEXES.items():
+        op.create_index(name, table, names)
+    op.drop_index("ix_spec_user", "spec")
+    _lists()
     _limits()
     _shares()
     _archive()
+
+
+def _lists() -> None:
+    """What lists read: the parent of each job beside its title, the states of groups, the counters of the whole farm."""
+    op.execute(sa.text("UPDATE spec SET parent = (SELECT job.parent FROM job WHERE job.id = spec.job_id)"))
+    state = (
+        "CASE WHEN total = 0 THEN 'WAITING' WHEN error > 0 THEN 'ERROR' WHEN finished = total THEN 'FINISHED' "
+        "WHEN working > 0 THEN 'WORKING' WHEN waiting > 0 THEN 'WAITING' ELSE 'PENDING' END"
+    )
+    of_group = f"SELECT {state} FROM group_count WHERE group_count.group_id = job.id"  # noqa: S608 - nobody's text
+    op.execute(sa.text(f"UPDATE job SET state = ({of_group}) WHERE id IN (SELECT group_id FROM group_count)"))  # noqa: S608
+    counted = ("total", "waiting", "pending", "working", "finished", "error", "run_ms", "cost_micro")
+    sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in counted)
+    op.execute(
+        sa.text(
+            f"INSERT INTO group_count (group_id, {', '.join(counted)}) SELECT 0, {sums} FROM ("  # noqa: S608
+            f"SELECT {', '.join(counted)} FROM group_count JOIN job ON job.id = group_id AND job.parent = 0 UNION ALL "
+            "SELECT 1, CASE state WHEN 'WAITING' THEN 1 ELSE 0 END, CASE state WHEN 'PENDING' THEN 1 ELSE 0 END, "
+            "CASE state WHEN 'WORKING' THEN 1 ELSE 0 END, CASE state WHEN 'FINISHED' THEN 1 ELSE 0 END, "
+            "CASE state WHEN 'ERROR' THEN 1 ELSE 0 END, COALESCE((SELECT SUM(run_ms) FROM attempt WHERE job_id = job.id), 0), "
+            "COALESCE((SELECT SUM(cost_micro) FROM attempt WHERE job_id = job.id), 0) "
+            "FROM job WHERE parent = 0 AND id NOT IN (SELECT group_id FROM group_count)) AS tops"
+        )
+    )
 
 
 def _limits() -> None:
@@ -142,7 +179,10 @@ def _archive() -> None:
 
 
 def downgrade() -> None:
-    op.drop_index("ix_event_who_id", "event")
+    op.execute(sa.text("DELETE FROM group_count WHERE group_id = 0"))
+    for name, (table, _) in INDEXES.items():
+        op.drop_index(name, table)
+    op.create_index("ix_spec_user", "spec", ["user", "job_id"])
     for table in TABLES:
         op.drop_table(table)
     for table, columns in _columns().items():
