@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def poll_until(condition: Callable[[], T], timeout_s: float = 10.0, state: Callable[[], object] | None = None) -> T:
+def poll_until(condition: Callable[[], T], timeout_s: float = 30.0, state: Callable[[], object] | None = None) -> T:
     """The first true answer of `condition`; fails after `timeout_s` with its last answer, and with what `state` then says."""
     deadline = time.monotonic() + timeout_s
     while True:

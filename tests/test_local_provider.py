@@ -147,7 +147,7 @@ def test_terminate_ends_the_whole_tree_though_it_ignores_signals_and_left_the_gr
 
 def test_a_worker_that_hangs_is_ended_at_the_deadline(root: Path) -> None:
     rig = rig_of(provider(root))
-    token, id = started(rig, lasts_s=2.0)
+    token, id = started(rig, lasts_s=5.0)
     os.kill(of_instance(id)[0].pid, signal.SIGSTOP)
     (seen,) = rig.until_gone(token)
     assert "paid time" in seen.reason
@@ -182,7 +182,7 @@ def test_taking_the_folder_away_ends_the_instance(root: Path) -> None:
 
 def test_faults_are_shown_on_request_by_one_instance_each(root: Path) -> None:
     root.mkdir(mode=0o700)
-    (root / "faults").write_text("never_boots\ndies:0.3\nslow_boot:0.6\n")
+    (root / "faults").write_text("never_boots\ndies:0.3\nslow_boot:4\n")
     rig = rig_of(provider(root))
     never, dies, slow, good = (rig.provider.launch(rig.request()).instances[0] for _ in range(4))
     poll_until(lambda: of_instance(good.id))

@@ -210,6 +210,7 @@ def test_a_worker_runs_as_many_jobs_as_it_has_slots(farm: Farm, start: Start, tm
 
 
 def test_an_idle_worker_waits_in_the_call_and_gets_a_job_at_once(farm: Farm, start: Start) -> None:
+    farm.site["sync_s"] = 8.0  # however long the job takes to start, no further call is due meanwhile
     start()
     poll_until(lambda: farm.syncs and farm.syncs[-1].wait_s > 0)
     count = len(farm.syncs)

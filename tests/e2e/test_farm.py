@@ -72,9 +72,11 @@ def test_kill_9_of_a_worker_and_its_jobs_finish_elsewhere(make_farm: MakeFarm) -
     farm = make_farm(**NO_SCALING)
     farm.serve()
     doomed = farm.worker("doomed", slots=2)
-    group = farm.client.submit(title="shots", frames="1-4", command="sleep 1.5")
+    command = f"while [ ! -e {farm.folder}/go ]; do sleep 0.05; done"
+    group = farm.client.submit(title="shots", frames="1-4", command=command)
     poll_until(lambda: farm.client.job(group).counts.working == 2, 30, lambda: farm.state(group))
     farm.kill(doomed)
+    (farm.folder / "go").touch()
     farm.worker("rescue", slots=2)
     farm.finished(group)
     attempts = [attempt for job in farm.leaves(group) for attempt in farm.client.attempts(job.id)]
@@ -118,9 +120,12 @@ def test_sigterm_drains_a_worker(make_farm: MakeFarm) -> None:
     farm = make_farm(**NO_SCALING)
     farm.serve()
     worker = farm.worker("one")
-    first, second = farm.client.submit_many([{"command": "sleep 1; echo done"}, {"command": "true"}]).ids
+    command = f"while [ ! -e {farm.folder}/go ]; do sleep 0.05; done"
+    first, second = farm.client.submit_many([{"command": command}, {"command": "true"}]).ids
     poll_until(lambda: farm.client.job(first).state == "WORKING", 30, lambda: farm.state(first))
     worker.terminate()
+    poll_until(lambda: "told to end" in farm.log_of("one"), 30, lambda: farm.log_of("one"))
+    (farm.folder / "go").touch()
     assert worker.wait(timeout=20) == 0
     assert farm.client.job(first).state == "FINISHED"
     assert farm.client.job(second).state == "WAITING"
