@@ -384,6 +384,43 @@ def test_a_stopping_server_answers_everybody(bench: Bench) -> None:
         bench.worker("w2").sync()
 
 
+# ---------------------------------------------------------------- hours, desktops
+
+
+def test_outside_its_hours_a_worker_gets_nothing_and_finishes_what_it_runs(bench: Bench, clock: Clock) -> None:
+    bench.submit(count=2)
+    agent = bench.worker(slots=2)
+    lease = agent.sync(free=1).leases[0]
+    bench.told(lambda: bench.store.edit_workers([agent.admission.worker_id], WorkerChanges(hours="mon 10:00-11:00")))
+    reply = agent.sync(running=(Running(lease.attempt, True),), free=1)
+    assert (list(reply.leases), list(reply.stop), reply.desired) == ([], [], "run")
+    bench.told(lambda: bench.store.edit_workers([agent.admission.worker_id], WorkerChanges(hours="tue 20:00-23:00")))
+    assert len(agent.sync(running=(Running(lease.attempt, True),), free=1).leases) == 1
+
+
+def test_at_the_end_of_its_hours_what_runs_is_put_back_where_that_is_the_rule(bench: Bench, clock: Clock) -> None:
+    (job_id,) = bench.submit()
+    agent = bench.worker()
+    (lease,) = agent.sync().leases
+    rule = WorkerChanges(hours="tue 20:00-23:00", hours_end="requeue")
+    bench.told(lambda: bench.store.edit_workers([agent.admission.worker_id], rule))
+    assert agent.sync(running=(Running(lease.attempt, True),)).stop == []
+    clock.advance(3_600)
+    assert list(agent.sync(running=(Running(lease.attempt, True),)).stop) == [lease.attempt]
+    assert (bench.states(job_id), bench.store.job(job_id).errors) == (["WAITING"], 0)
+    assert bench.store.attempts(job_id)[0].reason == "the worker's hours are over"
+    assert list(agent.sync(a_result(lease, "STOPPED")).leases) == []
+
+
+def test_a_desktop_that_somebody_uses_gets_nothing_until_its_user_has_gone(bench: Bench, clock: Clock) -> None:
+    bench.submit()
+    agent = bench.worker()
+    bench.told(lambda: bench.store.edit_workers([agent.admission.worker_id], WorkerChanges(idle_user_s=600, idle_load=2)))
+    assert list(agent.sync(user_idle_s=599).leases) == []
+    assert list(agent.sync(user_idle_s=600, load=2.0).leases) == []
+    assert len(agent.sync(user_idle_s=600, load=1.9).leases) == 1
+
+
 # ---------------------------------------------------------------- heartbeats
 
 

@@ -172,6 +172,9 @@ class Dispatcher:
         self._accept(session, call)
         if session.fleet != self._versions.get("fleet", 0):
             self._refresh_session(session)
+        if session.open and self._hours_are_over(session):
+            self.store.send_home(session.row.id)
+            session.known = False
         want = self._want(session, call)
         leases: Sequence[Lease] = ()
         stop: Sequence[int] = ()
@@ -206,11 +209,24 @@ class Dispatcher:
         row = session.row
         if not row.active or session.ending or row.state not in TAKING or self._stopping.is_set():
             return 0
+        if self._refuses(session):
+            return 0
         queued = sum(not running.started for running in call.running)
         ahead = 0
         if session.run_s is not None and session.run_s < SHORT_RUN_S:
             ahead = min(math.ceil(row.slots * AHEAD_S / max(session.run_s, 0.001)), AHEAD_PER_SLOT * row.slots)
         return max(0, min(call.free, row.slots) + ahead - queued)
+
+    def _refuses(self, session: Session) -> bool:
+        """Whether the worker takes no jobs now, by its hours or because somebody uses its machine."""
+        now = self.clock()
+        user_idle_s = None if session.used_at is None else now - session.used_at
+        return session.row.available.refusal(now, session.load, user_idle_s, len(session.open)) is not None
+
+    def _hours_are_over(self, session: Session) -> bool:
+        """Whether what it runs is to run elsewhere, because its hours have ended."""
+        rules = session.row.available
+        return rules.end == "requeue" and not rules.hours.is_open(self.clock())
 
     def _needs_store(self, session: Session, call: Sync, want: int) -> bool:
         if call.finished or not session.known:

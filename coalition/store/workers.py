@@ -293,6 +293,18 @@ class Workers(Dispatch):
         return len(ids)
 
     @writes
+    def send_home(self, db: Connection, worker_id: int) -> int:
+        """Puts back what a worker runs, without spending a retry: its hours are over. How many jobs."""
+        held = db.execute(select(attempt.c.job_id).where(attempt.c.open_worker == worker_id)).scalars().all()
+        changes = Changes()
+        leaves = self._nodes(db, job.c.id, held)
+        self._stop_attempts(db, leaves, "the worker's hours are over", changes)
+        self._refresh(db, [row.id for row in leaves], changes)
+        self._settle(db, changes)
+        self._bump(db, "backlog")
+        return len(leaves)
+
+    @writes
     def drain_workers(self, db: Connection, ids: Sequence[int], who: str = "") -> int:
         """Workers finish what they run and take no more."""
         return self._transition_workers(db, ids, "drain", who)
