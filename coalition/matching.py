@@ -215,6 +215,11 @@ def order_key(prio_path: str) -> tuple[int, ...]:
     return (*(-level for level in bytes.fromhex(prio_path)), 1)
 
 
+def decayed(used_s: float, age_s: float, half_life_s: float) -> float:
+    """What use of the farm still counts after some time: half as much after each half-life."""
+    return float(used_s * 0.5 ** (max(0.0, age_s) / half_life_s))
+
+
 def extend_path(prio_path: str, priority: int) -> str:
     """The priority path one level down. Levels of 0 at the end are dropped later, by `strip_path`."""
     return f"{prio_path}{priority:02x}"

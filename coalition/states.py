@@ -104,7 +104,7 @@ WORKER: Table = {
     **{(state, "silence"): "TIMEOUT" for state in ("STARTING", "WAITING", "WORKING")},
     ("TIMEOUT", "idle"): "WAITING",
     ("TIMEOUT", "work"): "WORKING",
-    **{(state, "sicken"): "SICK" for state in ("STARTING", "WAITING", "WORKING")},
+    **{(state, "sicken"): "SICK" for state in ("STARTING", "WAITING", "WORKING", "TIMEOUT")},
     ("SICK", "forgive"): "STARTING",
     **{(state, "terminate"): "TERMINATED" for state in WorkerState if state != "TERMINATED"},
 }

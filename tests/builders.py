@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from coalition.config import AuthSettings, BudgetSettings, ServerSettings, Settings, WorkerSettings
 from coalition.model import Enrol, Facts, JobSpec, Lease, Result, Running
 from coalition.store import Store
-from coalition.store.dispatch import Call, Outcome
+from coalition.store.results import Call, Outcome
 from tests.invariants import check_invariants
 
 LEASE_S = 60.0

@@ -11,7 +11,12 @@ from typing import TypeVar
 import pytest
 
 pytest.register_assert_rewrite(
-    "tests.builders", "tests.contract_provider", "tests.contract_store", "tests.databases", "tests.invariants"
+    "tests.builders",
+    "tests.contract_provider",
+    "tests.contract_rules",
+    "tests.contract_store",
+    "tests.databases",
+    "tests.invariants",
 )
 
 from flask import Flask  # noqa: E402

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ def check_invariants(store: Store) -> None:
         world.check_place(leaf, now)
         world.check_attempts(leaf)
     world.check_left_overs()
+    world.check_limits()
+    world.check_rooms()
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ class World:
         self.classes = {row.id: row for row in _rows(db, schema.klass)}
         self.ready = {(row.class_id, row.job_id) for row in _rows(db, schema.ready)}
         self.attempts = _rows(db, schema.attempt)
+        self.limits = {row.name: row for row in _rows(db, schema.farm_limit)}
+        self.uses = _rows(db, schema.limit_use)
+        self.reservations = _rows(db, schema.reservation)
+        self.facts = {row.id: json.loads(row.facts) for row in _rows(db, schema.worker)}
         self.leaves = [row for row in self.jobs.values() if not row.is_group]
         self.children: dict[int, list[int]] = {}
         for row in self.jobs.values():
@@ -160,6 +167,36 @@ class World:
         if leaf.state in ("FINISHED", "ERROR"):
             assert [a.state for a in attempts if a.id == leaf.attempt_id] == [leaf.state], f"job {leaf.id}: {attempts}"
         assert leaf.errors <= leaf.retries + 1 or leaf.state != "WAITING", f"job {leaf.id} was tried too often"
+
+    def check_limits(self) -> None:
+        """What is counted as used is a recount of the open attempts, and within what is allowed at a lease."""
+        held: dict[tuple[str, int], int] = {}
+        for attempt in self.attempts:
+            for name, count in self.sets[attempt.set_id].limits if attempt.open_worker and attempt.set_id else ():
+                for holder in (0, attempt.open_worker):
+                    held[name, holder] = held.get((name, holder), 0) + count
+        for use in self.uses:
+            assert use.used == held.get((use.name, use.worker_id), 0), f"{use} is no recount"
+        counted = {(use.name, use.worker_id) for use in self.uses}
+        for name, holder in held:
+            limit = self.limits.get(name)
+            if limit is not None and bool(holder) == bool(limit.per_host):
+                assert (name, holder) in counted, f"nobody counts limit {name} of {holder}"
+
+    def check_rooms(self) -> None:
+        """No worker runs more than its machine has, nothing runs beside an exclusive job, and no running job is waited for."""
+        there: dict[int, list[Requirement]] = {}
+        for attempt in self.attempts:
+            if attempt.open_worker:
+                there.setdefault(attempt.open_worker, []).append(self.sets.get(attempt.set_id, Requirement()))
+        for worker_id, needs in there.items():
+            facts = self.facts[worker_id]
+            for name in ("cpus", "memory_bytes", "gpus"):
+                taken = sum(getattr(need, name) for need in needs)
+                assert taken <= facts[name], f"worker {worker_id} runs jobs for {taken} {name} of {facts[name]}"
+            assert len(needs) == 1 or not any(need.exclusive for need in needs), f"worker {worker_id}: {needs}"
+        working = {leaf.id for leaf in self.leaves if leaf.state == "WORKING"}
+        assert working.isdisjoint(row.job_id for row in self.reservations), "room is kept for a job that runs"
 
     def check_left_overs(self) -> None:
         assert {job_id for _, job_id in self.ready} <= {leaf.id for leaf in self.leaves}, "ready rows of jobs that are not there"

@@ -16,6 +16,7 @@ from coalition.errors import BadInput
 from coalition.model import JobChanges
 from coalition.store.views import JobQuery
 from tests.builders import Clock, Hand, WatchedStore, a_group, a_job, settings
+from tests.contract_rules import *  # noqa: F403
 from tests.contract_store import *  # noqa: F403
 from tests.databases import KINDS
 

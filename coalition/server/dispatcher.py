@@ -24,7 +24,8 @@ from coalition.config import Settings
 from coalition.errors import CoalitionError, NotAuthenticated, StaleCall, Unavailable
 from coalition.model import Lease, Refused, Sync, SyncReply
 from coalition.states import InstanceState, WorkerState
-from coalition.store.dispatch import TAKING, Beat, Call, Outcome
+from coalition.store.dispatch import TAKING, Beat
+from coalition.store.results import Call, Outcome
 from coalition.store.workers import WorkerRow, hash_secret
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Session:
     open: dict[int, int] = field(default_factory=dict)
     known: bool = False  # is `open` what the database has
     dry: int = -1  # the `ready` counter at which nothing was left for it
+    dry_until: float = math.inf  # monotonic
     run_s: float | None = None  # how long its jobs run, lately
     funded_until: float | None = None
     ending: bool = False  # its instance is to end
@@ -228,6 +230,11 @@ class Dispatcher:
         rules = session.row.available
         return rules.end == "requeue" and not rules.hours.is_open(self.clock())
 
+    def _at_once(self, session: Session, call: Sync) -> int:
+        """How many new leases could start at once."""
+        queued = sum(not running.started for running in call.running)
+        return max(0, min(call.free, session.row.slots) - queued)
+
     def _needs_store(self, session: Session, call: Sync, want: int) -> bool:
         if call.finished or not session.known:
             return True
@@ -235,7 +242,11 @@ class Dispatcher:
         held = {running.attempt for running in call.running}
         if held != known.keys() or any(r.started and known[r.attempt] >= 0 for r in call.running):
             return True
-        return bool(want) and session.dry != self._versions.get("ready", 0)
+        return bool(want) and not self._is_dry(session)
+
+    def _is_dry(self, session: Session) -> bool:
+        """Whether nothing was left for it, and nothing became ready since."""
+        return session.dry == self._versions.get("ready", 0) and time.monotonic() < session.dry_until
 
     def _exchange(self, session: Session, call: Sync, want: int) -> Outcome:
         ready = self._versions.get("ready", 0)
@@ -249,6 +260,7 @@ class Dispatcher:
             want,
             frozenset(running.attempt for running in call.running),
             session.slot_price_micro,
+            ahead=max(0, want - self._at_once(session, call)),
         )
         answer: Future[Outcome] = Future()
         if self._stopping.is_set():
@@ -261,6 +273,8 @@ class Dispatcher:
         with session.lock:
             self._remember(session, call, outcome, started={r.attempt for r in call.running if r.started})
             session.dry = ready if len(outcome.leases) < want else -1
+            # Nobody tells when the others that should take a job are gone.
+            session.dry_until = time.monotonic() + FLUSH_S if outcome.kept_back else math.inf
         return outcome
 
     def _remember(self, session: Session, call: Sync, outcome: Outcome, started: set[int]) -> None:
@@ -379,6 +393,8 @@ class Dispatcher:
         for session in parked:
             if everyone:
                 _ring(session)
+                continue
+            if self._is_dry(session):
                 continue
             for index, (requirement, left) in enumerate(classes):
                 if left > 0 and matching.line(requirement, session.row.capacity) is not None:

@@ -1,89 +1,42 @@
-"""Dispatch: take results, give leases, renew, expire. `exchange` serves many workers' syncs in one transaction.
-
-The attempt row is the event of its own transitions (leased, started, ended, by whom, with the reason): nothing else is
-written for them, so that a finished job costs one update of job and attempt, one delete from ready, and its share of a
-group's counters.
-"""
+"""Dispatch: take results, give leases, renew, expire. `exchange` serves many workers' syncs in one transaction."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
-from coalition import matching
+from coalition import hours, matching
 from coalition.config import Settings
 from coalition.matching import Capacity, Requirement
-from coalition.model import Lease, Refused, Result, Running
+from coalition.model import Lease
 from coalition.schema import attempt, group_count, instance, job, klass, ready, spec, worker
-from coalition.states import ATTEMPT, ENDED_JOBS, JOB, OPEN_ATTEMPTS, WORKER, AttemptState, JobState, WorkerState, after, allows
+from coalition.states import ATTEMPT, JOB, OPEN_ATTEMPTS, WORKER, AttemptState, JobState, WorkerState, after, allows
 from coalition.store.base import ALL_COUNTERS, Hot, HotIn, chunks, reads, writes
-from coalition.store.jobs import Jobs
+from coalition.store.limits import FARM, Tokens
+from coalition.store.picker import NONEMPTY, RESERVED, UNRESERVE, Pick, Picker
+from coalition.store.results import CALLERS, HEALTHY, Call, Caller, Outcome, Results, refusal_of
 from coalition.store.tree import DELETE_READY, Changes
 
-HOUR_MS = 3_600_000
+if TYPE_CHECKING:
+    from coalition.store.workers import WorkerRow
+
 LINES_KEPT = 200_000
-COUNTED_ALREADY = (AttemptState.FINISHED, AttemptState.ERROR)
-TAKEN_FROM = (AttemptState.LEASED, AttemptState.RUNNING, AttemptState.LOST)
-BACKOFF_S = 60.0
 TAKING = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING, WorkerState.TIMEOUT)  # TIMEOUT: it just called
 TIMED = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING)
 
-RESULT_COLUMNS = ("id", "job_id", "worker_id", "state", "leased_at", "started_at")
-JOB_COLUMNS = ("state", "parent", "class_id", "errors", "retries", "attempt_id", "paused", "holds")
-RESULT_ROWS = HotIn(
-    lambda ids: (
-        select(*[attempt.c[name] for name in RESULT_COLUMNS], *[job.c[name].label(f"job_{name}") for name in JOB_COLUMNS])
-        .outerjoin(job, job.c.id == attempt.c.job_id)
-        .where(attempt.c.id.in_(ids))
-    )
-)
-END_ATTEMPT = Hot(
-    update(attempt)
-    .where(attempt.c.id == bindparam("b_id"))
-    .values(
-        open_worker=None,
-        state=bindparam("b_state"),
-        started_at=bindparam("b_started"),
-        ended_at=bindparam("b_ended"),
-        run_ms=bindparam("b_run"),
-        progress=bindparam("b_progress"),
-        exit_code=bindparam("b_exit"),
-        signal=bindparam("b_signal"),
-        reason=bindparam("b_reason"),
-        cost_micro=bindparam("b_cost"),
-    ),
-    *("b_state", "b_started", "b_ended", "b_run", "b_progress", "b_exit", "b_signal", "b_reason", "b_cost", "b_id"),
-)
-END_JOB = Hot(
-    update(job)
-    .where(job.c.id == bindparam("b_id"))
-    .values(state=bindparam("b_state"), errors=bindparam("b_errors"), not_before=bindparam("b_not_before")),
-    *("b_state", "b_errors", "b_not_before", "b_id"),
-)
 LEASE_JOB = Hot(
     update(job).where(job.c.id == bindparam("b_id")).values(state=str(JobState.WORKING), attempt_id=bindparam("b_attempt")),
     *("b_attempt", "b_id"),
 )
-ATTEMPT_COLUMNS = ("id", "job_id", "worker_id", "open_worker", "epoch", "state", "deadline", "leased_at")
+ATTEMPT_COLUMNS = (
+    *("id", "job_id", "worker_id", "open_worker", "epoch", "state", "deadline", "leased_at", "set_id", "fair_key"),
+)
 INSERT_ATTEMPT = Hot(insert(attempt).values({c: bindparam(c) for c in ATTEMPT_COLUMNS}), *ATTEMPT_COLUMNS)
-NONEMPTY = Hot(select(klass.c.id, klass.c.set_id, klass.c.prio_path, klass.c.generation).where(klass.c.nonempty))
-READY_OF = Hot(
-    select(ready.c.job_id)
-    .where(ready.c.class_id == bindparam("b_class"), ready.c.job_id > bindparam("b_after"))
-    .order_by(ready.c.job_id)
-    .limit(bindparam("b_limit")),
-    *("b_class", "b_after", "b_limit"),
-)
-EMPTY_CLASS = Hot(
-    update(klass).where(klass.c.id == bindparam("b_id"), klass.c.generation == bindparam("b_gen")).values(nonempty=False),
-    *("b_id", "b_gen"),
-)
 LEASE_SPECS = HotIn(
     lambda ids: (
         select(
@@ -95,14 +48,18 @@ LEASE_SPECS = HotIn(
             spec.c.user,
             spec.c.timeout_s,
             spec.c.progress_pattern,
+            spec.c.rules,
             job.c.parent,
         )
         .join(job, job.c.id == spec.c.job_id)
         .where(spec.c.job_id.in_(ids))
     )
 )
-OPEN_OF = HotIn(lambda ids: select(attempt.c.open_worker, attempt.c.id, attempt.c.job_id).where(attempt.c.open_worker.in_(ids)))
-STATES_OF = HotIn(lambda ids: select(worker.c.id, worker.c.epoch, worker.c.state).where(worker.c.id.in_(ids), worker.c.active))
+OPEN_OF = HotIn(
+    lambda ids: select(attempt.c.open_worker, attempt.c.id, attempt.c.job_id, attempt.c.set_id).where(
+        attempt.c.open_worker.in_(ids)
+    )
+)
 RENEW = Hot(
     update(attempt)
     .where(attempt.c.id == bindparam("b_id"), attempt.c.open_worker == bindparam("b_worker"))
@@ -125,9 +82,6 @@ FIRST_START = Hot(
     .values(started_at=bindparam("b_at")),
     *("b_at", "b_id"),
 )
-LAST_END = Hot(
-    update(group_count).where(group_count.c.group_id == bindparam("b_id")).values(ended_at=bindparam("b_at")), "b_at", "b_id"
-)
 BEAT = Hot(
     update(worker)
     .where(worker.c.id == bindparam("b_id"))
@@ -142,31 +96,6 @@ BEAT = Hot(
     ),
     *("b_seen", "b_load", "b_memory", "b_idle", "b_finished", "b_errors", "b_used", "b_id"),
 )
-
-
-@dataclass(frozen=True)
-class Call:
-    """What one worker's sync asks of the store."""
-
-    worker_id: int
-    epoch: int
-    capacity: Capacity
-    results: Sequence[Result]
-    started: Sequence[Running]
-    want: int
-    held: frozenset[int]  # attempts that the worker lists; others that it should hold are given again
-    slot_price_micro: int = 0  # per hour
-
-
-@dataclass
-class Outcome:
-    leases: list[Lease] = field(default_factory=list)
-    stop: list[int] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
-    open: dict[int, int] = field(default_factory=dict)  # attempt -> job, all that the worker should hold now
-    finished: int = 0
-    errors: int = 0
-    fed: bool = False  # jobs became ready in the same transaction, for whoever waits
 
 
 @dataclass(frozen=True)
@@ -194,12 +123,14 @@ class Demand:
     estimate_s: float | None
 
 
-class Dispatch(Jobs):
+class Dispatch(Results):
     """The part of the store that workers talk to."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         super().__init__(settings, clock)
         self._lines: dict[tuple[int, Capacity, str], int | None] = {}
+        self._takers_at: tuple[float, ...] = ()
+        self._takers: Sequence[WorkerRow] = ()
 
     def line_of(self, db: Connection, set_id: int, capacity: Capacity) -> int | None:
         """The worker's best tag line for a requirement set, remembered."""
@@ -211,143 +142,108 @@ class Dispatch(Jobs):
             self._lines[key] = matching.line(requirement, capacity)
         return self._lines[key]
 
+    def others_take(self, db: Connection, set_id: int, worker_id: int) -> bool:
+        """Whether another live worker takes jobs that need this set; the fleet is looked at once a second."""
+        at = (float(self._bump(db, "fleet", 0)), self.clock() // 1)
+        if at != self._takers_at:
+            self._takers_at, self._takers = at, self._who_takes(db)
+        return any(row.id != worker_id and self.line_of(db, set_id, row.capacity) is not None for row in self._takers)
+
+    def _who_takes(self, db: Connection) -> Sequence[WorkerRow]:
+        """The live workers that take jobs now."""
+        raise NotImplementedError  # coalition/store/workers.py
+
     @writes
     def exchange(self, db: Connection, calls: Sequence[Call]) -> list[Outcome]:
         """Takes all the results, then gives leases, in one transaction; one outcome per call, in order."""
         now = self.clock()
         outcomes = [Outcome() for _ in calls]
         changes = Changes()
-        self._take_results(db, calls, outcomes, changes, now)
+        callers = {row[0]: Caller(*row) for row in CALLERS.all(db, sorted({call.worker_id for call in calls}))}
+        self._take_results(db, calls, outcomes, callers, changes, now)
+        freed = self._return_tokens(db, changes)
         leased = str(AttemptState.LEASED)
         started = [(now, running.attempt, call.worker_id, leased) for call in calls for running in call.started]
         self._many(db, MARK_STARTED, started)
         self._settle(db, changes)
-        held = self._open_by_worker(db, calls)
-        self._give_leases(db, calls, _wanted(calls, held), outcomes, now)
+        held, sets = self._open_by_worker(db, calls)
+        picker = self._give_leases(db, calls, callers, held, sets, outcomes, now)
         self._show_open(db, calls, held, outcomes)
+        left_over = bool(freed) and (picker is None or picker.wanted_of(freed))
+        if left_over:
+            self._bump(db, "ready")
         for outcome in outcomes:
-            outcome.fed = bool(changes.fed)
+            outcome.fed = bool(changes.fed) or left_over
         return outcomes
-
-    # ------------------------------------------------------------ results
-
-    def _take_results(
-        self, db: Connection, calls: Sequence[Call], outcomes: Sequence[Outcome], changes: Changes, now: float
-    ) -> None:
-        ids = [result.attempt for call in calls for result in call.results]
-        if not ids:
-            return
-        rows = {row[0]: _ResultRow(*row) for row in RESULT_ROWS.all(db, ids)}
-        taken = _Taken()
-        for call, outcome in zip(calls, outcomes, strict=True):
-            for result in call.results:
-                row = rows.get(result.attempt)
-                refusal = _refusal(row, call.worker_id, result.state)
-                if refusal:
-                    outcome.refused.append(Refused(result.attempt, refusal))
-                elif row is not None and row.id not in taken.seen and row.state in TAKEN_FROM:
-                    taken.seen.add(row.id)
-                    self._take(db, call, outcome, result, row, taken, changes, now)
-        self._many(db, END_ATTEMPT, taken.attempts)
-        self._many(db, END_JOB, taken.jobs)
-        self._many(db, DELETE_READY, taken.not_ready)
-        if taken.requeued:
-            self._refresh(db, taken.requeued, changes)
-        self._many(db, LAST_END, [(now, group) for group in sorted(taken.groups)])
-
-    def _take(
-        self,
-        db: Connection,
-        call: Call,
-        outcome: Outcome,
-        result: Result,
-        row: _ResultRow,
-        taken: _Taken,
-        changes: Changes,
-        now: float,
-    ) -> None:
-        run_ms = round(result.run_s * 1_000)
-        cost = -(-run_ms * call.slot_price_micro // HOUR_MS)
-        chain = self._chain_of(db, row.job_parent, taken.chains)
-        verb = {"FINISHED": "finish", "ERROR": "fail", "STOPPED": "stop"}[result.state]
-        began = now - result.run_s  # the worker knows best; the sync that told of the start came up to a second after it
-        started = began if row.started_at is None else min(row.started_at, began)
-        progress = 1.0 if verb == "finish" else 0.0
-        ending = (after(ATTEMPT, row.state, verb), started, now, run_ms, progress, result.exit_code, result.signal)
-        taken.attempts.append((*ending, result.reason, cost, row.id))
-        outcome.finished += verb == "finish"
-        outcome.errors += verb == "fail"
-        state, errors, not_before = _next_job_state(row, verb, now)
-        if state == JobState.WAITING:
-            taken.requeued.append(row.job_id)
-        if row.job_state in (JobState.WAITING, JobState.PENDING):
-            taken.not_ready.append((row.job_class_id, row.job_id))
-        taken.jobs.append((state, errors, not_before, row.job_id))
-        changes.moved(chain, row.job_state, state)
-        changes.count(chain, run_ms=run_ms, cost_micro=cost)
-        taken.groups.update(chain)
-        if state == JobState.FINISHED:
-            changes.flips[row.job_id] = True
-
-    def _chain_of(self, db: Connection, parent: int, chains: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
-        if parent not in chains:
-            chains[parent] = self._ancestors(db, parent)
-        return chains[parent]
 
     # ------------------------------------------------------------ leases
 
     def _give_leases(
-        self, db: Connection, calls: Sequence[Call], wanted: Sequence[int], outcomes: Sequence[Outcome], now: float
-    ) -> None:
+        self,
+        db: Connection,
+        calls: Sequence[Call],
+        callers: Mapping[int, Caller],
+        held: Mapping[int, Mapping[int, int]],
+        sets: Mapping[int, Sequence[int]],
+        outcomes: Sequence[Outcome],
+        now: float,
+    ) -> Picker | None:
         # Checked again here, where the leases are written: a drain that was committed first must win.
-        states = STATES_OF.all(db, sorted({call.worker_id for call, want in zip(calls, wanted, strict=True) if want}))
-        may = {(worker_id, epoch) for worker_id, epoch, state in states if state in TAKING}
-        wanted = [want if (call.worker_id, call.epoch) in may else 0 for call, want in zip(calls, wanted, strict=True)]
-        total = sum(wanted)
+        wanted = [
+            want if _may_take(callers.get(call.worker_id), call.epoch, now) else (0, 0)
+            for call, want in zip(calls, _wanted(calls, held), strict=True)
+        ]
+        total = sum(want for want, _ in wanted)
         if not total:
-            return
-        picker = _Picker(self, db, total)
-        picks: list[tuple[int, int, int]] = []  # call index, class, job
-        for index, (call, want) in enumerate(zip(calls, wanted, strict=True)):
+            return None
+        picker = Picker(self, db, total, now)
+        picks: list[tuple[int, Pick]] = []  # call index, job
+        for index, (call, (want, ahead)) in enumerate(zip(calls, wanted, strict=True)):
             if want:
-                picks += [(index, class_id, job_id) for class_id, job_id in picker.take(call.capacity, want)]
+                there = sets[call.worker_id]
+                dealt = picker.take(call.worker_id, call.capacity, want, ahead, there, outcomes[index])
+                picks += [(index, pick) for pick in dealt]
         if picks:
             self._lease(db, calls, outcomes, picks, now)
         picker.close()
+        return picker
 
     def _lease(
         self,
         db: Connection,
         calls: Sequence[Call],
         outcomes: Sequence[Outcome],
-        picks: Sequence[tuple[int, int, int]],
+        picks: Sequence[tuple[int, Pick]],
         now: float,
     ) -> None:
         first = self._allocate(db, "attempt", len(picks))
         deadline = now + self.settings.worker.lease_s
         leased = str(AttemptState.LEASED)
         numbered = [(first + offset, *pick) for offset, pick in enumerate(picks)]
-        self._many(db, DELETE_READY, [(class_id, job_id) for _, _, class_id, job_id in numbered])
-        self._many(db, LEASE_JOB, [(lease, job_id) for lease, _, _, job_id in numbered])
+        self._many(db, DELETE_READY, [(pick.class_id, pick.job_id) for _, _, pick in numbered])
+        self._many(db, LEASE_JOB, [(lease, pick.job_id) for lease, _, pick in numbered])
         rows = []
-        for lease, index, _, job_id in numbered:
+        for lease, index, pick in numbered:
             call = calls[index]
-            rows.append((lease, job_id, call.worker_id, call.worker_id, call.epoch, leased, deadline, now))
+            holder = (call.worker_id, call.worker_id, call.epoch)
+            rows.append((lease, pick.job_id, *holder, leased, deadline, now, pick.set_id, pick.fair_key))
         self._many(db, INSERT_ATTEMPT, rows)
-        specs = {row[0]: row for row in LEASE_SPECS.all(db, [job_id for _, _, _, job_id in numbered])}
+        specs = {row[0]: row for row in LEASE_SPECS.all(db, [pick.job_id for _, _, pick in numbered])}
         changes, chains = Changes(), {}  # type: tuple[Changes, dict[int, tuple[int, ...]]]
-        for lease, index, _, job_id in numbered:
-            outcomes[index].leases.append(_lease_of(lease, specs[job_id]))
-            changes.moved(self._chain_of(db, specs[job_id][-1], chains), JobState.WAITING, JobState.WORKING)
+        for lease, index, pick in numbered:
+            outcomes[index].leases.append(_lease_of(lease, specs[pick.job_id]))
+            changes.moved(self._chain_of(db, specs[pick.job_id][-1], chains), JobState.WAITING, JobState.WORKING)
         self._many(db, FIRST_START, [(now, group) for group in sorted(changes.counts)])
         self._apply_counts(db, changes)
 
-    def _open_by_worker(self, db: Connection, calls: Sequence[Call]) -> dict[int, dict[int, int]]:
-        """worker -> attempt -> job of what each of the callers should hold."""
+    def _open_by_worker(self, db: Connection, calls: Sequence[Call]) -> tuple[dict[int, dict[int, int]], dict[int, list[int]]]:
+        """worker -> attempt -> job of what each of the callers should hold, and worker -> requirement sets of these."""
         held: dict[int, dict[int, int]] = {call.worker_id: {} for call in calls}
-        for worker_id, attempt_id, job_id in OPEN_OF.all(db, sorted(held)):
+        sets: dict[int, list[int]] = {call.worker_id: [] for call in calls}
+        for worker_id, attempt_id, job_id, set_id in OPEN_OF.all(db, sorted(held)):
             held[worker_id][attempt_id] = job_id
-        return held
+            sets[worker_id].append(set_id)
+        return held, sets
 
     def _show_open(
         self, db: Connection, calls: Sequence[Call], held: Mapping[int, dict[int, int]], outcomes: Sequence[Outcome]
@@ -370,8 +266,8 @@ class Dispatch(Jobs):
         """Those that were LOST while the worker was cut off, and that nobody has replaced: their late result will count."""
         if not attempts:
             return set()
-        rows = map(_ResultRow._make_row, RESULT_ROWS.all(db, sorted(attempts)))
-        return {row.id for row in rows if row.state == AttemptState.LOST and _refusal(row, worker_id, "") is None}
+        rows = self._result_rows(db, sorted(attempts))
+        return {row.id for row in rows if row.state == AttemptState.LOST and refusal_of(row, worker_id, "") is None}
 
     # ------------------------------------------------------------ heartbeats, loss
 
@@ -392,7 +288,7 @@ class Dispatch(Jobs):
 
     @writes
     def sweep(self, db: Connection) -> int:
-        """Expires leases of silent workers, wakes jobs whose backoff is over, mends `nonempty`. How many leases expired.
+        """Expires leases of silent workers, wakes jobs whose backoff is over, forgives workers. How many leases expired.
 
         A gap of over half a lease since the last sweep means that the server itself was away: every deadline moves by it.
         """
@@ -411,6 +307,8 @@ class Dispatch(Jobs):
             self._event(db, "worker.silent", "sweeper", "its leases expired", worker_id=worker_id)
         self._wake_delayed(db, now, changes)
         self._settle(db, changes)
+        self._forgive(db, now)
+        self._drop_stale_reservations(db)
         self._time_out_workers(db, now)
         has_ready = select(ready.c.job_id).where(ready.c.class_id == klass.c.id).exists()
         db.execute(
@@ -438,9 +336,10 @@ class Dispatch(Jobs):
     def _lose(self, db: Connection, ids: Sequence[int], reason: str, now: float, changes: Changes) -> None:
         """Ends attempts as LOST and puts their jobs back, without spending a retry."""
         requeued = []
-        for row in map(_ResultRow._make_row, RESULT_ROWS.all(db, list(ids))):
+        for row in self._result_rows(db, list(ids)):
             lost = {"state": after(ATTEMPT, row.state, "lose"), "ended_at": now, "open_worker": None, "reason": reason}
             db.execute(update(attempt).where(attempt.c.id == row.id).values(lost))
+            self._give_back(db, row.set_id, row.worker_id, changes)
             if row.job_state == JobState.WORKING and row.job_attempt_id == row.id:
                 state = after(JOB, row.job_state, "requeue")
                 db.execute(update(job).where(job.c.id == row.job_id).values(state=state))
@@ -472,6 +371,25 @@ class Dispatch(Jobs):
             db.execute(update(job).where(job.c.id.in_(chunk)).values(not_before=0))
         self._refresh(db, ids, changes)
 
+    def _forgive(self, db: Connection, now: float) -> None:
+        """Tries workers again that were set aside long enough."""
+        sick = (worker.c.state == str(WorkerState.SICK), worker.c.sick_until <= now)
+        for row in db.execute(select(worker.c.id, worker.c.state).where(*sick)).all():
+            values = {"state": after(WORKER, row.state, "forgive"), **HEALTHY}
+            db.execute(update(worker).where(worker.c.id == row.id).values(values))
+            self._event(
+                db, "worker.forgive", "sweeper", f"set aside for {self.settings.scheduler.sick_for_s:.0f} s", worker_id=row.id
+            )
+            self._bump(db, "fleet")
+            self._bump(db, "backlog")
+
+    def _drop_stale_reservations(self, db: Connection) -> None:
+        """Of jobs that are not ready any more, and of workers that take none."""
+        rows = RESERVED.all(db)
+        takers = {row.id for row in self._who_takes(db)} if rows else set()
+        stale = [(worker_id,) for worker_id, _, is_ready in rows if is_ready is None or worker_id not in takers]
+        self._many(db, UNRESERVE, sorted(stale))
+
     def _time_out_workers(self, db: Connection, now: float) -> None:
         alive = [str(state) for state in TIMED]
         silent = worker.c.seen_at < now - self.settings.worker.lease_s
@@ -496,23 +414,36 @@ class Dispatch(Jobs):
 
     @reads
     def waiting_classes(self, db: Connection, limit: int) -> list[tuple[Requirement, int]]:
-        """Requirements with jobs ready now, and how many, counted up to `limit`: whom to wake."""
+        """Requirements with jobs that could start now, and how many, counted up to `limit`: whom to wake."""
         found = []
-        for class_id, set_id, _, _ in NONEMPTY.all(db):
-            count = len(READY_PEEK.all(db, class_id, limit))
+        classes = NONEMPTY.all(db)
+        tokens = Tokens.of(self, db, [self._requirement(db, row[1]) for row in classes])
+        for class_id, set_id, *_ in classes:
+            need = self._requirement(db, set_id)
+            count = min(len(READY_PEEK.all(db, class_id, limit)), tokens.times(need))
             if count:
-                found.append((self._requirement(db, set_id), count))
+                found.append((need, count))
         return found
 
     @reads
     def backlog(self, db: Connection) -> list[Demand]:
-        """Jobs that could start now, by requirement and priority, with an estimate of run time from what finished lately."""
+        """Jobs that could start now, by requirement and priority, with an estimate of run time from what finished lately.
+
+        Those that only wait for a limit are no demand: more workers would not help them.
+        """
         counts = select(ready.c.class_id, func.count().label("n")).group_by(ready.c.class_id).subquery()
         rows = db.execute(
             select(klass.c.set_id, klass.c.prio_path, counts.c.n).join(counts, counts.c.class_id == klass.c.id)
         ).all()
         estimates = self._estimates(db)
-        return [Demand(self._requirement(db, row.set_id), row.prio_path, row.n, estimates.get(row.set_id)) for row in rows]
+        tokens = Tokens.of(self, db, [self._requirement(db, row.set_id) for row in rows])
+        found = []
+        for row in sorted(rows, key=lambda row: matching.order_key(row.prio_path)):
+            need = self._requirement(db, row.set_id)
+            if waiting := min(row.n, tokens.times(need)):
+                tokens.take(need, FARM, waiting)
+                found.append(Demand(need, row.prio_path, waiting, estimates.get(row.set_id)))
+        return found
 
     def _estimates(self, db: Connection) -> dict[int, float]:
         newest = db.execute(select(func.max(attempt.c.id))).scalar() or 0
@@ -530,7 +461,7 @@ class Dispatch(Jobs):
     @reads
     def open_attempts(self, db: Connection, worker_id: int) -> dict[int, int]:
         """attempt -> job of what a worker should hold."""
-        return {lease: job_id for _, lease, job_id in OPEN_OF.all(db, [worker_id])}
+        return {lease: job_id for _, lease, job_id, _ in OPEN_OF.all(db, [worker_id])}
 
     @reads
     def instance_of(self, db: Connection, worker_id: int) -> Any:
@@ -553,144 +484,30 @@ READY_PEEK = Hot(
 )
 
 
-@dataclass(frozen=True)
-class _ResultRow:
-    """An attempt with what matters of its job; job columns are None when the job was deleted."""
-
-    id: int
-    job_id: int
-    worker_id: int
-    state: str
-    leased_at: float
-    started_at: float | None
-    job_state: str
-    job_parent: int
-    job_class_id: int
-    job_errors: int
-    job_retries: int
-    job_attempt_id: int | None
-    job_paused: bool
-    job_holds: int
-
-    @classmethod
-    def _make_row(cls, row: Iterable[Any]) -> _ResultRow:
-        return cls(*row)
+def _may_take(caller: Caller | None, epoch: int, now: float) -> bool:
+    """Whether a worker takes jobs, as the database has it."""
+    if caller is None or not caller.active or caller.epoch != epoch or caller.state not in TAKING:
+        return False
+    return not caller.hours or hours.parse(caller.hours, caller.timezone).is_open(now)
 
 
-@dataclass
-class _Taken:
-    """Rows to write for the results of one exchange."""
+def _wanted(calls: Sequence[Call], held: Mapping[int, Mapping[int, int]]) -> list[tuple[int, int]]:
+    """How many new leases each call gets, and how many of them ahead of a free slot.
 
-    seen: set[int] = field(default_factory=set)
-    attempts: list[tuple[Any, ...]] = field(default_factory=list)
-    jobs: list[tuple[Any, ...]] = field(default_factory=list)
-    not_ready: list[tuple[int, int]] = field(default_factory=list)
-    requeued: list[int] = field(default_factory=list)
-    groups: set[int] = field(default_factory=set)
-    chains: dict[int, tuple[int, ...]] = field(default_factory=dict)
-
-
-class _Picker:
-    """Deals ready jobs to the workers of one exchange: best tag line first, then priority path, then the lowest id."""
-
-    def __init__(self, store: Dispatch, db: Connection, wanted: int) -> None:
-        self.store, self.db, self.left = store, db, wanted
-        self.classes = NONEMPTY.all(db)
-        self.heads: dict[int, list[int]] = {}  # class -> ids fetched and not yet dealt, lowest last
-        self.last: dict[int, int] = {}
-        self.dry: set[int] = set()
-        self._orders: dict[Capacity, list[list[int]]] = {}
-
-    def take(self, capacity: Capacity, count: int) -> list[tuple[int, int]]:
-        """Up to `count` (class, job) for this worker; a job is dealt once."""
-        dealt: list[tuple[int, int]] = []
-        for peers in self._order(capacity):
-            while len(dealt) < count:
-                best = min((c for c in peers if self._fill(c)), key=lambda c: self.heads[c][-1], default=None)
-                if best is None:
-                    break
-                dealt.append((best, self.heads[best].pop()))
-            if len(dealt) >= count:
-                break
-        self.left -= count
-        return dealt
-
-    def _order(self, capacity: Capacity) -> list[list[int]]:
-        """Classes that fit, in groups of equal rank, best first."""
-        if capacity not in self._orders:
-            ranked = []
-            for class_id, set_id, path, _ in self.classes:
-                line = self.store.line_of(self.db, set_id, capacity)
-                if line is not None:
-                    ranked.append(((line, matching.order_key(path)), class_id))
-            ranked.sort()
-            self._orders[capacity] = [
-                [class_id for _, class_id in peers] for _, peers in groupby(ranked, key=lambda pair: pair[0])
-            ]
-        return self._orders[capacity]
-
-    def _fill(self, class_id: int) -> bool:
-        """Whether a job of the class is at hand; fetches what the whole exchange may want of it."""
-        if self.heads.get(class_id):
-            return True
-        if class_id in self.dry:
-            return False
-        limit = max(self.left, 1)
-        ids = [row[0] for row in READY_OF.all(self.db, class_id, self.last.get(class_id, 0), limit)]
-        self.last[class_id] = ids[-1] if ids else 0
-        if len(ids) < limit:
-            self.dry.add(class_id)
-        self.heads[class_id] = ids[::-1]
-        return bool(ids)
-
-    def close(self) -> None:
-        """Takes the flag off classes that have nothing left, unless somebody added to them meanwhile."""
-        generations = {row[0]: row[3] for row in self.classes}
-        empty = [(class_id, generations[class_id]) for class_id in self.dry if not self.heads.get(class_id)]
-        self.store._many(self.db, EMPTY_CLASS, sorted(empty))
-
-
-def _wanted(calls: Sequence[Call], held: Mapping[int, Mapping[int, int]]) -> list[int]:
-    """How many new leases each call gets: what is given again, or to another call of the same worker, counts too."""
+    What is given again, or to another call of the same worker, counts too, and takes the free slots first.
+    """
     owed: dict[int, int] = {}
     wanted = []
     for call in calls:
         again = len(held[call.worker_id].keys() - call.held) + owed.get(call.worker_id, 0)
-        wanted.append(max(0, call.want - again))
-        owed[call.worker_id] = owed.get(call.worker_id, 0) + wanted[-1]
+        want = max(0, call.want - again)
+        wanted.append((want, want - max(0, call.want - call.ahead - again)))
+        owed[call.worker_id] = owed.get(call.worker_id, 0) + want
     return wanted
 
 
 def _lease_of(lease: int, row: Sequence[Any]) -> Lease:
-    job_id, title, command, directory, environment, user, timeout_s, pattern, _ = row
+    job_id, title, command, directory, environment, user, timeout_s, pattern, rules, _ = row
     variables: Mapping[str, str] = json.loads(environment) if environment != "{}" else {}
-    return Lease(lease, job_id, title, command, directory, variables, user, timeout_s, pattern)
-
-
-def _refusal(row: _ResultRow | None, worker_id: int, said: str) -> str | None:
-    """Why a result does not count; None if it does, or if it was taken before."""
-    if row is None or row.worker_id != worker_id:
-        return "no such attempt of this worker"
-    if row.state in COUNTED_ALREADY or said == row.state:
-        return None
-    if row.job_attempt_id is None:
-        return "the job was deleted"
-    if row.state == AttemptState.STOPPED:
-        return "the attempt was stopped"
-    if row.job_attempt_id != row.id:
-        return f"the job was leased again, as attempt {row.job_attempt_id}"
-    return f"the job is {row.job_state}" if row.job_state in ENDED_JOBS else None
-
-
-def _next_job_state(row: _ResultRow, verb: str, now: float) -> tuple[str, int, float]:
-    """(state, errors, not_before) of a job after an attempt's end."""
-    if verb == "finish":
-        return after(JOB, row.job_state, "finish"), row.job_errors, 0.0
-    if verb == "stop":
-        waits = row.job_state != JobState.WORKING
-        return (row.job_state if waits else after(JOB, row.job_state, "requeue")), row.job_errors, 0.0
-    errors = row.job_errors + 1
-    if errors <= row.job_retries:
-        state = row.job_state if row.job_state != JobState.WORKING else after(JOB, row.job_state, "requeue")
-        return state, errors, now + min(2.0 ** (errors - 1), BACKOFF_S)
-    return after(JOB, row.job_state, "fail"), errors, 0.0
+    plain = (lease, job_id, title, command, directory, variables, user, timeout_s, pattern)
+    return Lease(*plain, **json.loads(rules)) if rules else Lease(*plain)

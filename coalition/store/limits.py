@@ -21,6 +21,7 @@ from coalition.store.tree import Changes, Tree
 
 FARM = 0  # the holder of tokens that are the whole farm's; others are a worker's
 UNLIMITED = 2**31 - 1
+NO_LIMIT = (0, False)  # what a limit that is not defined allows
 
 LIMITS_OF = HotIn(
     lambda names: select(farm_limit.c.name, farm_limit.c.maximum, farm_limit.c.per_host).where(farm_limit.c.name.in_(names))
@@ -164,13 +165,13 @@ class Tokens:
         return min((self._left(name, worker_id) // count for name, count in requirement.limits), default=UNLIMITED)
 
     def _left(self, name: str, worker_id: int | None) -> int:
-        maximum, per_host = self.kinds.get(name, (0, False))
+        maximum, per_host = self.kinds.get(name, NO_LIMIT)
         if per_host and worker_id is None:
             return UNLIMITED if maximum else 0
         return max(0, maximum - self.used.get(self._key(name, worker_id or FARM), 0))
 
     def _key(self, name: str, worker_id: int) -> tuple[str, int]:
-        return name, worker_id if self.kinds[name][1] else FARM
+        return name, worker_id if self.kinds.get(name, NO_LIMIT)[1] else FARM
 
     def take(self, requirement: Requirement, worker_id: int, jobs: int = 1) -> None:
         """Notes the tokens of jobs that start there."""

@@ -20,7 +20,8 @@ from coalition.model import Enrol, WorkerChanges, to_dict
 from coalition.schema import attempt, instance, job, reqset, token, worker
 from coalition.states import WORKER, InstanceState, WorkerState, after
 from coalition.store.base import chunks, reads, writes
-from coalition.store.dispatch import Dispatch
+from coalition.store.dispatch import TAKING, Dispatch
+from coalition.store.results import HEALTHY
 from coalition.store.tree import Changes
 
 TOKEN_KINDS = ("user", "enrol", "site")
@@ -250,8 +251,8 @@ class Workers(Dispatch):
             new = {"id": worker_id, "name": request.name, "active": True, "affinity": lines, "enrolled_at": now}
             db.execute(insert(worker).values(**new, **values))
             return worker_id
-        if old.state == WorkerState.DRAINING:
-            values["state"] = old.state  # a restart does not undo a drain
+        if old.state in (WorkerState.DRAINING, WorkerState.SICK):
+            values["state"] = old.state  # a restart does not undo a drain, nor make a worker healthy
         # Lines edited on the server stay; a worker that brings its own replaces them.
         if request.affinity:
             values["affinity"] = lines
@@ -270,6 +271,14 @@ class Workers(Dispatch):
     def fleet(self, db: Connection) -> list[WorkerRow]:
         """All workers that are not TERMINATED, with the number of attempts each holds."""
         return self._fleet(db)
+
+    def _who_takes(self, db: Connection) -> list[WorkerRow]:
+        now, lease_s = self.clock(), self.settings.worker.lease_s
+        return [
+            row
+            for row in self._fleet(db)
+            if row.active and row.state in TAKING and now - row.seen_at < lease_s and row.available.hours.is_open(now)
+        ]
 
     def _fleet(self, db: Connection) -> list[WorkerRow]:
         held = select(attempt.c.open_worker, func.count().label("n")).where(attempt.c.open_worker.is_not(None))
@@ -321,7 +330,8 @@ class Workers(Dispatch):
         for row in self._workers_must_exist(db, ids):
             if verb == "drain" and row.state == WorkerState.DRAINING:
                 continue
-            db.execute(update(worker).where(worker.c.id == row.id).values(state=after(WORKER, row.state, verb)))
+            forgiven = HEALTHY if verb == "forgive" else {}
+            db.execute(update(worker).where(worker.c.id == row.id).values(state=after(WORKER, row.state, verb), **forgiven))
             self._event(db, f"worker.{verb}", who, "by hand", worker_id=row.id)
             if row.instance_id is not None:  # a machine whose worker takes no more is not paid for until somebody remembers it
                 wish = "drain" if verb == "drain" else ""
