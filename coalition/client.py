@@ -62,10 +62,17 @@ Answer = tuple[http.client.HTTPResponse, bytes]
 
 @dataclass(frozen=True)
 class Page:
-    """Some of the jobs asked for; `next` is the cursor of those that follow, None at the end."""
+    """Some of the jobs asked for; `next` is the cursor of those that follow, None at the end.
+
+    Of a first page, `counts` are all the leaves below its parent by state, and `total` is how many jobs fit the filters: None
+    where that is not quickly told; with `more` there are more than that.
+    """
 
     jobs: Sequence[Job]
     next: str | None
+    counts: Mapping[str, int] | None = None
+    total: int | None = None
+    more: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,13 +198,14 @@ class Client:
     ) -> Page:
         """GET /jobs: the jobs that fit every filter given, at most 1,000 at a time.
 
-        `parent` 0 is the top, None any level; `state` one or several; `title` a part of it; `sort` id, -id, priority or
-        -priority.
+        `parent` 0 is the top, None any level; `state` one or several; `title` a part of it; `sort` id, priority, or
+        title below a parent; with - before it the other way. A page may be short, or empty, though more follow.
         """
         states = state if state is None or isinstance(state, str) else ",".join(state)
         query = {"parent": parent, "state": states, "user": user, "title": title, "paused": paused, "sort": sort}
         answer = self._get("/jobs", {**query, "limit": min(limit, PAGE), "cursor": cursor})
-        return Page([_read(Job, job) for job in _part(answer, "jobs")], answer.get("next"))
+        jobs = [_read(Job, job) for job in _part(answer, "jobs")]
+        return Page(jobs, answer.get("next"), answer.get("counts"), answer.get("total"), bool(answer.get("more")))
 
     def jobs(self, *, limit: int | None = None, **filters: Any) -> Iterator[Job]:
         """The jobs that fit the filters of `page`, fetched as they are consumed; all of them unless `limit` is given."""

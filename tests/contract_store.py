@@ -21,8 +21,8 @@ from coalition.model import Counts, Facts, Job, JobChanges, JobSpec, WorkerChang
 from coalition.store import Store
 from coalition.store.cloud import Order
 from coalition.store.dispatch import Beat
+from coalition.store.lists import JobQuery
 from coalition.store.tree import MAX_DEPTH
-from coalition.store.views import JobQuery
 from tests.builders import LEASE_S, Clock, Hand, WatchedStore, a_budget, a_group, a_job, a_range, a_result, an_enrol
 from tests.invariants import check_invariants
 

@@ -240,5 +240,17 @@ def test_a_piece_of_log_that_is_too_large_is_refused(call: Caller, app: Flask) -
 
 
 def test_an_answer_is_plain_json(call: Caller) -> None:
-    response = call.raw("GET", "/jobs")
-    assert (response.mimetype, json.loads(response.data)) == ("application/json", {"jobs": [], "next": None})
+    response = call.raw("GET", "/affinities")
+    assert (response.mimetype, json.loads(response.data)) == ("application/json", {"affinities": []})
+
+
+def test_a_list_goes_on_from_its_cursor_and_tells_how_many_there_are(call: Caller) -> None:
+    call.submit(*({"command": "true", "title": title} for title in ("b", "ä", "a")))
+    first = call.ok("GET", "/jobs?parent=0&sort=title&limit=2")
+    assert [job["title"] for job in first["jobs"]] == ["a", "b"]
+    assert (first["total"], first["more"], first["counts"]["waiting"]) == (3, False, 3)
+    following = call.ok("GET", f"/jobs?parent=0&sort=title&limit=2&cursor={first['next']}")
+    assert ([job["title"] for job in following["jobs"]], following["next"]) == (["ä"], None)
+    assert "counts" not in following
+    assert call("GET", "/jobs?sort=title")[1]["fields"] == {"sort": "by title needs a `parent`; 0 is the top"}
+    assert call("GET", "/jobs?parent=0&sort=title&cursor=ff.1")[0] == 422

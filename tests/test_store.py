@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from coalition.errors import BadInput
 from coalition.model import JobChanges
-from coalition.store.views import JobQuery
+from coalition.store.lists import JobQuery
 from tests.builders import Clock, Hand, WatchedStore, a_group, a_job, settings
 from tests.contract_rules import *  # noqa: F403
 from tests.contract_store import *  # noqa: F403

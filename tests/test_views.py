@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from coalition.errors import BadInput
 from coalition.model import Worker, WorkerChanges, from_dict
-from coalition.store import Store
-from tests.builders import Clock, Hand
+from coalition.store import Store, lists
+from coalition.store.lists import JobQuery
+from tests.builders import Clock, Hand, a_group, a_job
 from tests.contract_store import beat
 from tests.databases import KINDS
 
@@ -34,6 +36,72 @@ def worker(store: Store, hand: Hand) -> Worker:
 
 def edit_worker(store: Store, hand: Hand, **changes: object) -> None:
     store.edit_workers([hand.id], from_dict(WorkerChanges, changes), "ann")
+
+
+def pages(store: Store, query: JobQuery) -> list[str]:
+    """The titles of all that a query finds, page by page."""
+    found: list[str] = []
+    while True:
+        jobs, cursor = store.jobs(query)
+        found += [job.title for job in jobs]
+        if cursor is None:
+            return found
+        query = replace(query, after=cursor)
+
+
+class TestLists:
+    @pytest.fixture
+    def group(self, store: Store, hand: Hand) -> int:
+        """b, c and a in a group, in this order of ids: one FINISHED, one in ERROR, one WAITING; and another job at the top."""
+        jobs = [a_job("b", user="ann"), a_job("c", user="bob", priority=200), a_job("a", user="ann"), a_job("a", user="ann")]
+        (group, _) = store.submit([a_group("g", *jobs), a_job("x", user="ann")]).ids
+        hand.finish(hand.take_one())
+        hand.fail(hand.take_one())
+        return group
+
+    @pytest.mark.parametrize(
+        ("fields", "titles"),
+        [
+            ({}, "bcaa"),
+            ({"descending": True}, "aacb"),
+            ({"sort": "title"}, "aabc"),
+            ({"sort": "title", "descending": True}, "cbaa"),
+            ({"sort": "priority", "descending": True}, "caab"),
+            ({"user": "ann"}, "baa"),
+            ({"states": ("ERROR", "WAITING")}, "baa"),
+            ({"states": ("ERROR", "FINISHED", "WAITING"), "descending": True}, "aacb"),
+            ({"states": ("WAITING",), "sort": "title", "user": "ann"}, "aa"),
+            ({"states": ("ERROR",), "user": "bob"}, ""),
+            ({"title": "C"}, "c"),
+            ({"title": "%"}, ""),
+        ],
+    )
+    @pytest.mark.parametrize("limit", [1, 2, 100])
+    def test_every_order_and_filter_gives_each_job_once(
+        self, store: Store, group: int, fields: dict[str, Any], titles: str, limit: int
+    ) -> None:
+        assert "".join(pages(store, JobQuery(parent=group, limit=limit, **fields))) == titles
+
+    def test_groups_are_found_by_the_state_of_what_is_in_them(self, store: Store, group: int) -> None:
+        assert pages(store, JobQuery(parent=0, states=("ERROR",))) == ["g"]
+        assert pages(store, JobQuery(states=("ERROR",))) == ["g", "b"]
+
+    def test_a_list_is_counted(self, store: Store, group: int) -> None:
+        below = {"total": 4, "waiting": 2, "pending": 0, "working": 0, "finished": 1, "error": 1}
+        assert store.count_jobs(JobQuery(parent=group, user="ann")) == {"counts": below, "total": 3, "more": False}
+        told = store.count_jobs(JobQuery(parent=group, title="a"))
+        assert (told["total"], told["counts"]) == (None, below)
+        assert store.count_jobs(JobQuery(parent=0))["counts"]["total"] == 5
+
+    def test_what_takes_long_to_find_goes_on_with_the_cursor(
+        self, store: Store, group: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lists, "PATIENCE_S", 0.0)
+        monkeypatch.setattr(lists, "PIECE", 1)
+        query = JobQuery(parent=group, title="a", limit=1)
+        first, cursor = store.jobs(query)
+        assert (first, cursor is None) == ([], False)
+        assert pages(store, query) == ["a", "a"]
 
 
 class TestWhyAWorkerIsIdle:

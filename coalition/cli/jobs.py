@@ -167,7 +167,10 @@ def delete(call: Call, ids: Sequence[int]) -> None:
 @click.option("--title", help="A part of the title.")
 @click.option("--paused/--not-paused", default=None, help="Only paused ones, or none of them.")
 @click.option(
-    "--sort", type=click.Choice(["id", "-id", "priority", "-priority"]), default="-id", help="Order; default: newest first."
+    "--sort",
+    type=click.Choice(["id", "-id", "priority", "-priority", "title", "-title"]),
+    default="-id",
+    help="Order; default: newest first.",
 )
 @LIMIT
 @click.pass_obj

@@ -14,7 +14,7 @@ from coalition.model import MAX_INT, Edit, JobSpec, ResetSelection, Selection, f
 from coalition.server import web
 from coalition.server.auth import ADMIN, Identity, must_own
 from coalition.states import AttemptState, JobState
-from coalition.store.views import SORTS, JobQuery
+from coalition.store.lists import SORTS, Cursor, JobQuery
 
 blueprint = Blueprint("jobs", __name__)
 
@@ -60,8 +60,12 @@ def _owned(job: JobSpec, identity: Identity, owner: str) -> JobSpec:
 @blueprint.get("/jobs")
 def index() -> Response:
     web.refuse_unknown("parent", "state", "user", "title", "paused", "sort", "limit", "cursor")
-    found, cursor = web.farm().store.jobs(_query())
-    return web.reply({"jobs": found, "next": f"{cursor[0]}.{cursor[1]}" if cursor else None})
+    query = _query()
+    if query.sort == "title" and query.parent is None:
+        raise BadInput(fields={"sort": "by title needs a `parent`; 0 is the top"})
+    found, cursor = web.farm().store.jobs(query)
+    told = web.farm().store.count_jobs(query) if query.after is None else {}
+    return web.reply({"jobs": found, "next": _written(query.sort, cursor) if cursor else None, **told})
 
 
 def _query() -> JobQuery:
@@ -81,18 +85,28 @@ def _query() -> JobQuery:
         sort=sort.lstrip("-"),
         descending=sort.startswith("-"),
         limit=web.number("limit", 100, 1, MAX_LIST),
-        after=_cursor(),
+        after=_cursor(sort.lstrip("-")),
     )
 
 
-def _cursor() -> tuple[int, int] | None:
+def _written(sort: str, cursor: Cursor) -> str:
+    """A cursor as text; a title in it is written in hex."""
+    value, job_id = cursor
+    return f"{value.encode().hex() if sort == 'title' else value}.{job_id}"
+
+
+def _cursor(sort: str) -> Cursor | None:
     text = request.args.get("cursor")
     if not text:
         return None
     value, _, job_id = text.partition(".")
-    if not re.fullmatch("[0-9]{1,18}[.][0-9]{1,18}", text):
-        raise BadInput(fields={"cursor": f"{text[:40]!r} is not a cursor; give `next` of the page before"})
-    return int(value), int(job_id)
+    form = "(?:[0-9a-f]{2})*" if sort == "title" else "[0-9]{1,18}"
+    try:
+        if not re.fullmatch(f"{form}[.][0-9]{{1,18}}", text):
+            raise ValueError("of another form")
+        return (bytes.fromhex(value).decode() if sort == "title" else int(value)), int(job_id)
+    except ValueError:  # also bytes that are no text
+        raise BadInput(fields={"cursor": f"{text[:40]!r} is not a cursor; give `next` of the page before"}) from None
 
 
 @blueprint.get("/jobs/<int:job_id>")

@@ -4,70 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, or_, select, tuple_
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy import Connection, func, select
 
 from coalition import matching
 from coalition.errors import NotFound
 from coalition.model import Attempt, Counts, Job, Worker
 from coalition.schema import attempt, dependency, event, group_count, group_inherited, job, klass, ready, spec, worker
 from coalition.states import AttemptState, JobState, WorkerState
+from coalition.store import lists
 from coalition.store.base import chunks, reads
 from coalition.store.cloud import Cloud
-from coalition.store.tree import FARM, group_state
+from coalition.store.lists import Cursor, JobQuery
+from coalition.store.tree import group_state
 from coalition.store.workers import WorkerRow, availability
-
-GROUP_STATE = case(
-    (func.coalesce(group_count.c.total, 0) == 0, str(JobState.WAITING)),
-    (group_count.c.error > 0, str(JobState.ERROR)),
-    (group_count.c.finished == group_count.c.total, str(JobState.FINISHED)),
-    (group_count.c.working > 0, str(JobState.WORKING)),
-    (group_count.c.waiting > 0, str(JobState.WAITING)),
-    else_=str(JobState.PENDING),
-)
-STATE = case((job.c.is_group, GROUP_STATE), else_=job.c.state)
-SORTS = {"id": job.c.id, "priority": job.c.prio}
-
-
-@dataclass(frozen=True)
-class JobQuery:
-    """Which jobs to list. `after` is the cursor: the sort value and id of the last row seen."""
-
-    parent: int | None = None
-    states: tuple[str, ...] = ()
-    user: str | None = None
-    title: str | None = None
-    paused: bool | None = None
-    sort: str = "id"
-    descending: bool = False
-    limit: int = 100
-    after: tuple[int, int] | None = None
-    ids: tuple[int, ...] | None = None
 
 
 class Views(Cloud):
     """The part of the store that only reads."""
 
     @reads
-    def jobs(self, db: Connection, query: JobQuery) -> tuple[list[Job], tuple[int, int] | None]:
-        """A page of jobs, and the cursor of the next one (None at the end)."""
-        column = SORTS[query.sort]
-        statement = _job_select().where(*_conditions(query))
-        if query.after is not None:
-            place = tuple_(column, job.c.id)
-            statement = statement.where(place < query.after if query.descending else place > query.after)
-        order = (column.desc(), job.c.id.desc()) if query.descending else (column, job.c.id)
-        rows = db.execute(statement.order_by(*order).limit(query.limit + 1)).all()
-        page = rows[: query.limit]
-        cursor = (
-            (int(page[-1].prio if query.sort == "priority" else page[-1].id), int(page[-1].id))
-            if len(rows) > query.limit
-            else None
-        )
-        return self._shown(db, page), cursor
+    def jobs(self, db: Connection, query: JobQuery) -> tuple[list[Job], Cursor | None]:
+        """A page of jobs, and the cursor of the next one (None at the end). A page may be short where few jobs fit."""
+        ids, cursor = lists.page(db, query)
+        found = {row.id: row for row in db.execute(_job_select().where(job.c.id.in_(ids)))} if ids else {}
+        return self._shown(db, [found[job_id] for job_id in ids]), cursor
+
+    @reads
+    def count_jobs(self, db: Connection, query: JobQuery) -> dict[str, Any]:
+        """{"counts": all leaves below the query's parent by state, "total": how many fit, "more": and there are more than that}.
+
+        `total` is None where that is not quickly told.
+        """
+        total, more = lists.driver(query).count(db) or (None, False)
+        return {"counts": lists.counts(db, query.parent), "total": total, "more": more}
 
     @reads
     def job(self, db: Connection, job_id: int) -> Job:
@@ -212,9 +183,7 @@ class Views(Cloud):
     @reads
     def farm_jobs(self, db: Connection) -> dict[str, int]:
         """Leaves by state over the whole farm."""
-        names = ("waiting", "pending", "working", "finished", "error")
-        row = db.execute(select(*(group_count.c[name] for name in names)).where(group_count.c.group_id == FARM)).first()
-        return {name: int(getattr(row, name)) if row else 0 for name in names}
+        return {name: count for name, count in lists.counts(db, None).items() if name != "total"}
 
     @reads
     def farm_workers(self, db: Connection) -> dict[str, Any]:
@@ -346,24 +315,6 @@ def _job_select() -> Any:
         .outerjoin(worker, worker.c.id == attempt.c.worker_id)
         .outerjoin(above, above.c.group_id == job.c.parent)
     )
-
-
-def _conditions(query: JobQuery) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if query.parent is not None:
-        conditions.append(job.c.parent == query.parent)
-    if query.ids is not None:
-        conditions.append(job.c.id.in_(query.ids))
-    if query.states:
-        leaf = and_(job.c.is_group.is_(False), job.c.state.in_(query.states))
-        conditions.append(or_(leaf, and_(job.c.is_group, GROUP_STATE.in_(query.states))))
-    if query.user is not None:
-        conditions.append(spec.c.user == query.user)
-    if query.title:
-        conditions.append(spec.c.title.icontains(query.title, autoescape=True))
-    if query.paused is not None:
-        conditions.append(job.c.paused.is_(query.paused))
-    return conditions
 
 
 def _attempt_select() -> Any:
