@@ -239,8 +239,6 @@ class SchedulerSettings:
 @dataclass(frozen=True)
 class KeepSettings:
     events_s: float = knob("90d", a_duration, "events older than this are forgotten; 0: never")
-    finished_s: float = knob("0", a_duration, "trees of jobs that are over for so long are archived; 0: never")
-    workers_s: float = knob("1d", a_duration, "workers of instances that are gone for so long leave the list; 0: never")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from coalition.config import Settings
 from coalition.errors import ConfigError
 from coalition.schema_version import prepare
 from coalition.server.app import create_app
+from coalition.server.housekeeping import Housekeeper
 from coalition.store import Store
 
 log = logging.getLogger("coalition.server")
@@ -123,7 +124,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
 
     def start_background(self) -> None:
         assert self.store is not None
-        self.running = [self.app.extensions["coalition"].dispatcher]
+        self.running = [self.app.extensions["coalition"].dispatcher, Housekeeper(self.settings, self.store)]
         if self.settings.server.discovery:
             self.running.append(discovery.Responder(self.settings, self._key_of))
         self.running += [make(self.settings, self.store) for make in self.extras]

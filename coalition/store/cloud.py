@@ -22,7 +22,7 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 from coalition import ledger
 from coalition.config import BudgetSettings
 from coalition.errors import Conflict, Fenced, NotFound, OverBudget
-from coalition.schema import attempt, block, budget_window, commitment, decision, instance, intent, leader, token, worker
+from coalition.schema import attempt, block, budget_window, commitment, decision, event, instance, intent, leader, token, worker
 from coalition.schema import ledger as ledger_table
 from coalition.states import INSTANCE, PAID_INSTANCES, WORKER, InstanceState, after, allows
 from coalition.store.base import chunks, reads, writes
@@ -170,6 +170,14 @@ class Cloud(Workers):
             if db.execute(taken).rowcount == 0:
                 return None
         return int(db.execute(select(leader.c.fence).where(leader.c.role == role)).scalar_one())
+
+    @writes
+    def forget_events(self, db: Connection, before: float, limit: int) -> int:
+        """Deletes up to `limit` events that are older; how many."""
+        old = db.execute(select(event.c.id).where(event.c.at < before).order_by(event.c.at).limit(limit)).scalars().all()
+        for chunk in chunks(old):
+            db.execute(delete(event).where(event.c.id.in_(chunk)))
+        return len(old)
 
     @writes
     def release_leader(self, db: Connection, role: str, holder: str) -> None:
