@@ -426,6 +426,7 @@ class Sync:
     load: float = spec(0.0, low=0)
     memory_free_bytes: int = spec(0, low=0)
     wait_s: float = spec(0.0, low=0, high=60, help="how long the server may hold the call when there is nothing to do")
+    takes: bool = spec(True, help="false: it takes no leases, also none ahead; it is ending, or its disk is full")
     user_idle_s: float | None = spec(None, low=0, help="since somebody used its keyboard or mouse; null: cannot be told")
 
 

@@ -36,7 +36,7 @@ from coalition.config import a_tag_list
 from coalition.discovery import DEFAULT_PORT, find
 from coalition.errors import BadInput, CoalitionError, Conflict, NotAuthenticated, ServerUnreachable
 from coalition.link import PAUSE_S, STREAM_S, Backoff, Connection, Line, LogStreamer
-from coalition.model import INLINE_LOG_BYTES, MAX_TEXT, Enrol, Enrolled, Facts, Lease, SyncReply, from_dict, to_dict
+from coalition.model import MAX_TEXT, Enrol, Enrolled, Facts, Lease, SyncReply, from_dict, to_dict
 from coalition.outbox import Outbox, StateDir
 from coalition.runner import PLATFORM, Ended, Runner, Site, kill_marked
 from coalition.states import AttemptState
@@ -243,6 +243,7 @@ class Agent:
         self._titles: dict[int, str] = {}  # of what runs
         self._shown: set[int] = set()  # runs that were long enough to be worth a line
         self._ready_at = float("inf")  # since when a result can be told
+        self._low = 0  # with so few leases left in the queue, more are fetched
         self._patience = Backoff(*PATIENCE_S)
         self._patience_s = PATIENCE_S[0]
         self._desired = "run"
@@ -380,17 +381,14 @@ class Agent:
             "signal": end.signal,
             "reason": end.reason[:MAX_TEXT],
         }
-        inline = end.log_bytes <= INLINE_LOG_BYTES and self._logs.release(end.attempt)
-        path = self._state.log(end.attempt)
-        if inline and end.log_bytes:
-            with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-                result["log"] = base64.b64encode(file.read(INLINE_LOG_BYTES)).decode()
+        inline = end.log is not None and self._logs.release(end.attempt)
+        if inline and end.log:
+            result["log"] = base64.b64encode(end.log).decode()
         self._keep(result, spool=not inline)
         if inline:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            self._runner.discard_log(end)
         else:
-            self._logs.finish(end.attempt, path)
+            self._logs.finish(end.attempt, self._state.log(end.attempt))
         self._patience.reset()
         self._patience_s = PATIENCE_S[0]
         self._schedule.news = self._schedule.news or not self._queue
@@ -428,7 +426,8 @@ class Agent:
             return float("inf")
         if self._enrolled is None:
             return max(self._backoff.until, self._refusals.until)
-        flush_at = self._ready_at + (FLUSH_S if self._queue else 0.0)
+        # Half a queue is left for the time that the call takes: a queue that runs dry leaves the machine idle for so long.
+        flush_at = self._ready_at + (FLUSH_S if len(self._queue) > self._low else 0.0)
         return max(self._backoff.until, self._schedule.due_at(now, flush_at))
 
     def _call(self, now: float) -> None:
@@ -538,8 +537,11 @@ class Agent:
 
     # -------- syncs
 
+    def _takes(self) -> bool:
+        return not (self._ending or self._desired != "run" or self._is_full)
+
     def _free(self) -> int:
-        if self._ending or self._desired != "run" or self._is_full:
+        if not self._takes():
             return 0
         return max(0, self._slots - len(self._runner.runs) - len(self._queue))
 
@@ -562,6 +564,8 @@ class Agent:
             "memory_free_bytes": psutil.virtual_memory().available,
             "wait_s": wait_s,
         }
+        if not self._takes():
+            body["takes"] = False
         flight = self._schedule.sent(now, funded_clock(), wait_s > 0, told)
         data = json.dumps(body).encode()
         url, path = self._url, f"/workers/{enrolled.worker}/sync"
@@ -619,6 +623,7 @@ class Agent:
         if reply.funded_for_s is not None:
             self._funded_until = flight.funded_from + reply.funded_for_s
         self._take(reply.leases, now)
+        self._low = len(self._queue) // 2
         for attempt in reply.stop:
             self._queue.pop(attempt, None)
             self._runner.stop(attempt, "stopped by the server")

@@ -246,6 +246,14 @@ def test_what_is_queued_counts_against_what_is_leased_ahead(bench: Bench) -> Non
     assert not agent.sync(free=1, running=queued).leases
 
 
+def test_nothing_is_leased_ahead_to_a_worker_that_takes_no_more(bench: Bench) -> None:
+    bench.submit(count=50)
+    agent = bench.worker()
+    (first,) = agent.sync().leases
+    assert not agent.sync(a_result(first, run_s=0.1), free=0, takes=False).leases
+    assert agent.sync(free=0).leases
+
+
 def test_a_worker_that_drains_or_is_off_or_has_no_slot_gets_nothing(bench: Bench) -> None:
     bench.submit()
     agent = bench.worker()

@@ -21,6 +21,7 @@ from coalition.model import Lease
 from coalition.runner import MAX_TEXT, PLATFORM, Ended, PathRules, Progress, Runner, Site, describe, expand
 from tests.polling import poll_until
 
+ROOT = Path(__file__).parents[1]
 LINUX = "linux"
 SHOW = {"name": "SHOW", "linux": "/mnt/show", "macos": "/Volumes/show", "windows": "X:\\show"}
 
@@ -52,7 +53,7 @@ def wait(runner: Runner, attempt: int = 1) -> Ended:
 
 def run(runner: Runner, command: str, **fields: Any) -> Ended:
     runner.start(a_lease(command, **fields))
-    return wait(runner)
+    return wait(runner, fields.get("attempt", 1))
 
 
 def log_of(runner: Runner, attempt: int = 1) -> bytes:
@@ -219,10 +220,36 @@ runner.close()
 """
 
 
+AGENT_OF_TWO = """
+import sys
+from pathlib import Path
+from coalition.model import Lease
+from coalition.runner import Runner, Site
+spool = Path(sys.argv[1])
+runner = Runner(spool, Site(grace_s=0.2), adopt=True)
+def run(attempt, command):
+    runner.start(Lease(attempt, 7, "", command, "", {}, "", 0.0, None))
+    while True:
+        for end in runner.poll(0.2):
+            return end
+first = run(1, "echo first")
+print("sealed" if first.sealed else "", first.log)
+runner.discard_log(first)
+second = run(2, "echo 2")
+print([path.name for path in spool.glob("*.log")], second.log)
+runner.discard_log(second)
+third = run(3, "DAEMON; while [ ! -s %s/daemon ]; do sleep 0.02; done" % spool)
+print("sealed" if third.sealed else "unsealed")
+runner.discard_log(third)
+print([path.name for path in spool.glob("*.log")])
+runner.close()
+"""
+
+
 def an_agent(spool: Path, *commands: str) -> subprocess.Popen[str]:
     """A process of its own that adopts orphans and has a watchdog, as the real agent."""
     arguments = [sys.executable, "-c", AGENT, str(spool), *commands]
-    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="adoption of orphans is Linux's")
@@ -269,6 +296,20 @@ def test_binary_output_is_kept_as_it_is(runner: Runner, tmp_path: Path) -> None:
     assert log_of(runner) == garbage
 
 
+def test_a_short_log_is_told_with_the_end_and_a_long_one_is_not(runner: Runner) -> None:
+    assert run(runner, "echo short").log == b"short\n"
+    assert run(runner, "true", attempt=2).log == b""
+    long = run(runner, "head -c 4097 /dev/zero", attempt=3)
+    assert (long.log, long.log_bytes) == (None, 4_097)
+
+
+def test_a_discarded_log_is_gone_or_serves_a_later_run_from_its_first_byte(tmp_path: Path) -> None:
+    program = AGENT_OF_TWO.replace("DAEMON", f"(setsid sh -c 'echo $$ > {tmp_path}/daemon; exec sleep 600' &)")
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.split() == ["sealed", "b'first\\n'", "['2.log']", "b'2\\n'", "unsealed", "[]"], done.stderr
+    assert not list(tmp_path.glob("*.log"))
+
+
 def test_output_can_be_read_while_the_command_runs(runner: Runner) -> None:
     runner.start(a_lease("echo early; sleep 600"))
     poll_until(lambda: log_of(runner) == b"early\n")
@@ -311,6 +352,22 @@ def test_umask_and_directory_are_the_farms_and_the_jobs(runner: Runner, tmp_path
     assert (tmp_path / "made").stat().st_mode & 0o777 == 0o640
     assert log_of(runner).decode().split() == [str(tmp_path), "0027"]
     assert os.umask(before) == before
+
+
+def test_a_directory_is_the_jobs_alone(runner: Runner, tmp_path: Path) -> None:
+    run(runner, "pwd", dir=str(tmp_path))
+    run(runner, "pwd", attempt=2)
+    assert log_of(runner, 2).decode().strip() == os.getcwd() == str(Path.cwd())
+
+
+def test_a_command_inherits_no_descriptor_of_the_agents_parent(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    one = Runner(tmp_path)
+    assert run(one, f"[ ! -e /dev/fd/{writing} ]").state == "FINISHED"
+    one.close()
+    os.close(reading)
+    os.close(writing)
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,23 @@ def test_leases_ahead_are_queued_and_listed_and_results_go_in_batches(farm: Farm
     assert set(farm.told.values()) == {1}
 
 
+def test_more_is_fetched_before_the_queue_runs_dry(
+    farm: Farm, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coalition.worker.FLUSH_S", 60.0)
+    farm.site["sync_s"] = 60.0
+    farm.ahead = 20
+    for n in range(30):
+        farm.add(f"while [ ! -e {tmp_path}/{n} ]; do sleep 0.02; done")
+    start(slots=1)
+    poll_until(lambda: (tmp_path / "state/spool/1.log").exists())
+    for n in range(15):
+        (tmp_path / str(n)).touch()
+    told(farm, 5)
+    left = [len([running for running in sync.running if not running.started]) for sync in farm.syncs if sync.finished]
+    assert left[0] == 10
+
+
 def test_a_lease_that_is_delivered_again_runs_once(farm: Farm, start: Start, tmp_path: Path) -> None:
     farm.lose_answers = 3
     attempts = [farm.add(f"echo {n} >> {tmp_path}/runs; sleep 0.1") for n in range(4)]
@@ -444,6 +461,18 @@ def test_queued_leases_of_a_worker_that_ends_are_given_back(farm: Farm, start: S
     (tmp_path / "go").touch()
     assert agent.wait() == 0
     assert farm.results[first].state == "FINISHED"
+
+
+def test_a_worker_that_ends_says_that_it_takes_nothing_ahead(farm: Farm, start: Start, tmp_path: Path) -> None:
+    attempt = farm.add(f"while [ ! -e {tmp_path}/go ]; do sleep 0.02; done")
+    agent = start(slots=1)
+    poll_until(lambda: attempt in farm.held())
+    assert farm.syncs[-1].takes
+    agent.agent.end()
+    poll_until(lambda: not farm.syncs[-1].takes)
+    farm.change(desired="run")
+    (tmp_path / "go").touch()
+    assert agent.wait() == 0
 
 
 def test_told_twice_it_stops_what_runs_and_reports_that(farm: Farm, start: Start) -> None:

@@ -209,7 +209,7 @@ class Dispatcher:
     def _want(self, session: Session, call: Sync) -> int:
         """How many leases this call may get."""
         row = session.row
-        if not row.active or session.ending or row.state not in TAKING or self._stopping.is_set():
+        if not call.takes or not row.active or session.ending or row.state not in TAKING or self._stopping.is_set():
             return 0
         if self._refuses(session):
             return 0
