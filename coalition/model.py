@@ -345,15 +345,15 @@ class Enrol:
     """A worker's first call. The answer's credential replaces `token` from then on."""
 
     name: str = spec(check=lambda v: None if WORKER_NAME.match(v) else "use 1 to 128 letters, digits and _ . -")
-    session: str = spec(length=64, check=lambda v: None if len(v) >= 16 else "needs 16 random characters or more")
+    session: str = spec(length=64, check=lambda v: _text(v) if len(v) >= 16 else "needs 16 random characters or more")
     slots: int = spec(1, low=1, high=4_096)
     affinity: Sequence[Sequence[str]] = spec(tuple, length=64, check=_tag_lines, help="tag sets, best first")
     facts: Facts = spec(Facts)  # noqa: RUF009
-    version: str = spec("", length=64)
+    version: str = spec("", length=64, check=_text)
     protocol: int = spec(PROTOCOL, low=1)
-    token: str = spec("", length=256)
-    credential: str = spec("", length=256, help="the one of an earlier start, if it is still at hand")
-    identity: str = spec("", length=255, help="a cloud machine's own id, bound to one use of the token")
+    token: str = spec("", length=256, check=_text)
+    credential: str = spec("", length=256, check=_text, help="the one of an earlier start, if it is still at hand")
+    identity: str = spec("", length=255, check=_text, help="a cloud machine's own id, bound to one use of the token")
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ BAD_SUBMISSIONS = {
         "depends_on",
     ),
     "a bad frame range": ([a_range("1-")], "jobs[0].frames"),
+    "an empty frame range": ([a_range("")], "jobs[0].frames"),
     "a backward frame range": ([a_range("9-1")], "jobs[0].frames"),
     "a frame range that is too long": ([a_range("1-9999999")], "jobs[0].frames"),
     "a command on a group": ([a_group(command="true")], "jobs[0].command"),
@@ -327,6 +328,11 @@ class TestResults:
         hand.stop(hand.take_one())
         assert (store.job(job_id).state, store.job(job_id).errors) == ("WAITING", 0)
         assert hand.take_one().job == job_id
+
+    def test_a_reason_that_holds_a_nul_holds_nothing_back(self, store: Store, hand: Hand) -> None:
+        job_id = one(store)
+        hand.fail(hand.take_one(), reason="its log says: \0")
+        assert store.attempts(job_id)[0].reason == "its log says: \N{REPLACEMENT CHARACTER}"
 
     def test_a_repeated_stop_is_answered_as_before(self, store: Store, hand: Hand) -> None:
         one(store)

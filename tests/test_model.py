@@ -154,6 +154,12 @@ def test_every_wrong_field_is_named_at_once_and_the_place_in_the_tree() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["session", "version", "token", "credential", "identity"])
+def test_a_workers_texts_hold_no_nul_which_not_every_database_takes(name: str) -> None:
+    told = fields_of({"name": "node1", "session": "x" * 16, name: "x" * 16 + "\0"}, model.Enrol)
+    assert told == {name: "holds a NUL byte"}
+
+
 def test_a_missing_field_is_named() -> None:
     assert fields_of({"name": "node1"}, model.Enrol) == {"session": "is missing"}
     assert fields_of({}, model.Edit) == {"ids": "is missing"}

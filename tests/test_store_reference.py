@@ -213,6 +213,11 @@ def test_the_store_and_the_reference_agree(new_database: Path) -> None:
     run_state_machine_as_test(
         Twins,
         settings=rules(
-            max_examples=40, stateful_step_count=40, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+            max_examples=40,
+            stateful_step_count=40,
+            phases=[Phase.generate],
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -8,7 +8,7 @@ group's counters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
@@ -168,7 +168,7 @@ class Results(Jobs):
         rows = {row.id: row for row in self._result_rows(db, ids)}
         taken = Taken()
         for call, outcome in zip(calls, outcomes, strict=True):
-            for result in call.results:
+            for result in map(_without_nul, call.results):
                 row = rows.get(result.attempt)
                 refusal = refusal_of(row, call.worker_id, result.state)
                 if refusal:
@@ -327,3 +327,10 @@ def refusal_of(row: ResultRow | None, worker_id: int, said: str) -> str | None:
     if row.job_attempt_id != row.id:
         return f"the job was leased again, as attempt {row.job_attempt_id}"
     return f"the job is {row.job_state}" if row.job_state in ENDED_JOBS else None
+
+
+def _without_nul(result: Result) -> Result:
+    """What a job's own words hold and not every database takes must not hold the other results back."""
+    if "\0" not in result.reason:
+        return result
+    return replace(result, reason=result.reason.replace("\0", "\N{REPLACEMENT CHARACTER}"))

@@ -182,12 +182,12 @@ def _flatten(specs: Sequence[JobSpec]) -> list[Node]:
     stack = [(spec, -1, f"jobs[{index}]", 1) for index, spec in reversed(list(enumerate(specs)))]
     while stack:
         one, parent, path, depth = stack.pop()
-        is_group = bool(one.group or one.children or one.frames)
+        is_group = bool(one.group or one.children or one.frames is not None)
         _check_node(one, parent, path, depth, is_group)
         _check_size(len(nodes) + 1, path)
         nodes.append(Node(one, parent, path, is_group))
         here = len(nodes) - 1
-        if one.frames:
+        if one.frames is not None:
             try:
                 numbers = frames.parse(one.frames)
             except BadInput as error:
@@ -204,11 +204,11 @@ def _flatten(specs: Sequence[JobSpec]) -> list[Node]:
 
 def _check_node(one: JobSpec, parent: int, path: str, depth: int, is_group: bool) -> None:
     problems = {}
-    if is_group and one.command and not one.frames:
+    if is_group and one.command and one.frames is None:
         problems[f"{path}.command"] = "a group has no command; give it to its children, or give `frames`"
-    if one.frames and one.children:
+    if one.frames is not None and one.children:
         problems[f"{path}.frames"] = "give either `frames` or `children`"
-    if (not is_group or one.frames) and not one.command:
+    if (not is_group or one.frames is not None) and not one.command:
         problems[f"{path}.command"] = "is missing; a job needs a command (or is a group)"
     if parent >= 0 and one.parent:
         problems[f"{path}.parent"] = "a child's parent is the group it stands in"
