@@ -24,7 +24,7 @@ from coalition.store.tree import FARM
 SORTS = ("id", "priority", "title")
 PATIENCE_S = 0.02
 COUNTED = 10_000  # what is counted of the jobs that fit; beyond it is "more than"
-PIECE = 2_000
+PIECE = 500
 Cursor = tuple[Any, int]
 STATES = ("total", "waiting", "pending", "working", "finished", "error")
 
@@ -110,19 +110,21 @@ def driver(query: JobQuery) -> Driver:
     title = [func.lower(spec.c.title).contains(query.title.lower(), autoescape=True)] if query.title else []
     paused = [] if query.paused is None else [job.c.paused.is_(query.paused)]
     user = [] if query.user is None else [spec.c.user == query.user]
-    some_state = [job.c.state.in_(query.states)] if states else []
+    # Of rows at hand these are looked at; as plain columns they would lead the database to an index, and through a million rows.
+    some_state = [func.coalesce(job.c.state, "").in_(query.states)] if states else []
+    of_user = [] if query.user is None else [func.coalesce(spec.c.user, "") == query.user]
     of_spec = [spec.c.parent == query.parent] if query.parent is not None else []
     down = query.descending
     if query.sort == "title":
-        return Driver(spec.c.title, spec.c.job_id, (tuple(of_spec),), (*some_state, *title, *paused, *user), down)
+        return Driver(spec.c.title, spec.c.job_id, (tuple(of_spec),), (*some_state, *title, *paused, *of_user), down)
     if query.sort == "priority":
-        return Driver(job.c.prio, job.c.id, (tuple(of_job),), (*some_state, *title, *paused, *user), down)
+        return Driver(job.c.prio, job.c.id, (tuple(of_job),), (*some_state, *title, *paused, *of_user), down)
     if user and not states and query.ids is None:
         return Driver(spec.c.job_id, spec.c.job_id, ((*user, *of_spec),), (*title, *paused), down)
     if states and query.parent is not None:
         branches = tuple((state, *of_job) for state in states)
-        return Driver(job.c.id, job.c.id, branches, (*title, *paused, *user), down)
-    return Driver(job.c.id, job.c.id, (tuple(of_job),), (*some_state, *title, *paused, *user), down)
+        return Driver(job.c.id, job.c.id, branches, (*title, *paused, *of_user), down)
+    return Driver(job.c.id, job.c.id, (tuple(of_job),), (*some_state, *title, *paused, *of_user), down)
 
 
 def page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
