@@ -37,6 +37,8 @@ from coalition.model import (
     Job,
     JobChanges,
     JobSpec,
+    Limit,
+    LimitChanges,
     ResetSelection,
     Selection,
     Worker,
@@ -368,6 +370,19 @@ class Client:
     def delete_workers(self, ids: Ids) -> int:
         """POST /workers/delete: forget them; their credentials end."""
         return self._change("POST", "/workers/delete", Selection(_ids(ids)))
+
+    def limits(self) -> list[Limit]:
+        """GET /limits: counted tokens, with what is used and how many jobs wait; `maximum` is None where nobody defined it."""
+        return [_read(Limit, limit) for limit in self._list("/limits", "limits")]
+
+    def set_limit(self, name: str, maximum: int, *, per_host: bool = False) -> int:
+        """PUT /limits/{name}: defines or changes it; what runs goes on. `per_host`: so many on each machine."""
+        changes = from_dict(LimitChanges, {"maximum": maximum, "per_host": per_host})
+        return int(_part(self._send("PUT", f"/limits/{name}", to_dict(changes)), "changed"))
+
+    def delete_limit(self, name: str) -> int:
+        """DELETE /limits/{name}: jobs that name it wait until it is defined again. NotFound when there is none."""
+        return int(_part(self._send("DELETE", f"/limits/{name}", {}), "changed"))
 
     def affinities(self) -> list[dict[str, Any]]:
         """GET /affinities: the tags in use, with the number of workers and of jobs of each."""

@@ -55,6 +55,9 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "POST /api/v1/workers/enrol": OPEN,
     "POST /api/v1/workers/<int:worker_id>/sync": AGENT,
     "GET /api/v1/affinities": SEE,
+    "GET /api/v1/limits": SEE,
+    "PUT /api/v1/limits/<name>": ADMINS,
+    "DELETE /api/v1/limits/<name>": ADMINS,
     "GET /api/v1/pools": SEE,
     "POST /api/v1/pools/resume": ADMINS,
     "GET /api/v1/instances": SEE,
@@ -65,7 +68,14 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/v1/decisions": SEE,
 }
 REFUSED = {line: 401 if outcomes is AGENT else 403 for line, outcomes in TABLE.items()}  # agents prove themselves anyway
-PLACES = {"<int:job_id>": "1", "<int:attempt_id>": "1", "<int:worker_id>": "1", "<token_id>": "x", "<path:asset>": "x.js"}
+PLACES = {
+    "<int:job_id>": "1",
+    "<int:attempt_id>": "1",
+    "<int:worker_id>": "1",
+    "<token_id>": "x",
+    "<name>": "x",
+    "<path:asset>": "x.js",
+}
 PLACES["<any('favicon.svg', 'licences.txt'):name>"] = "favicon.svg"
 LINES = [(line, caller, outcome) for line, outcomes in TABLE.items() for caller, outcome in zip(CALLERS, outcomes, strict=True)]
 

@@ -187,7 +187,20 @@ def test_explain_says_why(farm: Client) -> None:
     assert document("explain", str(job))["reasons"][0]["code"]
 
 
-LISTS = ["workers", "affinities", "instances", "pools", "budget", "ledger", "decisions", "events", "token list", "status", "jobs"]
+LISTS = [
+    "workers",
+    "affinities",
+    "limits",
+    "instances",
+    "pools",
+    "budget",
+    "ledger",
+    "decisions",
+    "events",
+    "token list",
+    "status",
+    "jobs",
+]
 
 
 @pytest.mark.parametrize("verb", LISTS)
@@ -217,6 +230,15 @@ def test_lists_of_workers_and_events_and_tags(farm: Client, server: RealServer) 
     assert "'mon-fri' is not understood" in coalition("workers", "edit", "lister", "--hours", "mon-fri", code=2).stderr
     assert 'no worker listr; did you mean "lister"?' in coalition("workers", "delete", "listr", code=2).stderr
     assert coalition("workers", "delete", "lister").stdout == "1 worker changed\n"
+
+
+def test_limits_are_set_listed_and_deleted(farm: Client) -> None:
+    assert coalition("limits", "set", "nuke", "3", "--per-host").stdout == "1 limit changed\n"
+    assert "nuke" in coalition("limits").stdout
+    assert [(limit.name, limit.maximum, limit.per_host) for limit in farm.limits()] == [("nuke", 3, True)]
+    assert "kept by the farm itself" in coalition("limits", "set", "group#1", "3", code=2).stderr
+    assert coalition("limits", "delete", "nuke").stdout == "1 limit changed\n"
+    assert "there is no limit nuke" in coalition("limits", "delete", "nuke", code=1).stderr
 
 
 # ---------------------------------------------------------------- change

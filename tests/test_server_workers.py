@@ -166,3 +166,31 @@ def test_a_bad_token_is_refused_by_its_field(call: Caller, body: dict[str, Any],
     status, problem = call("POST", "/tokens", body)
     assert (status, list(problem["fields"])) == (422, [place])
     assert call.ok("GET", "/tokens")["tokens"] == []
+
+
+# ---------------------------------------------------------------- limits
+
+
+def test_limits_are_put_listed_and_deleted(call: Caller) -> None:
+    assert call.ok("PUT", "/limits/maya", {"maximum": 3}) == {"changed": 1}
+    shown = {"name": "maya", "maximum": 3, "per_host": False, "used": 0, "waiting": 0}
+    assert call.ok("GET", "/limits") == {"limits": [shown]}
+    call.ok("DELETE", "/limits/maya")
+    assert [call("DELETE", f"/limits/{name}")[0] for name in ("maya", "a%00b", "group%231")] == [404] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "place"),
+    [
+        ("maya", {}, "maximum"),
+        ("maya", {"maximum": -1}, "maximum"),
+        ("maya", {"maximum": 1, "per_hots": True}, "per_hots"),
+        ("group%231", {"maximum": 1}, "name"),
+        ("a%20b", {"maximum": 1}, "name"),
+        ("x" * 200, {"maximum": 1}, "name"),
+    ],
+)
+def test_a_bad_limit_is_refused_by_its_field(call: Caller, name: str, body: dict[str, Any], place: str) -> None:
+    status, problem = call("PUT", f"/limits/{name}", body)
+    assert (status, list(problem["fields"])) == (422, [place])
+    assert call.ok("GET", "/limits") == {"limits": []}

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from coalition.config import Settings
 from coalition.errors import CoalitionError, TooLarge
 from coalition.logs import LocalLogs
-from coalition.server import auth, cloud, jobs, page, system, workers
+from coalition.server import auth, cloud, jobs, limits, page, system, workers
 from coalition.server.dispatcher import Dispatcher
 from coalition.server.syncdoor import SyncDoor
 from coalition.server.web import Farm, problem
@@ -30,7 +30,7 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     logs = LocalLogs(settings.data_dir / "logs", settings.server.log_max_bytes)
     the_farm = Farm(settings, store, logs, Dispatcher(settings, store, clock), clock)
     app.extensions["coalition"] = the_farm
-    for module in (jobs, workers, cloud):
+    for module in (jobs, workers, limits, cloud):
         app.register_blueprint(module.blueprint, url_prefix=API)
     app.register_blueprint(system.blueprint)
     page.register(app)

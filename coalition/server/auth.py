@@ -70,6 +70,9 @@ RIGHTS: dict[str, Right] = {
     "workers.enrol": OPEN,  # proves itself by token, credential or network
     "workers.sync": AGENT,
     "workers.affinities": SEE,
+    "limits.index": SEE,
+    "limits.put": ADMINS,
+    "limits.delete": ADMINS,
     "cloud.pools": SEE,
     "cloud.resume_pools": ADMINS,
     "cloud.instances": SEE,

@@ -94,7 +94,8 @@ class Limits(Tree):
     @writes
     def delete_limit(self, db: Connection, name: str, who: str = "") -> None:
         """Forgets a limit; jobs that name it wait until it is defined again. NotFound if there is none."""
-        if name.startswith(OWN_LIMITS) or not db.execute(select(farm_limit.c.name).where(farm_limit.c.name == name)).first():
+        named = TAG.match(name) and not name.startswith(OWN_LIMITS)
+        if not named or not db.execute(select(farm_limit.c.name).where(farm_limit.c.name == name)).first():
             raise NotFound(f"there is no limit {name[:80]}")
         self._drop_limit(db, name)
         self._event(db, "limit.delete", who, name)
