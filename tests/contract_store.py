@@ -1127,7 +1127,7 @@ class TestReasons:
         job_id = one(store, retries=1)
         (group,) = submit(store, a_group())
         hand.fail(hand.take_one())
-        assert (self.codes(store, job_id), self.codes(store, group)) == (["backoff"], ["empty"])
+        assert (self.codes(store, job_id), self.codes(store, group)) == (["backoff", "avoids"], ["empty"])
         store.delete_workers([hand.id])
         assert self.codes(store, job_id) == ["backoff", "no_workers"]
 

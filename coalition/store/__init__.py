@@ -3,14 +3,14 @@
 base.py          engine, transactions, retries          dispatch.py  results, leases, heartbeats, loss
 tree.py          handed down, counted up, order         workers.py   enrolment, tokens, fleet
 dependencies.py  who waits for whom, no cycles          cloud.py     instances, intents, money
-submit.py        new jobs, groups and frame ranges      views.py     what people look at: lists, reasons, events
+submit.py        new jobs, groups and frame ranges      views.py     what people look at: lists, events (lists.py, explain.py)
 jobs.py          edit, move, pause, reset, delete
 """
 
 from __future__ import annotations
 
-from coalition.store.views import Views
+from coalition.store.explain import Explain
 
 
-class Store(Views):
+class Store(Explain):
     """All of it. Thread-safe: any thread may call any method."""

@@ -8,17 +8,16 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from coalition import matching
 from coalition.errors import NotFound
 from coalition.model import Attempt, Counts, Job, Worker
-from coalition.schema import attempt, dependency, event, group_count, group_inherited, job, klass, ready, spec, worker
+from coalition.schema import attempt, dependency, event, group_count, group_inherited, job, spec, worker
 from coalition.states import AttemptState, JobState, WorkerState
 from coalition.store import lists
 from coalition.store.base import chunks, reads
 from coalition.store.cloud import Cloud
 from coalition.store.lists import Cursor, JobQuery
 from coalition.store.tree import group_state
-from coalition.store.workers import WorkerRow, availability
+from coalition.store.workers import availability
 
 
 class Views(Cloud):
@@ -200,90 +199,6 @@ class Views(Cloud):
             taken += min(busy.get(row.id, 0), row.slots)  # what is leased ahead waits on the worker and takes no slot
         return {"workers": states, "slots": {"total": slots, "busy": taken}}
 
-    # ------------------------------------------------------------ why
-
-    def explain(self, job_id: int) -> list[dict[str, str]]:
-        """Why a job is not running (or what it does), as {code, text}, most telling first."""
-        shown = self.job(job_id)
-        if shown.state == JobState.WORKING:
-            if shown.counts:
-                return [_because("running", f"{shown.counts.working} of {shown.counts.total} jobs are running")]
-            where = f" on {shown.worker}" if shown.worker else ""
-            return [_because("running", f"is running{where} for {shown.run_s:.0f} s")]
-        if shown.state in (JobState.FINISHED, JobState.ERROR):
-            return [_because(shown.state.lower(), shown.reason or f"is {shown.state}")]
-        return self._why_waiting(job_id, shown)
-
-    @reads
-    def _why_waiting(self, db: Connection, job_id: int, shown: Job) -> list[dict[str, str]]:
-        reasons = self._why_held(db, job_id)
-        row = db.execute(select(job.c.class_id, job.c.not_before, job.c.is_group).where(job.c.id == job_id)).one()
-        if row.is_group:
-            counts = shown.counts or Counts()
-            if not counts.total:
-                return [*reasons, _because("empty", "is an empty group: submit jobs into it, or delete it")]
-            return [*reasons, _because("group", f"has {counts.waiting} jobs waiting and {counts.pending} held by dependencies")]
-        delay = row.not_before - self.clock()
-        if delay > 0:
-            reasons.append(_because("backoff", f"is tried again in {delay:.0f} s, after {shown.errors} errors"))
-        return reasons + self._why_unmatched(db, job_id, row.class_id, blocked=bool(reasons))
-
-    def _why_held(self, db: Connection, job_id: int) -> list[dict[str, str]]:
-        """Pauses and dependencies, of the job and of the groups above it."""
-        reasons = []
-        chain = [job_id, *self._ancestors(db, self._parent_of(db, job_id))]
-        for one in chain:
-            words = "" if one == job_id else f"group #{one} "
-            if db.execute(select(job.c.paused).where(job.c.id == one)).scalar():
-                reasons.append(_because("paused", f"{words}is paused"))
-            unmet = list(
-                db.execute(select(dependency.c.on_id).where(dependency.c.job_id == one, dependency.c.met.is_(False))).scalars()
-            )
-            if unmet:
-                total = db.execute(select(func.count()).select_from(dependency).where(dependency.c.job_id == one)).scalar_one()
-                states = self._states(db, unmet[:5])
-                names = ", ".join(f"#{on} {states.get(on, '')}" for on in unmet[:5]) + (", ..." if len(unmet) > 5 else "")
-                reasons.append(_because("dependencies", f"{words}waits for {len(unmet)} of {total} dependencies: {names}"))
-        return reasons
-
-    def _parent_of(self, db: Connection, job_id: int) -> int:
-        return int(db.execute(select(job.c.parent).where(job.c.id == job_id)).scalar_one())
-
-    def _why_unmatched(self, db: Connection, job_id: int, class_id: int, blocked: bool) -> list[dict[str, str]]:
-        set_id = db.execute(select(klass.c.set_id).where(klass.c.id == class_id)).scalar_one()
-        requirement = self._requirement(db, set_id)
-        fleet = [row for row in self._live_workers(db) if row.active]
-        fitting = [row for row in fleet if matching.line(requirement, row.capacity) is not None]
-        if not fleet:
-            return [_because("no_workers", "no worker is up; start one with `coalition worker`, or give a pool in cloud.ini")]
-        if not fitting:
-            nearest = min(fleet, key=lambda row: len(matching.mismatch(requirement, row.capacity) or ""))
-            lack = matching.mismatch(requirement, nearest.capacity)
-            words = f"none of the {len(fleet)} workers fits: for example {nearest.name} {lack}"
-            return [_because("no_match", words)]
-        if blocked:
-            return []
-        before = self._jobs_before(db, job_id, class_id)
-        return [_because("queue", f"{before} jobs before it on the {len(fitting)} workers that match")]
-
-    def _live_workers(self, db: Connection) -> list[WorkerRow]:
-        quiet = (WorkerState.TIMEOUT, WorkerState.DRAINING, WorkerState.SICK)
-        return [row for row in self._fleet(db) if row.state not in quiet]
-
-    def _jobs_before(self, db: Connection, job_id: int, class_id: int) -> int:
-        """Ready jobs that are dealt before this one: classes of a higher path, and lower ids of an equal one."""
-        mine = db.execute(select(klass.c.prio_path).where(klass.c.id == class_id)).scalar_one()
-        key = matching.order_key(mine)
-        before = 0
-        for row in db.execute(select(klass.c.id, klass.c.prio_path).where(klass.c.nonempty)).all():
-            other = matching.order_key(row.prio_path)
-            if other <= key:
-                count = select(func.count()).select_from(ready).where(ready.c.class_id == row.id)
-                if other == key:
-                    count = count.where(ready.c.job_id < job_id)
-                before += db.execute(count).scalar_one()
-        return before
-
 
 def _job_select() -> Any:
     above = group_inherited.alias("above")
@@ -437,7 +352,3 @@ def _why_idle(row: Any, state: str, running: int, now: float) -> str:
     }
     user_idle_s = None if row.used_at is None else max(0.0, now - row.used_at)
     return quiet.get(state) or availability(row).refusal(now, row.load, user_idle_s, running) or ""
-
-
-def _because(code: str, text: str) -> dict[str, str]:
-    return {"code": code, "text": text}
