@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from typing import Any
 
@@ -194,3 +195,30 @@ def test_a_bad_limit_is_refused_by_its_field(call: Caller, name: str, body: dict
     status, problem = call("PUT", f"/limits/{name}", body)
     assert (status, list(problem["fields"])) == (422, [place])
     assert call.ok("GET", "/limits") == {"limits": []}
+
+
+# ---------------------------------------------------------------- loss
+
+
+@pytest.mark.parametrize("action", ["pause", "delete", "reset"])
+def test_what_runs_is_stopped_by_the_very_next_sync(app: Flask, call: Caller, action: str) -> None:
+    agent = Agent(app)
+    (job,) = call.submit({"command": "true"})
+    (lease,) = agent.take()
+    call.ok("POST", f"/jobs/{action}", {"ids": [job]})
+    assert agent.sync(free=0)["stop"] == [lease["attempt"]]
+
+
+def test_the_log_of_a_late_result_that_is_refused_is_kept_aside(app: Flask, call: Caller) -> None:
+    late, other = Agent(app, "w1"), Agent(app, "w2")
+    (job,) = call.submit({"command": "true"})
+    (old,) = late.take()
+    call.ok("POST", "/jobs/reset", {"ids": [job]})
+    (new,) = other.take()
+    text = base64.b64encode(b"forty hours of light\n").decode()
+    reply = late.sync(done(old, log=text), free=0)
+    assert [refusal["attempt"] for refusal in reply["refused"]] == [old["attempt"]]
+    other.sync(done(new), free=0)
+    assert [one["id"] for one in call.ok("GET", f"/jobs/{job}/attempts")["attempts"]] == [new["attempt"], old["attempt"]]
+    assert call.raw("GET", f"/attempts/{old['attempt']}/log").data == b"forty hours of light\n"
+    assert call.raw("GET", f"/jobs/{job}/log").data == b""

@@ -83,6 +83,7 @@ class Dispatcher:
         self._queue: queue.SimpleQueue[tuple[Call, Future[Outcome]] | None] = queue.SimpleQueue()
         self._may_park = threading.BoundedSemaphore(max(1, settings.server.threads // 2))
         self._versions: dict[str, int] = {}
+        self._looking = threading.Lock()
         self._kick = threading.Event()
         self._flush_now = threading.Event()
         self._stopping = threading.Event()
@@ -116,7 +117,14 @@ class Dispatcher:
         self.flush()
 
     def kick(self) -> None:
-        """Something was submitted or changed here: look at once who can use it."""
+        """Something was submitted or changed here: look at once who can use it.
+
+        Whoever syncs after this returns is told, so that what was paused or deleted is stopped at the next sync.
+        """
+        try:
+            self._look()
+        except LATER as error:
+            log.warning("cannot see what changed: %s", error)  # the watcher goes on trying
         self._kick.set()
 
     # ------------------------------------------------------------ sessions
@@ -375,15 +383,21 @@ class Dispatcher:
 
     def _watch(self) -> None:
         """Sees what changed, here or in another process, and wakes no more waiting workers than there are jobs."""
+        fleet = self._versions.get("fleet")
         while not self._stopping.is_set():
             self._kick.wait(WATCH_S)
             self._kick.clear()
             try:
-                old, self._versions = self._versions, self.store.counters()
-                self._wake(everyone=old.get("fleet") != self._versions.get("fleet"))
+                self._look()
+                before, fleet = fleet, self._versions.get("fleet")
+                self._wake(everyone=before != fleet)
             except LATER as error:
                 log.warning("cannot see what changed: %s", error)
                 self._stopping.wait(1.0)
+
+    def _look(self) -> None:
+        with self._looking:  # what was read later is kept
+            self._versions = self.store.counters()
 
     def _wake(self, everyone: bool) -> None:
         parked = [session for session in list(self.sessions.values()) if session.parked]
