@@ -18,7 +18,6 @@ import ctypes
 import errno
 import logging
 import os
-import re
 import secrets
 import selectors
 import signal
@@ -30,186 +29,25 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import lru_cache
 from pathlib import Path
 
 import psutil
 
-from coalition.config import PLATFORMS
 from coalition.errors import BadInput
 from coalition.keeper import marked
 from coalition.model import INLINE_LOG_BYTES, Enrolled, Lease
+from coalition.places import PathRules, expand
+from coalition.progress import Progress
 from coalition.states import AttemptState
 
-PLATFORM = {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
 SHELL = "/bin/sh"
 PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
-DEFAULT_PATTERN = "PROGRESS:%percent"
 MARK = "COALITION_RUN"
-MAX_TEXT = 131_072  # characters of a command or a value once substituted; Linux takes no longer argument
 SCAN_BYTES = 262_144  # of new log are looked at for progress, the last ones
-CARRY_BYTES = 4_096  # of an unfinished line are looked at again with what follows
-SCAN_S = 0.25  # a pattern that needs longer is given up
 CLEAN_S = 10.0  # how long the end of killed processes is waited for
+LOOK_S = 1.0  # between looks at the output of a run that must not be silent
 THOROUGH_S = 5.0  # without adoption, runs longer than this are searched for what they left
 logger = logging.getLogger(__name__)
-REFERENCE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
-
-
-# ---------------------------------------------------------------- $(NAME)
-
-
-def expand(text: str, layers: Sequence[Mapping[str, str]]) -> str:
-    """`text` with each $(NAME) replaced by its value in the first layer that has it, and so on in the values.
-
-    A value that names itself means the next layer's: PATH="$(HOME)/bin:$(PATH)". What no layer has stays as it is, as
-    $(date) is the shell's. BadInput when the text grows beyond MAX_TEXT characters.
-    """
-    return _expand(text, layers, {}, [MAX_TEXT]) if "$(" in text else text
-
-
-def _expand(text: str, layers: Sequence[Mapping[str, str]], inside: Mapping[str, int], left: list[int]) -> str:
-    def value(match: re.Match[str]) -> str:
-        name = match[1]
-        for depth in range(inside.get(name, -1) + 1, len(layers)):
-            if name in layers[depth]:
-                found = layers[depth][name]
-                left[0] -= len(found) + 1
-                if left[0] < 0:
-                    raise BadInput(f"$({name}) grows beyond {MAX_TEXT:,} characters")
-                return _expand(found, layers, {**inside, name: depth}, left) if "$(" in found else found
-        return match[0]
-
-    return REFERENCE.sub(value, text)
-
-
-# ---------------------------------------------------------------- places on other platforms
-
-
-class PathRules:
-    """The farm's places under their names on each platform, as seen from this one.
-
-    `map(text)` replaces another platform's name of a place by this one's, where it begins a word and is followed by a
-    separator or the word's end. A word begins at the start, after white space, a quote, or one of = : ; , | & < > (.
-    Windows places are found whatever their case and slashes, and the rest of their word gets this platform's slashes; a
-    quoted word ends at its quote, another at white space. The longest place wins. `places` serves $(NAME).
-    """
-
-    def __init__(self, rules: Sequence[Mapping[str, str]] = (), platform: str = PLATFORM) -> None:
-        self.places = {rule["name"]: rule[platform] for rule in rules if rule.get(platform)}
-        # A place that is here already is "replaced" by itself, so that a shorter foreign one does not match in it.
-        known = {rule[other]: rule[platform] for rule in rules if rule.get(platform) for other in PLATFORMS if rule.get(other)}
-        found = sorted((place for place in known if place.strip("/\\")), key=len, reverse=True)
-        posix = platform != "windows"
-        self._own = [(known[place].rstrip("/\\") or known[place], posix and self._is_windows(place)) for place in found]
-        places = "|".join(f"({self._regex(place.rstrip(chr(92) + '/'))})" for place in found)
-        self._pattern = re.compile(rf"""(?<![^\s"'`=:;,|&<>(])(?:{places})(?=[\\/\s"'`:;,|&<>)]|$)""") if found else None
-
-    @staticmethod
-    def _is_windows(place: str) -> bool:
-        return "\\" in place or re.match(r"[A-Za-z]:", place) is not None
-
-    def _regex(self, place: str) -> str:
-        if not self._is_windows(place):
-            return re.escape(place)
-        return "(?i:" + r"[\\/]+".join(re.escape(part) for part in re.split(r"[\\/]", place)) + ")"
-
-    def map(self, text: str) -> str:
-        matches = list(self._pattern.finditer(text)) if self._pattern else []
-        if not matches:
-            return text
-        parts = []
-        at = 0
-        for match, following in zip(matches, [*(m.start() for m in matches[1:]), len(text)], strict=True):
-            own, turn = self._own[(match.lastindex or 1) - 1]
-            end = min(following, self._end_of_word(text, match)) if turn else match.end()
-            parts += [text[at : match.start()], own, text[match.end() : end].replace("\\\\", "/").replace("\\", "/")]
-            at = end
-        return "".join([*parts, text[at:]])
-
-    @staticmethod
-    def _end_of_word(text: str, match: re.Match[str]) -> int:
-        opened = text[match.start() - 1 : match.start()]
-        end = re.compile(re.escape(opened) if opened in ('"', "'") else r"""[\s"'`;|&<>()]""").search(text, match.end())
-        return end.start() if end else len(text)
-
-
-# ---------------------------------------------------------------- progress
-
-
-class Progress:
-    """The last progress that a log tells, 0 to 1.
-
-    The pattern is a regular expression in which `%percent` (0 to 100) and `%one` (0 to 1) stand for a number.
-    """
-
-    def __init__(self, pattern: str | None) -> None:
-        self.value = 0.0
-        self._carry = b""
-        self._text = DEFAULT_PATTERN if pattern is None else pattern
-        self._pattern: re.Pattern[bytes] | None = None
-        self._scales: tuple[float, ...] | None = None  # None until there is something to look at: most runs end before
-
-    def feed(self, data: bytes) -> None:
-        """Look at the next bytes of the log. TimeoutError if the pattern takes too long; it is not tried again."""
-        if self._scales is None:
-            self._pattern, self._scales = _compile(self._text)
-        if not self._pattern or not data:
-            return
-        data = self._carry + data
-        try:
-            with _at_most(SCAN_S):
-                for match in self._pattern.finditer(data):
-                    self._take(match)
-        except TimeoutError:
-            self._pattern = None
-            raise
-        self._carry = data[max(data.rfind(b"\n") + 1, data.rfind(b"\r") + 1, len(data) - CARRY_BYTES) :]
-
-    def _take(self, match: re.Match[bytes]) -> None:
-        for index, scale in enumerate(self._scales or ()):
-            number = match[f"number{index}"]
-            if number is not None:
-                self.value = min(1.0, float(number) * scale)
-
-
-@lru_cache(maxsize=64)
-def _compile(text: str) -> tuple[re.Pattern[bytes] | None, tuple[float, ...]]:
-    """The pattern with a group for each placeholder's number, and what each is multiplied by."""
-    scales: list[float] = []
-
-    def number(match: re.Match[str]) -> str:
-        scales.append(0.01 if match[1] == "percent" else 1.0)
-        return rf"(?P<number{len(scales) - 1}>\d{{1,9}}(?:\.\d{{0,9}})?|\.\d{{1,9}})"
-
-    text = re.sub(r"%(percent|one)\b", number, text)
-    try:
-        return (re.compile(text.encode()) if scales else None), tuple(scales)
-    except re.error:  # the server has checked it; as bytes it may still be none
-        return None, ()
-
-
-@contextlib.contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """TimeoutError when the block takes longer; `re` looks for signals, so even a hopeless pattern ends. Main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    armed = True
-
-    def late(*_: object) -> None:
-        if armed:
-            raise TimeoutError("the progress pattern takes too long")
-
-    before = signal.signal(signal.SIGALRM, late)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-        armed = False
-    finally:
-        armed = False
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 
 # ---------------------------------------------------------------- runs
@@ -236,6 +74,7 @@ class Ended:
     """How a run ended: FINISHED, ERROR or STOPPED, with an exit code or a signal; one that never started has neither.
 
     `log` is its whole log if that is no longer than INLINE_LOG_BYTES. `sealed`: nobody is left who could write to it.
+    `no_licence`: it ended in ERROR for want of a licence only.
     """
 
     attempt: int
@@ -247,6 +86,7 @@ class Ended:
     log_bytes: int
     log: bytes | None = None
     sealed: bool = False
+    no_licence: bool = False
 
 
 class _Phase(Enum):
@@ -259,9 +99,8 @@ class _Phase(Enum):
 class Run:
     """One started command. Moments are on the monotonic clock; `deadline` is when the runner must look at it again."""
 
-    attempt: int
+    lease: Lease
     progress: Progress
-    timeout_s: float = 0.0
     started_at: float = field(default_factory=time.monotonic)
     deadline: float = float("inf")
     kill_at: float = 0.0  # when what is left is sent SIGKILL
@@ -275,6 +114,13 @@ class Run:
     left: int = 0
     scanned: int = 0
     kept: bool = False  # the watchdog knows it
+    output: tuple[int, int] = (0, 0)  # size and time of change of its log when it last differed,
+    output_at: float = 0.0  # and when that was seen
+    grown_at: float = 0.0  # when its progress was last seen to have grown
+
+    def __post_init__(self) -> None:
+        self.attempt = self.lease.attempt
+        self.output_at = self.grown_at = self.started_at
 
     @property
     def log_bytes(self) -> int:
@@ -290,12 +136,44 @@ class Run:
     def read_log(self, offset: int, count: int) -> bytes:
         return os.pread(self.log_fd, count, offset) if self.log_fd >= 0 else b""
 
+    def look(self, now: float) -> None:
+        """Notice whether it wrote something since the last look."""
+        status = os.fstat(self.log_fd)
+        seen = (status.st_size, status.st_mtime_ns)
+        if seen != self.output:
+            self.output, self.output_at = seen, now
+
+    def overdue(self, now: float) -> str:
+        """The limit it has passed, in words; empty if there is none."""
+        lease = self.lease
+        if 0 < lease.timeout_s <= now - self.started_at:
+            return f"timeout: ran longer than {lease.timeout_s:g} s"
+        if 0 < lease.timeout_output_s <= now - self.output_at:
+            return f"no output for {lease.timeout_output_s:g} s"
+        if 0 < lease.timeout_progress_s <= now - self.grown_at:
+            return f"no progress for {lease.timeout_progress_s:g} s, at {self.progress.value:.0%}"
+        return ""
+
+    def next_look(self, now: float) -> float:
+        """When it may be overdue, or has to be looked at in order to know."""
+        lease, times = self.lease, [float("inf")]
+        if lease.timeout_s > 0:
+            times.append(self.started_at + lease.timeout_s)
+        if lease.timeout_output_s > 0:
+            times.append(min(now + LOOK_S, self.output_at + lease.timeout_output_s))
+        if lease.timeout_progress_s > 0:
+            times.append(min(now + LOOK_S, self.grown_at + lease.timeout_progress_s))
+        return min(times)
+
     def end(self, state: AttemptState, reason: str, *, sealed: bool = False) -> Ended:
         """Its end; the log is complete."""
         exit_code, number = (None, None) if not self.pid else (self.code, None) if self.code >= 0 else (None, -self.code)
         size = self.log_bytes
         log = None if size > INLINE_LOG_BYTES else self.read_log(0, size) if size else b""
-        return Ended(self.attempt, state, self.run_s, exit_code, number, reason, size, log, sealed)
+        no_licence = bool(self.pid) and state is not AttemptState.STOPPED and exit_code in self.lease.licence_codes
+        if no_licence:
+            state, reason = AttemptState.ERROR, f"no licence: exit code {exit_code}"
+        return Ended(self.attempt, state, self.run_s, exit_code, number, reason, size, log, sealed, no_licence)
 
 
 class Runner:
@@ -345,7 +223,7 @@ class Runner:
 
     def start(self, lease: Lease) -> None:
         """Start the lease's command. One that cannot start is told by `poll` like every other end, with the reason in its log."""
-        run = self.runs[lease.attempt] = Run(lease.attempt, Progress(lease.progress_pattern), lease.timeout_s)
+        run = self.runs[lease.attempt] = Run(lease, Progress(lease.progress_pattern))
         try:
             run.log_fd = self._open_log(lease.attempt)
             command, place, environment = self.prepare(lease)
@@ -353,8 +231,7 @@ class Runner:
         except (BadInput, OSError, ValueError) as error:
             self._refuse(run, _why_not(error))
             return
-        if lease.timeout_s > 0:
-            run.deadline = run.started_at + lease.timeout_s
+        run.deadline = run.next_look(run.started_at)
 
     def prepare(self, lease: Lease) -> tuple[str, str, dict[str, str]]:
         """Command, directory and environment as they will be used: $(NAME) first, then the places of other platforms."""
@@ -483,13 +360,24 @@ class Runner:
         ended: list[Ended] = []
         for run in [run for run in self.runs.values() if run.deadline <= now]:
             if run.phase is _Phase.RUNNING:
-                self._terminate(run, AttemptState.ERROR, f"timeout: ran longer than {run.timeout_s:g} s")
+                self._check_limits(run, now)
             elif run.phase is _Phase.STOPPING:
                 self._signal(run, signal.SIGKILL)
                 run.deadline = now + 1.0
             else:
                 ended += self._clean(run, now)
         return ended
+
+    def _check_limits(self, run: Run, now: float) -> None:
+        if run.lease.timeout_output_s > 0:
+            run.look(now)
+        if run.lease.timeout_progress_s > 0:
+            self.progress(run.attempt)
+        reason = run.overdue(now)
+        if reason:
+            self._terminate(run, AttemptState.ERROR, reason)
+        else:
+            run.deadline = run.next_look(now)
 
     def _clean(self, run: Run, now: float) -> list[Ended]:
         """End what the shell left: at once, or when it was being stopped after the rest of its grace."""
@@ -589,6 +477,7 @@ class Runner:
     def progress(self, attempt: int) -> float:
         """What the run's log tells by now, 0 to 1. Looks at what was written since the last call, at most SCAN_BYTES."""
         run = self.runs[attempt]
+        before = run.progress.value
         size = run.log_bytes
         start = max(run.scanned if run.scanned <= size else 0, size - SCAN_BYTES)
         if start < size:
@@ -598,6 +487,8 @@ class Runner:
                 run.progress.feed(data)
             except TimeoutError as error:
                 run.note(str(error))
+        if run.progress.value > before:
+            run.grown_at = time.monotonic()
         return run.progress.value
 
     def close(self) -> None:

@@ -38,7 +38,8 @@ from coalition.errors import BadInput, CoalitionError, Conflict, NotAuthenticate
 from coalition.link import PAUSE_S, STREAM_S, Backoff, Connection, Line, LogStreamer
 from coalition.model import MAX_TEXT, Enrol, Enrolled, Facts, Lease, SyncReply, from_dict, to_dict
 from coalition.outbox import Outbox, StateDir
-from coalition.runner import PLATFORM, Ended, Runner, Site, kill_marked
+from coalition.places import PLATFORM
+from coalition.runner import Ended, Runner, Site, kill_marked
 from coalition.states import AttemptState
 
 FLUSH_S = 0.2  # results wait so long for company while there is enough to run
@@ -381,6 +382,8 @@ class Agent:
             "signal": end.signal,
             "reason": end.reason[:MAX_TEXT],
         }
+        if end.no_licence:
+            result["no_licence"] = True
         inline = end.log is not None and self._logs.release(end.attempt)
         if inline and end.log:
             result["log"] = base64.b64encode(end.log).decode()

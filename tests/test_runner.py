@@ -18,7 +18,9 @@ import pytest
 
 from coalition.errors import BadInput
 from coalition.model import Lease
-from coalition.runner import MAX_TEXT, PLATFORM, Ended, PathRules, Progress, Runner, Site, describe, expand
+from coalition.places import MAX_TEXT, PLATFORM, PathRules, expand
+from coalition.progress import Progress
+from coalition.runner import Ended, Runner, Site, describe
 from tests.polling import poll_until
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +144,45 @@ def test_a_timeout_is_an_error_that_says_so(runner: Runner) -> None:
     assert (end.state, end.reason) == ("ERROR", "timeout: ran longer than 0.2 s")
     assert log_of(runner) == b"working\n* timeout: ran longer than 0.2 s\n"
     assert end.run_s < 10
+
+
+def test_silence_is_an_error_that_says_for_how_long_and_output_of_any_kind_ends_it(runner: Runner) -> None:
+    end = run(runner, "for n in 1 2 3 4 5 6; do printf .; sleep 0.1; done; sleep 60", timeout_output_s=1.5)
+    assert (end.state, end.reason) == ("ERROR", "no output for 1.5 s")
+    assert log_of(runner) == b"......\n* no output for 1.5 s\n"
+    assert 2.0 < end.run_s < 15
+
+
+def test_output_that_replaces_itself_is_no_silence(runner: Runner) -> None:
+    rewrite = "for n in 1 2 3 4 5 6 7 8; do : > /dev/stdout; printf x; sleep 0.25; done"
+    assert run(runner, rewrite, timeout_output_s=1.5).state == "FINISHED"
+
+
+def test_progress_that_does_not_grow_is_an_error_that_says_where_it_stands(runner: Runner) -> None:
+    stuck = "for n in 10 20 30 40; do echo PROGRESS:$n; sleep 0.2; done; while :; do echo PROGRESS:40; sleep 0.05; done"
+    end = run(runner, stuck, timeout_progress_s=1.5)
+    assert (end.state, end.reason) == ("ERROR", "no progress for 1.5 s, at 40%")
+    assert end.run_s > 2.0
+
+
+def test_limits_that_are_kept_change_nothing(runner: Runner) -> None:
+    limits = {"timeout_s": 30.0, "timeout_output_s": 20.0, "timeout_progress_s": 20.0}
+    assert run(runner, "echo PROGRESS:50", **limits).state == "FINISHED"
+
+
+def test_an_exit_code_that_means_no_licence_says_so(runner: Runner) -> None:
+    end = run(runner, "exit 42", licence_codes=(41, 42))
+    assert (end.state, end.exit_code, end.no_licence, end.reason) == ("ERROR", 42, True, "no licence: exit code 42")
+    other = run(runner, "exit 43", attempt=2, licence_codes=(41, 42))
+    assert (other.state, other.no_licence, other.reason) == ("ERROR", False, "exit code 43")
+
+
+def test_a_run_that_was_stopped_is_stopped_whatever_its_exit_code(runner: Runner, tmp_path: Path) -> None:
+    runner.start(a_lease(f"trap 'exit 42' TERM; touch {tmp_path}/up; while :; do sleep 0.05; done", licence_codes=(42,)))
+    poll_until(lambda: (tmp_path / "up").exists())
+    runner.stop(1)
+    end = wait(runner)
+    assert (end.state, end.no_licence) == ("STOPPED", False)
 
 
 def test_a_stopped_run_may_clean_up_in_its_grace(runner: Runner, tmp_path: Path) -> None:

@@ -200,6 +200,21 @@ def test_leases_run_and_their_results_and_short_logs_are_told(farm: Farm, start:
     assert not farm.pieces
 
 
+def test_a_job_that_found_no_licence_is_told_as_such(farm: Farm, start: Start) -> None:
+    attempt, other = farm.add("exit 42", licence_codes=(42,)), farm.add("exit 43", licence_codes=(42,))
+    start()
+    told(farm, attempt, other)
+    assert (farm.results[attempt].state, farm.results[attempt].no_licence) == ("ERROR", True)
+    assert not farm.results[other].no_licence
+
+
+def test_a_silent_job_is_ended_and_the_reason_told(farm: Farm, start: Start) -> None:
+    attempt = farm.add("echo once; sleep 600", timeout_output_s=0.3)
+    start()
+    told(farm, attempt)
+    assert (farm.results[attempt].state, farm.results[attempt].reason) == ("ERROR", "no output for 0.3 s")
+
+
 def test_a_worker_runs_as_many_jobs_as_it_has_slots(farm: Farm, start: Start, tmp_path: Path) -> None:
     attempts = [farm.add(f"echo $$ > {tmp_path}/{n}; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done") for n in range(5)]
     start()
