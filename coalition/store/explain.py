@@ -85,13 +85,22 @@ class Explain(Views):
     def _why_unmatched(self, db: Connection, job_id: int, class_id: int, blocked: bool) -> list[dict[str, str]]:
         set_id = db.execute(select(klass.c.set_id).where(klass.c.id == class_id)).scalar_one()
         requirement = self._requirement(db, set_id)
-        reasons = self._why_limited(db, requirement) + self._why_no_worker(db, job_id, requirement)
-        if blocked or any(one["code"] in ("no_workers", "no_match", "no_worker_now") for one in reasons):
+        up = [row for row in self._fleet(db) if row.active and row.state not in (WorkerState.TIMEOUT, WorkerState.TERMINATED)]
+        fitting = [row for row in up if matching.line(requirement, row.capacity) is not None]
+        refusals = {row.id: self._refusal(row) for row in fitting}
+        takers = [row for row in fitting if refusals[row.id] is None]
+        reasons = self._why_limited(db, requirement)
+        if not takers:
+            told = [f"{row.name} {refusals[row.id]}" for row in fitting]
+            return [*reasons, _why_no_worker(requirement, up, told), *self._why_no_pool(db, requirement)]
+        reasons += self._why_chosen(db, job_id)
+        if all(row.running >= row.slots for row in takers):
+            reasons.append(_because("busy", f"all {len(takers)} workers that match are busy"))
+        if blocked:
             return reasons
         before, more = self._jobs_before(db, job_id, class_id)
         words = f"more than {before:,}" if more else f"{before:,}"
-        fitting = [row for row in self._matching_workers(db, requirement) if self._refusal(row) is None]
-        return [*reasons, _because("queue", f"{words} jobs before it on the {len(fitting)} workers that match")]
+        return [*reasons, _because("queue", f"{words} jobs before it on the {len(takers)} workers that match")]
 
     def _why_limited(self, db: Connection, requirement: Requirement) -> list[dict[str, str]]:
         """The limits whose tokens are not there now."""
@@ -109,34 +118,6 @@ class Explain(Views):
             of = {"user": f"user {which} runs as many jobs as allowed", "group": f"group #{which} runs as many jobs as allowed"}
             reasons.append(_because("limit", f"{of.get(kind, f'limit {name} is exhausted')}: {used} of {maximum} used"))
         return reasons
-
-    def _matching_workers(self, db: Connection, requirement: Requirement) -> list[WorkerRow]:
-        return [row for row in self._fleet(db) if matching.line(requirement, row.capacity) is not None]
-
-    def _why_no_worker(self, db: Connection, job_id: int, requirement: Requirement) -> list[dict[str, str]]:
-        """What is the matter with the workers, where none can take it now, and what the pools of machines say to that."""
-        fleet = self._fleet(db)
-        up = [row for row in fleet if row.active and row.state not in (WorkerState.TIMEOUT, WorkerState.TERMINATED)]
-        if not up:
-            none = "no worker is up; start one with `coalition worker`, or give a pool in cloud.ini"
-            return [_because("no_workers", none), *self._why_no_pool(db, requirement)]
-        fitting = [row for row in up if matching.line(requirement, row.capacity) is not None]
-        if not fitting:
-            nearest = min(up, key=lambda row: len(matching.mismatch(requirement, row.capacity) or ""))
-            lack = matching.mismatch(requirement, nearest.capacity)
-            words = f"none of the {len(up)} workers fits: for example {nearest.name} {lack}"
-            return [_because("no_match", words), *self._why_no_pool(db, requirement)]
-        refusals = [(row.name, self._refusal(row)) for row in fitting]
-        told = [f"{name} {words}" for name, words in refusals if words]
-        if len(told) == len(fitting):
-            words = f"none of the {len(fitting)} workers that match takes jobs now: {_few(told)}"
-            return [_because("no_worker_now", words), *self._why_no_pool(db, requirement)]
-        return [*self._why_chosen(db, job_id), *self._why_busy([row for row in fitting if self._refusal(row) is None])]
-
-    def _why_busy(self, free: Sequence[WorkerRow]) -> list[dict[str, str]]:
-        if any(row.running < row.slots for row in free):
-            return []
-        return [_because("busy", f"all {len(free)} workers that match are busy")]
 
     def _why_chosen(self, db: Connection, job_id: int) -> list[dict[str, str]]:
         """Where a certain worker matters: one that keeps its room for the job, or one that it failed on."""
@@ -186,6 +167,17 @@ class Explain(Views):
                 some = some.limit(COUNTED + 1 - before)
                 before += int(db.execute(select(func.count()).select_from(some.subquery())).scalar_one())
         return min(before, COUNTED), before > COUNTED
+
+
+def _why_no_worker(requirement: Requirement, up: Sequence[WorkerRow], told: Sequence[str]) -> dict[str, str]:
+    """What is the matter where no worker takes the job now. `told`: why not, of each that matches."""
+    if not up:
+        return _because("no_workers", "no worker is up; start one with `coalition worker`, or give a pool in cloud.ini")
+    if told:
+        return _because("no_worker_now", f"none of the {len(told)} workers that match takes jobs now: {_few(told)}")
+    nearest = min(up, key=lambda row: len(matching.mismatch(requirement, row.capacity) or ""))
+    lack = matching.mismatch(requirement, nearest.capacity)
+    return _because("no_match", f"none of the {len(up)} workers fits: for example {nearest.name} {lack}")
 
 
 def _few(texts: Sequence[str]) -> str:

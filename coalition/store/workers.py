@@ -8,6 +8,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
@@ -393,11 +394,8 @@ def _worker_select() -> Any:
 
 
 def _worker_row(row: Any, running: int) -> WorkerRow:
-    facts = json.loads(row.facts)
-    lines = tuple(tuple(line) for line in json.loads(row.affinity))
     payer = row.payer if row.instance_id is not None else None
-    gpu_memory = facts.get("gpu_memory_bytes", 0)  # workers of the first version did not say
-    capacity = Capacity(lines, facts["cpus"], facts["memory_bytes"], facts["gpus"], payer, gpu_memory, row.name)
+    capacity = _capacity(row.facts, row.affinity, payer, row.name)
     return WorkerRow(
         row.id,
         row.name,
@@ -417,6 +415,20 @@ def _worker_row(row: Any, running: int) -> WorkerRow:
     )
 
 
+@lru_cache(maxsize=20_000)
+def _capacity(facts: str, affinity: str, payer: str | None, name: str) -> Capacity:
+    """What a worker offers, from the JSON of its row, which seldom changes."""
+    told = json.loads(facts)
+    lines = tuple(tuple(line) for line in json.loads(affinity))
+    gpu_memory = told.get("gpu_memory_bytes", 0)  # workers of the first version did not say
+    return Capacity(lines, told["cpus"], told["memory_bytes"], told["gpus"], payer, gpu_memory, name)
+
+
+@lru_cache(maxsize=1_024)
+def _availability(spans: str, zone: str, end: str, user_s: float, load: float) -> Availability:
+    return Availability(hours.parse(spans, zone), end, user_s, load)
+
+
 def availability(row: Any) -> Availability:
     """When the worker of a row takes jobs."""
-    return Availability(hours.parse(row.hours, row.timezone), row.hours_end, row.idle_user_s, row.idle_load)
+    return _availability(row.hours, row.timezone, row.hours_end, row.idle_user_s, row.idle_load)
