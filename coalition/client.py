@@ -394,12 +394,16 @@ class Client:
         job: int | None = None,
         worker: int | None = None,
         instance: int | None = None,
+        user: str | None = None,
+        kind: str | None = None,
         since: float | None = None,
+        until: float | None = None,
+        before: int | None = None,
         limit: int | None = None,
     ) -> list[dict[str, Any]]:
-        """GET /events: what happened, newest first."""
-        query = {"job": job, "worker": worker, "instance": instance, "since": _second(since), "limit": limit}
-        return self._list("/events", "events", query)
+        """GET /events: what happened, newest first. `user` is who did it, `kind` such as job.pause; `before` an event's id."""
+        query = {"job": job, "worker": worker, "instance": instance, "user": user, "kind": kind, "before": before}
+        return self._list("/events", "events", {**query, "since": _second(since), "until": _second(until), "limit": limit})
 
     # ------------------------------------------------------------ machines and money
 

@@ -141,6 +141,19 @@ def test_events_are_found_by_job_and_worker_newest_first(app: Flask, call: Calle
     assert call("GET", "/events?jobs=1")[0] == 422
 
 
+def test_events_are_found_by_kind_user_and_time_and_go_on_from_the_last_seen(app: Flask, call: Caller, clock: Clock) -> None:
+    (job_id,) = call.submit({"command": "a"})
+    clock.advance(100)
+    call.ok("POST", "/jobs/pause", {"ids": [job_id]})
+    Agent(app)
+    newest, *others = call.ok("GET", "/events")["events"]
+    assert (newest["kind"], newest["who"]) == ("worker.enrol", "w1")
+    assert call.ok("GET", f"/events?before={newest['id']}")["events"] == others
+    assert [event["kind"] for event in call.ok("GET", "/events?user=w1")["events"]] == ["worker.enrol"]
+    assert [event["kind"] for event in call.ok("GET", "/events?kind=job.pause")["events"]] == ["job.pause"]
+    assert [event["kind"] for event in call.ok("GET", f"/events?until={int(clock())}")["events"]] == ["job.submit"]
+
+
 def test_a_token_is_shown_once(call: Caller) -> None:
     status, made = call("POST", "/tokens", {"kind": "enrol"})
     assert (status, made["token"].partition(".")[0]) == (201, made["id"])

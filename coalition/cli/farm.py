@@ -98,6 +98,9 @@ def worker(call: Call, /, **options: Any) -> int:
 @click.option("--job", type=int, metavar="ID", help="About this job.")
 @click.option("--worker", type=int, metavar="ID", help="About this worker.")
 @click.option("--instance", type=int, metavar="ID", help="About this instance.")
+@click.option("--user", help="Done by this user, worker or part of the server.")
+@click.option("--kind", help="Of this kind, such as job.pause.")
+@click.option("--before", type=int, metavar="ID", help="Older than this event.")
 @LIMIT
 @click.pass_obj
 def events(call: Call, /, **filters: Any) -> None:

@@ -55,10 +55,15 @@ def farm() -> Response:
 
 @blueprint.get("/api/v1/events")
 def events() -> Response:
-    web.refuse_unknown("job", "worker", "instance", "since", "limit")
-    filters = {name: web.number(name, 0, 0, MAX_INT) for name in ("job", "worker", "instance") if name in request.args}
+    web.refuse_unknown("job", "worker", "instance", "user", "kind", "since", "until", "before", "limit")
+    filters: dict[str, int | str] = {
+        name: web.number(name, 0, 0, MAX_INT) for name in ("job", "worker", "instance") if name in request.args
+    }
+    filters |= {name: request.args[name] for name in ("user", "kind") if name in request.args}
     since = float(web.number("since", 0, 0, MAX_INT))
-    return web.reply({"events": web.farm().store.events(filters, since, web.number("limit", 100, 1, 1_000))})
+    ends = {name: web.number(name, 0, 0, MAX_INT) for name in ("until", "before") if name in request.args}
+    limit = web.number("limit", 100, 1, 1_000)
+    return web.reply({"events": web.farm().store.events(filters, since, limit, **ends)})
 
 
 @blueprint.get("/api/v1/tokens")

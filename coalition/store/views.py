@@ -149,10 +149,32 @@ class Views(Cloud):
         return (row.worker_id, row.state) if row else None
 
     @reads
-    def events(self, db: Connection, filters: Mapping[str, int], since: float, limit: int) -> list[dict[str, Any]]:
-        """Events, newest first; `filters` may hold job, worker and instance ids."""
-        columns = {"job": event.c.job_id, "worker": event.c.worker_id, "instance": event.c.instance_id}
-        statement = select(event).where(event.c.at >= since, *(columns[name] == value for name, value in filters.items()))
+    def events(
+        self,
+        db: Connection,
+        filters: Mapping[str, int | str],
+        since: float,
+        limit: int,
+        *,
+        until: float | None = None,
+        before: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Events, newest first; `filters` may hold ids of job, worker and instance, `user` (who did it) and `kind`.
+
+        Those from `since` on, up to before `until`; `before` is the id of the last one seen, to go on from there.
+        """
+        columns: dict[str, Any] = {
+            "job": event.c.job_id,
+            "worker": event.c.worker_id,
+            "instance": event.c.instance_id,
+            "user": event.c.who,
+            "kind": event.c.kind,
+        }
+        statement = select(event).where(*(columns[name] == value for name, value in filters.items()))
+        bounds = [event.c.at >= since] if since else []
+        bounds += [event.c.at < until] if until is not None else []
+        bounds += [event.c.id < before] if before is not None else []
+        statement = statement.where(*bounds)
         return [
             {
                 "id": row.id,
