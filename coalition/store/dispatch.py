@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -229,10 +230,11 @@ class Dispatch(Results):
             rows.append((lease, pick.job_id, *holder, leased, deadline, now, pick.set_id, pick.fair_key))
         self._many(db, INSERT_ATTEMPT, rows)
         specs = {row[0]: row for row in LEASE_SPECS.all(db, [pick.job_id for _, _, pick in numbered])}
-        changes, chains = Changes(), {}  # type: tuple[Changes, dict[int, tuple[int, ...]]]
+        changes = Changes()
         for lease, index, pick in numbered:
             outcomes[index].leases.append(_lease_of(lease, specs[pick.job_id]))
-            changes.moved(self._chain_of(db, specs[pick.job_id][-1], chains), JobState.WAITING, JobState.WORKING)
+        for parent, count in Counter(specs[pick.job_id][-1] for _, _, pick in numbered).items():
+            changes.count(self._ancestors(db, parent), waiting=-count, working=count)
         self._many(db, FIRST_START, [(now, group) for group in sorted(changes.counts)])
         self._apply_counts(db, changes)
 

@@ -23,6 +23,7 @@ MAX_DEPTH = 500
 FARM = 0  # the counters of all there is stand where those of a group with this id would
 COUNTED = ("total", "waiting", "pending", "working", "finished", "error", "run_ms", "cost_micro")
 SPENT = ("run_ms", "cost_micro")  # what was spent stays with the groups above when a job is deleted
+PLACE_OF = {name: place for place, name in enumerate(COUNTED)}
 COLUMN_OF = {state: state.value.lower() for state in JobState}
 
 READY_COLUMNS = ("class_id", "job_id", "avoid")
@@ -82,7 +83,7 @@ class Changes:
         for group in (FARM, *ancestors):
             row = self.counts.setdefault(group, [0] * len(COUNTED))
             for name, delta in deltas.items():
-                row[COUNTED.index(name)] += delta
+                row[PLACE_OF[name]] += delta
 
     def moved(self, ancestors: Iterable[int], old: str, new: str) -> None:
         if old != new:
