@@ -22,9 +22,9 @@ from coalition.store.base import chunks
 from coalition.store.tree import FARM
 
 SORTS = ("id", "priority", "title")
-PATIENCE_S = 0.02
+PATIENCE_S = 0.01
 COUNTED = 10_000  # what is counted of the jobs that fit; beyond it is "more than"
-PIECE = 500
+PIECE = 300
 Cursor = tuple[Any, int]
 STATES = ("total", "waiting", "pending", "working", "finished", "error")
 

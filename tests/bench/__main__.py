@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from coalition.client import Client
 from tests.bench.farm import Rate, dispatch, server
@@ -124,10 +125,50 @@ def bench_submit(folder: Path, quick: bool) -> Iterator[Figure]:
         yield Figure(f"submit a list of {count:,}", time.perf_counter() - begun, "s", "5 s")
 
 
+def bench_list(folder: Path, quick: bool) -> Iterator[Figure]:
+    """First pages of a million jobs over HTTP, with counts: half of them loose at the top, half in one group."""
+    count = 50_000 if quick else 500_000
+    with server(folder) as address:
+        client = Client(address, timeout_s=300)
+        group = client.submit(title="frames", command="render {frame}", frames=f"1-{count}", user="ann")
+        for first in range(0, count, 50_000):
+            jobs = [
+                {"title": f"job {n}", "command": "true", "user": f"u{n % 7}", "priority": 100 + n % 50}
+                for n in range(first, first + 50_000)
+            ]
+            client.submit_many(jobs)
+        times = sorted(_page_ms(client, parent, sort, fields) for parent in (0, group) for sort in ORDERS for fields in FILTERS)
+        yield Figure(
+            f"first page of {2 * count:,}, p95",
+            times[int(len(times) * 0.95)],
+            "ms",
+            "50 ms",
+            f"median {times[len(times) // 2]:.0f} ms",
+        )
+
+
+ORDERS = ("id", "-id", "priority", "-priority", "title", "-title")
+FILTERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"state": "WAITING"},
+    {"state": "ERROR"},
+    {"user": "u3"},
+    {"title": "999"},
+    {"paused": True},
+)
+
+
+def _page_ms(client: Client, parent: int, sort: str, fields: dict[str, Any]) -> float:
+    begun = time.perf_counter()
+    client.page(parent=parent, sort=sort, **fields)
+    return (time.perf_counter() - begun) * 1e3
+
+
 BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "dispatch": bench_dispatch,
     "end-to-end": bench_end_to_end,
     "submit": bench_submit,
+    "list": bench_list,
 }
 
 
