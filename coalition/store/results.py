@@ -145,9 +145,15 @@ class Taken:
     not_ready: list[tuple[int, int]] = field(default_factory=list)
     requeued: list[int] = field(default_factory=list)
     groups: set[int] = field(default_factory=set)
-    chains: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    deltas: dict[int, dict[str, int]] = field(default_factory=dict)  # parent -> what its counters, and those above, gain
     health: dict[int, Caller] = field(default_factory=dict)  # workers whose streak changed
     used: dict[str, float] = field(default_factory=dict)  # fair key -> slot-seconds
+
+    def tally(self, parent: int, old: str, new: str, run_ms: int, cost_micro: int) -> None:
+        """Counts a job's change of state, and what its attempt took."""
+        mine = self.deltas.setdefault(parent, {})
+        for name, delta in ((old.lower(), -1), (new.lower(), 1), ("run_ms", run_ms), ("cost_micro", cost_micro)):
+            mine[name] = mine.get(name, 0) + delta
 
 
 class Results(Jobs):
@@ -177,6 +183,10 @@ class Results(Jobs):
                     taken.seen.add(row.id)
                     self._take(db, call, outcome, result, row, taken, changes, now)
                     self._note_health(row, result, callers[call.worker_id], taken)
+        for parent, deltas in taken.deltas.items():
+            chain = self._ancestors(db, parent)
+            changes.count(chain, **deltas)
+            taken.groups.update(chain)
         self._many(db, END_ATTEMPT, taken.attempts)
         self._many(db, END_JOB, taken.jobs)
         self._many(db, DELETE_READY, taken.not_ready)
@@ -203,7 +213,6 @@ class Results(Jobs):
         verb = VERBS[result.state]
         run_ms = round(result.run_s * 1_000)
         cost = -(-run_ms * call.slot_price_micro // HOUR_MS)
-        chain = self._chain_of(db, row.job_parent, taken.chains)
         fate = self._fate(db, row, result, now)
         began = now - result.run_s  # the worker knows best; the sync that told of the start came up to a second after it
         started = began if row.started_at is None else min(row.started_at, began)
@@ -219,20 +228,13 @@ class Results(Jobs):
         if row.job_state in (JobState.WAITING, JobState.PENDING):
             taken.not_ready.append((row.job_class_id, row.job_id))
         taken.jobs.append((fate.state, fate.errors, fate.not_before, fate.avoid, row.job_id))
-        changes.moved(chain, row.job_state, fate.state)
-        changes.count(chain, run_ms=run_ms, cost_micro=cost)
-        taken.groups.update(chain)
+        taken.tally(row.job_parent, row.job_state, fate.state, run_ms, cost)
         if row.state in OPEN_ATTEMPTS:
             self._give_back(db, row.set_id, row.worker_id, changes)
         if row.fair_key:
             taken.used[row.fair_key] = taken.used.get(row.fair_key, 0.0) + result.run_s
         if fate.state == JobState.FINISHED:
             changes.flips[row.job_id] = True
-
-    def _chain_of(self, db: Connection, parent: int, chains: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
-        if parent not in chains:
-            chains[parent] = self._ancestors(db, parent)
-        return chains[parent]
 
     # ------------------------------------------------------------ retries
 
