@@ -79,6 +79,18 @@ def kind() -> str:
 
 
 @pytest.fixture
+def blank_database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a database without tables."""
+    if absent := missing(kind):
+        pytest.skip(f"not installed: {absent}")
+    if kind == "sqlite":
+        yield f"sqlite:///{tmp_path / 'blank.db'}"
+    else:
+        with request.getfixturevalue("databases").blank(kind) as url:
+            yield url
+
+
+@pytest.fixture
 def database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of a database with all tables and nothing in them."""
     if absent := missing(kind):

@@ -120,6 +120,10 @@ class Server(ABC):
             db.exec_driver_sql(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def drop(self, url: str) -> None:
+        with self.admin.connect() as db:
+            db.exec_driver_sql(f"DROP DATABASE {url.rpartition('/')[2]}")
+
     def take(self) -> str:
         """The address of a database with all tables and nothing in them."""
         if self._free:
@@ -227,6 +231,13 @@ class Databases:
         url = self.server(kind).take()
         yield url
         self.server(kind).give_back(url)
+
+    @contextmanager
+    def blank(self, kind: str) -> Iterator[str]:
+        """The address of a database without tables, for one test."""
+        url = self.server(kind).blank()
+        yield url
+        self.server(kind).drop(url)
 
     def close(self) -> None:
         for server in self._running.values():
