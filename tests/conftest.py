@@ -73,9 +73,9 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def kind() -> str:
-    """The kind of database of `store`. A module whose tests are for all of them has `kind` with KINDS as its parameters."""
-    return "sqlite"
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of database of `store`: SQLite, unless a test is parametrised with others (indirect)."""
+    return str(getattr(request, "param", "sqlite"))
 
 
 @pytest.fixture

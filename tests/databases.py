@@ -120,6 +120,14 @@ class Server(ABC):
             db.exec_driver_sql(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    @abstractmethod
+    def break_connections(self, url: str) -> int:
+        """Ends every connection to a database, whatever it does; how many there were."""
+
+    @abstractmethod
+    def waiting(self, url: str) -> bool:
+        """Whether somebody waits for a lock in a database."""
+
     def drop(self, url: str) -> None:
         with self.admin.connect() as db:
             db.exec_driver_sql(f"DROP DATABASE {url.rpartition('/')[2]}")
@@ -163,6 +171,18 @@ class MariaDB(Server):
             ]
         )
 
+    def break_connections(self, url: str) -> int:
+        name = url.rpartition("/")[2]
+        with self.admin.connect() as db:
+            found = list(db.exec_driver_sql(f"SELECT id FROM information_schema.processlist WHERE db = '{name}'").scalars())
+            for one in found:
+                db.exec_driver_sql(f"KILL CONNECTION {one}")
+        return len(found)
+
+    def waiting(self, url: str) -> bool:
+        with self.admin.connect() as db:
+            return bool(db.exec_driver_sql("SELECT count(*) FROM information_schema.innodb_lock_waits").scalar())
+
     def command(self) -> list[str]:
         return [
             str(find("mariadbd")),
@@ -196,6 +216,16 @@ class PostgreSQL(Server):
         self.run(
             [str(find("initdb")), "-D", str(data), "-U", "coalition", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         )
+
+    def break_connections(self, url: str) -> int:
+        name = url.rpartition("/")[2]
+        with self.admin.connect() as db:
+            found = db.exec_driver_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+            return len(found.all())
+
+    def waiting(self, url: str) -> bool:
+        with self.admin.connect() as db:
+            return bool(db.exec_driver_sql("SELECT count(*) FROM pg_locks WHERE NOT granted").scalar())
 
     def command(self) -> list[str]:
         given = {

@@ -38,21 +38,16 @@ R = TypeVar("R")
 S = TypeVar("S", bound="Base")
 
 ATTEMPTS = 6
-PATIENCE_S = 45.0  # after so long nothing is tried again
-LOCK_WAIT_S = 30
 STALLED_S = 120  # a connection silent for so long, in a transaction or not, is ended by the database
 IN_CHUNK = 1_024
 DRIVERS = {"sqlite": "sqlite", "mysql": "mysql+pymysql", "mariadb": "mysql+pymysql", "postgresql": "postgresql+psycopg"}
-# What every connection is told, whatever the server's own configuration says.
-MYSQL_SESSION = (
-    f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}, wait_timeout = {STALLED_S}, "
-    "sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"
-)
-POSTGRESQL_SESSION = f"SET lock_timeout = '{LOCK_WAIT_S}s'; SET idle_in_transaction_session_timeout = '{STALLED_S}s'"
 
 
 class Base:
     """Engine and transactions. `clock` gives seconds since 1970; tests give their own."""
+
+    wait_s = 30  # for a lock, or for a connection that is free
+    patience_s = 45.0  # after so long nothing is tried again
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
@@ -63,13 +58,13 @@ class Base:
         self._away = False
         if self.sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = create_engine(self.url, **_engine_options(self.url))
+        self.engine = create_engine(self.url, **_engine_options(self.url, self.wait_s))
         self._reader = self.engine
         if self.sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         elif self.url.get_backend_name() == "postgresql":
-            event.listen(self.engine, "connect", _prepare_postgresql)
+            event.listen(self.engine, "connect", functools.partial(_prepare_postgresql, self.wait_s))
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def close(self) -> None:
@@ -192,7 +187,7 @@ def writes(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Conca
             with self.write() as db:
                 return method(self, db, *args, **kwargs)
 
-        return _tried(method.__name__, once)
+        return _tried(method.__name__, once, self.patience_s)
 
     return cast(Callable[Concatenate[S, P], R], run)
 
@@ -206,14 +201,14 @@ def reads(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Concat
             with self.read() as db:
                 return method(self, db, *args, **kwargs)
 
-        return _tried(method.__name__, once)
+        return _tried(method.__name__, once, self.patience_s)
 
     return cast(Callable[Concatenate[S, P], R], run)
 
 
-def _tried(name: str, once: Callable[[], R]) -> R:
+def _tried(name: str, once: Callable[[], R], patience_s: float) -> R:
     """The one place where transactions are tried again: after a conflict with another one, or on a new connection."""
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + patience_s
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return once()
@@ -238,20 +233,26 @@ def address_of(settings: Settings) -> URL:
         raise ConfigError(f"[server] database: {error.args[0]} is not supported; allowed: {', '.join(DRIVERS)}") from None
 
 
-def _engine_options(url: URL) -> dict[str, Any]:
+def _engine_options(url: URL, wait_s: int) -> dict[str, Any]:
     # Writers need one connection together; a read holds one for milliseconds.
-    pool = {"pool_size": 8, "max_overflow": 12, "pool_timeout": 30}
+    pool = {"pool_size": 8, "max_overflow": 12, "pool_timeout": wait_s}
     if url.get_backend_name() == "sqlite":
-        return {**pool, "connect_args": {"timeout": 30, "check_same_thread": False, "cached_statements": 512}}
+        return {**pool, "connect_args": {"timeout": wait_s, "check_same_thread": False, "cached_statements": 512}}
     pool["pool_recycle"] = STALLED_S - 30
     if url.get_backend_name() == "postgresql":
         return {**pool, "isolation_level": "READ COMMITTED", "connect_args": {"connect_timeout": 10}}
     # The moment that a transaction sees begins with its first plain read, which is after the turn was taken.
-    return {**pool, "isolation_level": "REPEATABLE READ", "connect_args": {"init_command": MYSQL_SESSION}}
+    return {**pool, "isolation_level": "REPEATABLE READ", "connect_args": {"init_command": _mysql_session(wait_s)}}
 
 
-def _prepare_postgresql(connection: Any, _record: Any) -> None:
-    connection.execute(POSTGRESQL_SESSION)
+def _mysql_session(wait_s: int) -> str:
+    """What a connection is told, whatever the server's own configuration says."""
+    modes = "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
+    return f"SET SESSION innodb_lock_wait_timeout = {wait_s}, wait_timeout = {STALLED_S}, sql_mode = '{modes}'"
+
+
+def _prepare_postgresql(wait_s: int, connection: Any, _record: Any) -> None:
+    connection.execute(f"SET lock_timeout = '{wait_s}s'; SET idle_in_transaction_session_timeout = '{STALLED_S}s'")
     connection.commit()
 
 

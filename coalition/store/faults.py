@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
-
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 # SQLite has no codes that tell these apart in Python 3.10.
@@ -40,9 +38,9 @@ def no_connection(error: DBAPIError) -> bool:
     return isinstance(error, (OperationalError, InterfaceError))
 
 
-def code_of(error: DBAPIError) -> Any:
-    """PostgreSQL's SQLSTATE or MariaDB's number; None where there is neither."""
-    state = getattr(error.orig, "sqlstate", None)
-    if state is not None or error.orig is None or not error.orig.args:
-        return state
-    return error.orig.args[0]
+def code_of(error: DBAPIError) -> int | str | None:
+    """MariaDB's number, which says more than the SQLSTATE beside it, or PostgreSQL's SQLSTATE; None where there is neither."""
+    arguments = error.orig.args if error.orig else ()
+    if arguments and isinstance(arguments[0], int):
+        return arguments[0]
+    return getattr(error.orig, "sqlstate", None)
