@@ -36,6 +36,7 @@ import psutil
 from coalition.errors import BadInput
 from coalition.keeper import marked
 from coalition.model import INLINE_LOG_BYTES, Enrolled, Lease
+from coalition.patterns import Patterns
 from coalition.places import PathRules, expand
 from coalition.progress import Progress
 from coalition.states import AttemptState
@@ -45,6 +46,7 @@ PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 MARK = "COALITION_RUN"
 SCAN_BYTES = 262_144  # of new log are looked at for progress, the last ones
 CLEAN_S = 10.0  # how long the end of killed processes is waited for
+READ_S = 60.0  # how long the look at the rest of a log is waited for
 LOOK_S = 1.0  # between looks at the output of a run that must not be silent
 THOROUGH_S = 5.0  # without adoption, runs longer than this are searched for what they left
 logger = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ class _Phase(Enum):
     RUNNING = "running"
     STOPPING = "stopping"  # SIGTERM is sent; SIGKILL follows
     CLEANING = "cleaning"  # the shell ended, something of it is left
+    READING = "reading"  # all of it ended, the rest of its log is looked at for patterns
 
 
 @dataclass(eq=False)
@@ -117,6 +120,11 @@ class Run:
     output: tuple[int, int] = (0, 0)  # size and time of change of its log when it last differed,
     output_at: float = 0.0  # and when that was seen
     grown_at: float = 0.0  # when its progress was last seen to have grown
+    sealed: bool = False  # nobody is left who could write to its log
+    error: str = ""  # the error its log tells, in words
+    licence: str = ""  # the same of a licence
+    doomed_at: float = float("inf")  # when it is stopped for that, unless it ends by itself
+    slow: list[str] = field(default_factory=list)  # patterns that were given up
 
     def __post_init__(self) -> None:
         self.attempt = self.lease.attempt
@@ -152,11 +160,11 @@ class Run:
             return f"no output for {lease.timeout_output_s:g} s"
         if 0 < lease.timeout_progress_s <= now - self.grown_at:
             return f"no progress for {lease.timeout_progress_s:g} s, at {self.progress.value:.0%}"
-        return ""
+        return self.licence or self.error if self.doomed_at <= now else ""
 
     def next_look(self, now: float) -> float:
         """When it may be overdue, or has to be looked at in order to know."""
-        lease, times = self.lease, [float("inf")]
+        lease, times = self.lease, [self.doomed_at]
         if lease.timeout_s > 0:
             times.append(self.started_at + lease.timeout_s)
         if lease.timeout_output_s > 0:
@@ -165,15 +173,17 @@ class Run:
             times.append(min(now + LOOK_S, self.grown_at + lease.timeout_progress_s))
         return min(times)
 
-    def end(self, state: AttemptState, reason: str, *, sealed: bool = False) -> Ended:
-        """Its end; the log is complete."""
+    def end(self, state: AttemptState, reason: str) -> Ended:
+        """Its end; the log is complete. What the log tells counts more than how the command ended, but not than a stop."""
         exit_code, number = (None, None) if not self.pid else (self.code, None) if self.code >= 0 else (None, -self.code)
+        if exit_code in self.lease.licence_codes and exit_code is not None:
+            self.licence = self.licence or f"no licence: exit code {exit_code}"
+        no_licence = bool(self.licence) and state is not AttemptState.STOPPED
+        if state is not AttemptState.STOPPED and (self.licence or self.error):
+            state, reason = AttemptState.ERROR, self.licence or self.error
         size = self.log_bytes
         log = None if size > INLINE_LOG_BYTES else self.read_log(0, size) if size else b""
-        no_licence = bool(self.pid) and state is not AttemptState.STOPPED and exit_code in self.lease.licence_codes
-        if no_licence:
-            state, reason = AttemptState.ERROR, f"no licence: exit code {exit_code}"
-        return Ended(self.attempt, state, self.run_s, exit_code, number, reason, size, log, sealed, no_licence)
+        return Ended(self.attempt, state, self.run_s, exit_code, number, reason, size, log, self.sealed, no_licence)
 
 
 class Runner:
@@ -192,6 +202,7 @@ class Runner:
         self._children_fd = _become_subreaper() if adopt else -1
         self._adopting = self._children_fd >= 0
         self._keeper = _Keeper(f"{MARK}={self.session}-") if keep else None
+        self._patterns: Patterns | None = None  # once a lease has some
         self._strangers: set[int] = set()  # orphans that we may not kill
         self._orphans = 0  # that lived at the last look
         self._spare: list[str] = []  # discarded logs, for the next runs
@@ -232,6 +243,13 @@ class Runner:
             self._refuse(run, _why_not(error))
             return
         run.deadline = run.next_look(run.started_at)
+        if lease.error_patterns or lease.licence_patterns:
+            self._watch_log(lease)
+
+    @property
+    def busy(self) -> int:
+        """How many runs have not ended but for the look at the rest of their logs."""
+        return sum(run.phase is not _Phase.READING for run in self.runs.values())
 
     def prepare(self, lease: Lease) -> tuple[str, str, dict[str, str]]:
         """Command, directory and environment as they will be used: $(NAME) first, then the places of other platforms."""
@@ -299,7 +317,8 @@ class Runner:
         self._told += self._look(time.monotonic())
 
     def _terminate(self, run: Run, state: AttemptState, reason: str) -> None:
-        run.note(reason)
+        if reason not in (run.licence, run.error):
+            run.note(reason)
         run.phase, run.verdict = _Phase.STOPPING, (state, reason)
         run.deadline = run.kill_at = time.monotonic() + self._site.grace_s
         self._signal(run, signal.SIGTERM)
@@ -340,6 +359,8 @@ class Runner:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     self._bell.recv(4_096)
+            elif key.data is self._patterns:
+                ended += self._hear(self._patterns)
             else:
                 ended += self._exited(key.data)
         return ended + self._look(time.monotonic())
@@ -364,8 +385,10 @@ class Runner:
             elif run.phase is _Phase.STOPPING:
                 self._signal(run, signal.SIGKILL)
                 run.deadline = now + 1.0
-            else:
+            elif run.phase is _Phase.CLEANING:
                 ended += self._clean(run, now)
+            else:
+                ended.append(self._give_up(run, "its log was not looked at to its end"))
         return ended
 
     def _check_limits(self, run: Run, now: float) -> None:
@@ -388,11 +411,82 @@ class Runner:
                 self._signal(run, signal.SIGKILL)
             run.deadline = now + 0.02
             return []
+        size = run.log_bytes  # without what we say in it ourselves
         if run.left and not run.verdict:
             run.note(f"the command left {run.left} {'process' if run.left == 1 else 'processes'} behind: killed")
         if left:
             run.note(f"{left} still there {CLEAN_S:g} s after SIGKILL")
-        return [self._end(run, self._result(run))]
+        run.sealed = self._adopting and not (run.verdict or run.left or self._orphans)
+        if not (run.lease.error_patterns or run.lease.licence_patterns):
+            return [self._end(run, self._result(run))]
+        return self._read_rest(run, size, now)
+
+    # -------- patterns in logs
+
+    def _watch_log(self, lease: Lease) -> None:
+        if self._patterns is None:
+            self._patterns = Patterns()
+            self._selector.register(self._patterns, selectors.EVENT_READ, self._patterns)
+        self._patterns.watch(lease.attempt, self.spool / f"{lease.attempt}.log", lease.error_patterns, lease.licence_patterns)
+
+    def _read_rest(self, run: Run, size: int, now: float) -> list[Ended]:
+        """Nothing of it runs any more; its end is told once its whole log was looked at."""
+        if self._patterns is None:
+            return [self._give_up(run, "its log was not looked at: the process that does so has ended")]
+        self._forget_group(run)
+        run.phase, run.deadline = _Phase.READING, now + READ_S
+        self._patterns.finish(run.attempt, size)
+        return []
+
+    def _hear(self, patterns: Patterns) -> list[Ended]:
+        """What was found in logs; the runs that ended by that."""
+        ended = []
+        for answer in patterns.read():
+            run = self.runs.get(answer["attempt"])
+            if run and answer["kind"] == "done":
+                ended.append(self._conclude(run))
+            elif run and answer["kind"] == "slow":
+                run.slow.append(answer["pattern"])
+            elif run:
+                self._found(run, **answer)
+        return ended + (self._lose_patterns() if patterns.broken else [])
+
+    def _found(self, run: Run, attempt: int, kind: str, pattern: str, line: str) -> None:
+        # It has the grace to end by itself: what follows may tell more of the error, or that it was for want of a licence.
+        if kind == "licence":
+            run.licence = f"no licence: its log matched {pattern!r}: {line}"
+        else:
+            run.error = f"its log matched {pattern!r}: {line}"
+        run.doomed_at = min(run.doomed_at, time.monotonic() + self._site.grace_s)
+        if run.phase is _Phase.RUNNING:
+            run.deadline = min(run.deadline, run.doomed_at)
+
+    def _give_up(self, run: Run, words: str) -> Ended:
+        run.note(words)
+        if self._patterns:
+            self._patterns.forget(run.attempt)
+        return self._conclude(run)
+
+    def _conclude(self, run: Run) -> Ended:
+        """Say in the log what was found in it: now, as it would be found again before."""
+        for pattern in run.slow:
+            run.note(f"{pattern!r} takes too long and was given up")
+        if run.licence or run.error:
+            run.note(run.licence or run.error)
+        return self._end(run, self._result(run))
+
+    def _lose_patterns(self) -> list[Ended]:
+        """Its process is gone; the next lease with patterns gets another."""
+        logger.warning("the process that looks for patterns in logs has ended")
+        self._close_patterns()
+        words = "its log was not looked at to its end: the process that does so has ended"
+        return [self._give_up(run, words) for run in list(self.runs.values()) if run.phase is _Phase.READING]
+
+    def _close_patterns(self) -> None:
+        if self._patterns:
+            self._selector.unregister(self._patterns)
+            self._patterns.close()
+            self._patterns = None
 
     def _left_by(self, run: Run, now: float) -> int:
         """How many live processes of the run there are; cheap when there are none."""
@@ -405,7 +499,8 @@ class Runner:
 
     def _reap(self, ending: Run | None, now: float) -> int:
         """Reap orphans that ended and kill those whose run has; how many of `ending` live outside its group."""
-        ours = {run.pid for run in self.runs.values()} | {self._keeper.pid if self._keeper else 0}
+        ours = {run.pid for run in self.runs.values() if run.phase is not _Phase.READING}
+        ours |= {helper.pid for helper in (self._keeper, self._patterns) if helper}
         orphans = [pid for pid in self._children() if pid not in ours and not _reaped(pid)]
         self._orphans = len(orphans)
         count = 0
@@ -432,9 +527,11 @@ class Runner:
             process = psutil.Process(pid)
             session, _, attempt = process.environ().get(MARK, "").rpartition("-")
             if session == self.session and attempt.isdigit():
-                return self.runs.get(int(attempt))
+                run = self.runs.get(int(attempt))
+                return run if run and run.phase is not _Phase.READING else None
             age = time.time() - process.create_time()
-            may = [run for run in self.runs.values() if time.monotonic() - run.started_at >= age - 1.0]
+            runs = [run for run in self.runs.values() if run.phase is not _Phase.READING]
+            may = [run for run in runs if time.monotonic() - run.started_at >= age - 1.0]
             return next((run for run in may if run is not ending), ending if ending in may else None)
         return None
 
@@ -448,10 +545,12 @@ class Runner:
 
     def tend(self) -> None:
         """Call it about once a second: reaps the orphans of jobs that still run, and tells the watchdog what runs."""
+        if self._patterns:
+            self._patterns.push()
         if self._adopting:
             self._reap(None, time.monotonic())
         for run in self.runs.values():
-            if self._keeper and not run.kept:
+            if self._keeper and not run.kept and run.phase is not _Phase.READING:
                 run.kept = True
                 self._keeper.tell("+", run.pid)
 
@@ -464,15 +563,19 @@ class Runner:
             state, reason = run.verdict
         elif code:
             state, reason = AttemptState.ERROR, describe(code, None) if code > 0 else describe(None, -code)
-        return run.end(state, reason, sealed=self._adopting and not (run.verdict or run.left or self._orphans))
+        return run.end(state, reason)
 
     def _end(self, run: Run, ended: Ended) -> Ended:
         del self.runs[run.attempt]
         if run.log_fd >= 0:
             os.close(run.log_fd)
+        self._forget_group(run)
+        return ended
+
+    def _forget_group(self, run: Run) -> None:
         if self._keeper and run.kept:
             self._keeper.tell("-", run.pid)
-        return ended
+            run.kept = False
 
     def progress(self, attempt: int) -> float:
         """What the run's log tells by now, 0 to 1. Looks at what was written since the last call, at most SCAN_BYTES."""
@@ -499,6 +602,7 @@ class Runner:
             self.poll(0.1)
         if self._keeper:
             self._keeper.close()
+        self._close_patterns()
         for path in self._spare:
             with contextlib.suppress(OSError):
                 os.unlink(path)

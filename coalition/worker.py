@@ -350,7 +350,7 @@ class Agent:
     # -------- jobs
 
     def _start_queued(self) -> None:
-        while self._queue and len(self._runner.runs) < self._slots and not (self._ending or self._desired != "run"):
+        while self._queue and self._runner.busy < self._slots and not (self._ending or self._desired != "run"):
             lease, _ = self._queue.pop(next(iter(self._queue)))
             self._titles[lease.attempt] = f"job {lease.job} ({lease.title})" if lease.title else f"job {lease.job}"
             self._runner.start(lease)
@@ -546,7 +546,7 @@ class Agent:
     def _free(self) -> int:
         if not self._takes():
             return 0
-        return max(0, self._slots - len(self._runner.runs) - len(self._queue))
+        return max(0, self._slots - self._runner.busy - len(self._queue))
 
     def _sync(self, line: Line, enrolled: Enrolled, now: float) -> None:
         free = self._free()

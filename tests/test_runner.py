@@ -327,6 +327,89 @@ def test_when_the_agent_is_killed_its_jobs_end_too(tmp_path: Path) -> None:
     poll_until(lambda: not [pid for pid in pids if is_alive(pid)])
 
 
+# ---------------------------------------------------------------- patterns in logs
+
+MISSING = {"error_patterns": ("Error: missing .*",)}
+
+
+def test_a_matching_line_makes_an_error_of_exit_code_0_and_is_told(runner: Runner) -> None:
+    end = run(runner, "echo fine; echo 'x Error: missing texture a.png'; echo more", **MISSING)
+    assert (end.state, end.exit_code, end.no_licence) == ("ERROR", 0, False)
+    assert end.reason == "its log matched 'Error: missing .*': x Error: missing texture a.png"
+    assert log_of(runner).endswith(f"more\n* {end.reason}\n".encode())
+
+
+def test_a_log_without_a_match_changes_nothing(runner: Runner) -> None:
+    end = run(runner, "echo Error; echo missing", **MISSING)
+    assert (end.state, end.reason, end.log) == ("FINISHED", "", b"Error\nmissing\n")
+    assert run(runner, "exit 4", attempt=2, **MISSING).reason == "exit code 4"
+
+
+def test_a_match_in_the_last_line_without_its_end_counts(runner: Runner) -> None:
+    assert run(runner, "printf 'Error: missing newline'", **MISSING).state == "ERROR"
+
+
+def test_a_match_that_is_written_in_two_parts_counts(runner: Runner) -> None:
+    end = run(runner, "printf 'Error: mis'; sleep 0.7; echo 'sing half'", **MISSING)
+    assert end.reason.endswith(": Error: missing half")
+
+
+def test_a_licence_pattern_means_no_licence_and_wins_over_an_error(runner: Runner) -> None:
+    runner.site = Site(grace_s=20)
+    patterns = {**MISSING, "licence_patterns": ("no licence for \\w+",)}
+    end = run(runner, "echo Error: missing key; sleep 0.5; echo no licence for arnold; exit 1", **patterns)
+    assert (end.state, end.exit_code, end.no_licence) == ("ERROR", 1, True)
+    assert end.reason == "no licence: its log matched 'no licence for \\\\w+': no licence for arnold"
+
+
+def test_what_we_say_in_a_log_ourselves_is_not_taken_for_the_jobs(runner: Runner) -> None:
+    end = run(runner, "sleep 60 & exec sleep 0.2", error_patterns=("left behind", "killed"))
+    assert (end.state, end.reason) == ("FINISHED", "")
+    assert b"behind: killed" in log_of(runner)
+
+
+def test_a_job_that_goes_on_after_a_match_is_stopped_after_its_grace(runner: Runner) -> None:
+    end = run(runner, "echo Error: missing all; sleep 600", **MISSING)
+    assert (end.state, end.signal, end.reason) == ("ERROR", 15, "its log matched 'Error: missing .*': Error: missing all")
+    assert end.run_s < 15
+
+
+def test_matches_are_found_in_garbage_and_in_a_line_without_end(runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(bytes(range(256)).replace(b"\n", b"") * 4_000 + b"Error: missing \xff sense" + b"\0" * 900_000)
+    end = run(runner, f"cat {tmp_path}/log", **MISSING)
+    assert end.state == "ERROR"
+    assert "Error: missing \ufffd sense" in end.reason
+    assert len(end.reason) < 1_000
+
+
+def test_a_hopeless_pattern_is_given_up_and_others_go_on(runner: Runner) -> None:
+    hopeless = "(a+)+$"
+    runner.start(a_lease(f"echo {'a' * 60}b; echo Error: missing it", error_patterns=(hopeless, *MISSING["error_patterns"])))
+    begun = time.monotonic()
+    assert run(runner, "true", attempt=2).state == "FINISHED"
+    assert time.monotonic() - begun < 10
+    end = wait(runner)
+    assert end.reason == "its log matched 'Error: missing .*': Error: missing it"
+    assert f"* {hopeless!r} takes too long and was given up\n".encode() in log_of(runner)
+
+
+def test_a_run_whose_log_is_still_read_holds_no_slot(runner: Runner) -> None:
+    runner.start(a_lease(f"for n in 1 2 3; do echo {'a' * 60}b; done", error_patterns=("(a+)+$",) * 20))
+    poll_until(lambda: runner.poll(0.05) or not runner.busy)
+    assert 1 in runner.runs
+    assert wait(runner).state == "FINISHED"
+
+
+def test_when_the_process_that_reads_logs_dies_runs_end_all_the_same(runner: Runner) -> None:
+    runner.start(a_lease("echo Error: missing; sleep 1", **MISSING))
+    assert runner._patterns
+    os.kill(runner._patterns.pid, signal.SIGKILL)
+    end = wait(runner)
+    assert end.state == "FINISHED"
+    assert b"* its log was not looked at" in log_of(runner)
+    assert run(runner, "echo Error: missing again", attempt=2, **MISSING).state == "ERROR"
+
+
 # ---------------------------------------------------------------- logs
 
 

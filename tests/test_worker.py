@@ -208,6 +208,17 @@ def test_a_job_that_found_no_licence_is_told_as_such(farm: Farm, start: Start) -
     assert not farm.results[other].no_licence
 
 
+def test_what_a_log_tells_of_errors_and_licences_is_told(farm: Farm, start: Start) -> None:
+    patterns = {"error_patterns": ("^Error",), "licence_patterns": ("no licence",)}
+    good, bad, none = (farm.add(f"echo {words}", **patterns) for words in ("fine", "Error 1", "no licence"))
+    start()
+    told(farm, good, bad, none)
+    found = [(farm.results[n].state, farm.results[n].no_licence) for n in (good, bad, none)]
+    assert found == [("FINISHED", False), ("ERROR", False), ("ERROR", True)]
+    assert farm.results[bad].reason == "its log matched '^Error': Error 1"
+    assert farm.logs[good] == b"fine\n"
+
+
 def test_a_silent_job_is_ended_and_the_reason_told(farm: Farm, start: Start) -> None:
     attempt = farm.add("echo once; sleep 600", timeout_output_s=0.3)
     start()
