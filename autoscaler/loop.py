@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from autoscaler.snapshot import Block, Pool, pool_of, take
 from coalition.config import PoolSettings, Settings
 from coalition.errors import CoalitionError, ConfigError, Conflict, Fenced
 from coalition.states import InstanceState
-from coalition.store.cloud import ROLE, Machine
+from coalition.store.cloud import RECONCILE, ROLE, Machine
 from providers import make
 from providers.base import Instance, Provider, ProviderError
 
@@ -162,13 +162,32 @@ class Autoscaler:
                 return False
             self._handled = self.store.counters().get("backlog", 0)
             applier = Applier(self.settings, self.store, self.providers, self._fence, self.store.clock)
-            self._reap(applier)
+            problem = self._unreconciled(self._reap(applier))
             applier.resume()
-            snapshot = take(self.store, self._pools(), self.store.clock(), self._leading_since)
+            snapshot = take(self.store, self._pools(problem), self.store.clock(), self._leading_since)
             applier.carry_out(decide(snapshot))
             return any(_is_moving(machine, self.store.clock()) for machine in self.store.machines())
 
-    def _reap(self, applier: Applier) -> None:
+    def _unreconciled(self, listed: Set[str]) -> str:
+        """After a restored backup: why it is not known yet what the providers run, and so nothing may start. Else empty.
+
+        It is known when all of them could be listed, nothing is left that has no record, and no list can lag behind any more.
+        """
+        if not self.store.counters().get(RECONCILE) or self._fence is None:
+            return ""
+        said = "a backup was restored"
+        if missing := sorted(self.providers.keys() - listed):
+            return f"{said}, and {', '.join(missing)} cannot list the instances: nothing starts before"
+        if self._sightings:
+            return f"{said}: nothing starts before {len(self._sightings)} instances that have no record are ended"
+        age_s, settle_s = self.store.clock() - self._leading_since, self.settings.autoscaler.stray_age_s
+        if age_s < settle_s:
+            return f"{said}: nothing starts for {settle_s - age_s:.0f} s, as lists may lag"
+        self.store.reconciled(self._fence)
+        return ""
+
+    def _reap(self, applier: Applier) -> Set[str]:
+        """Compares the providers' lists with what is stored. Which providers could be listed."""
         lists: dict[str, list[Instance]] = {}
         for key, provider in self.providers.items():
             try:
@@ -187,8 +206,10 @@ class Autoscaler:
         )
         self._sightings = findings.sightings
         applier.reap(findings)
+        return lists.keys()
 
-    def _pools(self) -> list[Pool]:
+    def _pools(self, problem: str) -> list[Pool]:
+        """The pools with their offers; none of those while there is a problem."""
         blocks: dict[str, list[Block]] = {}
         for block in self.store.blocks():
             blocks.setdefault(block.pool, []).append(Block(block.offering, block.reason))
@@ -196,11 +217,13 @@ class Autoscaler:
         found = []
         for settings in self.settings.pools:
             count = boots[settings.name]
-            found.append(self._pool(settings, blocks.get(settings.name, []), (count.failures, count.reason)))
+            found.append(self._pool(settings, blocks.get(settings.name, []), (count.failures, count.reason), problem))
         return found
 
-    def _pool(self, settings: PoolSettings, blocks: list[Block], boots: tuple[int, str]) -> Pool:
+    def _pool(self, settings: PoolSettings, blocks: list[Block], boots: tuple[int, str], problem: str) -> Pool:
         provider = self.providers[key_of(settings.provider, settings.region)]
+        if problem:
+            return pool_of(settings, [], provider.deadline, blocks, boots, problem)
         try:
             return pool_of(settings, provider.offerings(settings), provider.deadline, blocks, boots)
         except ProviderError as error:

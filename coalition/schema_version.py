@@ -13,6 +13,7 @@ from sqlalchemy import inspect
 from coalition.config import Settings
 from coalition.errors import WrongSchema
 from coalition.store.base import Base
+from coalition.store.check import problems
 
 
 def _alembic(store: Base) -> Config:
@@ -31,18 +32,16 @@ def head() -> str:
     return _script().get_current_head() or ""
 
 
-def _versions() -> list[str]:
-    return [one.revision for one in _script().walk_revisions()]
-
-
-def _unknown(found: str | None) -> str:
-    what = f"the database has schema {found}, which this version does not know: it needs {head()}"
-    return f"{what}; use the version of Coalition that made it, or another database"
+def must_know(version: str, what: str = "database") -> None:
+    """WrongSchema for a version that is none of this program's: of a later one, or a stranger's."""
+    if version not in {one.revision for one in _script().walk_revisions()}:
+        words = f"the {what} has schema {version}, which this version does not know: it needs {head()}"
+        raise WrongSchema(f"{words}; use the version of Coalition that made it, or another {what}")
 
 
 def current(store: Base) -> str | None:
     """The schema version of the database; None for an empty one."""
-    with store.engine.connect() as db:
+    with store.read() as db:
         if not {*inspect(db).get_table_names()} - {"alembic_version"}:
             return None
         return MigrationContext.configure(db).get_current_revision() or "unknown"
@@ -51,8 +50,8 @@ def current(store: Base) -> str | None:
 def upgrade(store: Base, to: str = "head") -> None:
     """Brings the database to a schema version, by default this program's. WrongSchema for a database of a newer program."""
     found = current(store)
-    if found not in (None, *_versions()):
-        raise WrongSchema(_unknown(found))
+    if found is not None:
+        must_know(found)
     command.upgrade(_alembic(store), to)
 
 
@@ -63,6 +62,17 @@ def bring_up(settings: Settings) -> tuple[str | None, str]:
         before = current(store)
         upgrade(store)
         return before, head()
+    finally:
+        store.close()
+
+
+def checked(settings: Settings) -> tuple[str, list[str]]:
+    """The schema version of a configuration's database, and what is wrong in it. WrongSchema unless it is this program's."""
+    store = Base(settings)
+    try:
+        require(current(store))
+        with store.read() as db:
+            return head(), list(problems(db))
     finally:
         store.close()
 
@@ -82,8 +92,7 @@ def prepare(settings: Settings) -> None:
 
 def require(found: str | None) -> None:
     """WrongSchema, with what to do, unless the database's schema is this program's."""
-    if found == head():
-        return
-    if found not in (None, *_versions()):
-        raise WrongSchema(_unknown(found))
-    raise WrongSchema(f"the database has schema {found or 'none'}, this program needs {head()}; run: coalition db upgrade")
+    if found is not None:
+        must_know(found)
+    if found != head():
+        raise WrongSchema(f"the database has schema {found or 'none'}, this program needs {head()}; run: coalition db upgrade")

@@ -79,15 +79,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def blank_database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def blank_database(kind: str, databases: Databases, tmp_path: Path) -> Iterator[str]:
     """The address of a database without tables."""
     if absent := missing(kind):
         pytest.skip(f"not installed: {absent}")
-    if kind == "sqlite":
-        yield f"sqlite:///{tmp_path / 'blank.db'}"
-    else:
-        with request.getfixturevalue("databases").blank(kind) as url:
-            yield url
+    with databases.blank(kind, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

@@ -15,15 +15,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 
 from coalition.cli import cli
 from coalition.client import Client
 from coalition.errors import Conflict, Unavailable
+from tests.commands import coalition, document
 from tests.fakes.api import Answer, Api, refusal
 from tests.fakes.server import HandWorker, RealServer
 from tests.polling import poll_until
@@ -44,17 +43,6 @@ def farm(server: RealServer, monkeypatch: pytest.MonkeyPatch) -> Client:
     monkeypatch.delenv("COALITION_TOKEN", raising=False)
     monkeypatch.setenv("LOGNAME", "ann")
     return Client(server.url)
-
-
-def coalition(*words: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(cli, words, prog_name="coalition")
-    assert result.exit_code == code, (words, result.output, result.exception)
-    assert "Traceback" not in result.output
-    return result
-
-
-def document(*words: str, code: int = 0) -> Any:
-    return json.loads(coalition(*words, "--json", code=code).stdout)
 
 
 def process(*words: str, **environment: str) -> subprocess.Popen[bytes]:

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from autoscaler.loop import Autoscaler, make_providers
+from coalition.backup import back_up, restore
 from coalition.config import Settings
 from coalition.errors import ConfigError
 from coalition.model import JobSpec
 from coalition.schema import metadata
+from coalition.schema_version import prepare
 from coalition.store import Store
-from providers.base import Request
+from providers.base import ProviderError, Request
 from providers.fake import FakeProvider
 from tests.cloud_world import LINUX, World, budget, pool, settings
 from tests.polling import poll_until
@@ -82,6 +84,47 @@ def test_instances_of_a_pool_that_was_taken_out_are_still_looked_after(tmp_path:
     world.tick(3, seconds=1)
     assert world.live() == 0
     assert world.states() == ["GONE"]
+
+
+def restored(tmp_path: Path, ran: int) -> World:
+    """A farm whose backup was given back, and jobs for it; `ran` jobs had an instance started since the backup."""
+    rules = [settings(tmp_path / name, [pool(max=5)], [budget()]) for name in ("old", "new")]
+    prepare(rules[0])
+    back_up(rules[0], tmp_path / "before.gz")
+    old = World(tmp_path, rules[0])
+    old.submit(ran)
+    old.tick()
+    restore(rules[1], tmp_path / "before.gz")
+    new = World(tmp_path, rules[1])
+    new.clock = new.store.clock = old.clock
+    new.fake = old.fake
+    new.scaler = new.new_scaler()
+    new.submit(2)
+    return new
+
+
+def test_after_a_restored_backup_nothing_starts_before_what_was_started_since_is_ended(tmp_path: Path) -> None:
+    world = restored(tmp_path, ran=2)
+    world.fake.faults.errors["list"].append(ProviderError("for once"))
+    for why in ("fake cannot list the instances", "1 instances that have no record", "1 instances that have no record"):
+        world.tick()
+        assert why in world.reasons("hold")[0]
+        world.clock.wait(125)
+    assert len(world.fake.orders) == 1
+    assert world.live() == 0
+    world.tick()
+    assert len(world.fake.orders) == 2
+
+
+def test_after_a_restored_backup_nothing_starts_while_lists_may_lag(tmp_path: Path) -> None:
+    world = restored(tmp_path, ran=0)
+    world.tick()
+    assert "nothing starts for 120 s, as lists may lag" in world.reasons("hold")[0]
+    world.clock.wait(121)
+    assert world.fake.orders == {}
+    world.tick(2)
+    assert len(world.fake.orders) == 1
+    assert "farm.reconcile" in {event["kind"] for event in world.store.events({}, 0.0, 50)}
 
 
 # ---------------------------------------------------------------- with threads

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Column, MetaData, Table, inspect, text
+from sqlalchemy import MetaData, inspect, text
 
+from coalition.backup import follow_ids
 from coalition.config import Settings
 from coalition.errors import WrongSchema
 from coalition.schema import metadata
@@ -21,7 +22,7 @@ from coalition.schema_version import bring_up, current, head, prepare, upgrade
 from coalition.store import Store
 from coalition.store.base import Base
 from tests.builders import Clock, Hand, WatchedStore, a_group, a_job, settings
-from tests.databases import KINDS
+from tests.databases import KINDS, filled
 
 each = pytest.mark.parametrize("kind", KINDS, indirect=True)
 
@@ -62,26 +63,6 @@ def test_the_migrations_lead_to_the_declared_tables(empty: Base) -> None:
     with empty.engine.connect() as db:
         assert {*inspect(db).get_table_names()} == {*metadata.tables, "alembic_version"}
     assert current(empty) == head()
-
-
-def a_value(column: Column[Any]) -> Any:
-    """Something that fits a column; all ids are 1."""
-    kind = column.type.python_type
-    return "x" if issubclass(kind, str) else kind(1)
-
-
-def filled(base: Base) -> dict[str, dict[str, Any]]:
-    """Puts one row into each table that has none; what is in each now."""
-    tables = MetaData()
-    tables.reflect(base.engine)
-    rows = {}
-    with base.engine.begin() as db:
-        for table in tables.sorted_tables:
-            if table.name != "alembic_version":
-                if db.execute(table.select()).first() is None:
-                    db.execute(table.insert().values({column.name: a_value(column) for column in table.columns}))
-                rows[table.name] = dict(db.execute(table.select()).mappings().one())
-    return rows
 
 
 @each
@@ -125,11 +106,13 @@ OLD_FARM: dict[str, list[dict[str, Any]]] = {
 @each
 def test_jobs_of_the_first_version_are_run_by_this_one(empty: Base, farm: Settings, clock: Clock) -> None:
     upgrade(empty, "0001")
+    tables = MetaData()
+    tables.reflect(empty.engine)
     with empty.engine.begin() as db:
-        for table, rows in OLD_FARM.items():
+        for name, rows in OLD_FARM.items():
             for row in rows:
-                there = Table(table, MetaData(), autoload_with=db)
-                db.execute(there.insert().values(row))
+                db.execute(tables.tables[name].insert().values(row))
+        follow_ids(db, tables.sorted_tables)
     upgrade(empty)
     store = WatchedStore(farm, clock)
     hand = Hand(store)

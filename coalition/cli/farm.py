@@ -1,10 +1,11 @@
-"""Verbs on the farm itself: its processes, configuration, database, events and tokens."""
+"""Verbs on the farm itself: its processes, configuration, events and tokens."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,20 +49,27 @@ EXTRAS = {
 }
 
 
-def _serve(settings: Settings) -> int:
+@contextmanager
+def server_parts() -> Iterator[None]:
+    """Says what to install where a part of the server is missing."""
     try:
-        from autoscaler.loop import Autoscaler
-        from coalition.server.run import serve as run
-        from providers import check_pools
-
-        check_pools(settings)  # a pool that cannot be used is told here, not by a part that fails later
-        return run(settings, [Autoscaler] if settings.autoscaler.enabled else [])
+        yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "coalition", "autoscaler", "providers"):
             raise
         extra = EXTRAS.get(missing, "server")
         raise click.UsageError(f"the server needs {missing}, which is not installed: pip install 'coalition[{extra}]'") from None
+
+
+def _serve(settings: Settings) -> int:
+    with server_parts():
+        from autoscaler.loop import Autoscaler
+        from coalition.server.run import serve as run
+        from providers import check_pools
+
+        check_pools(settings)  # a pool that cannot be used is told here, not by a part that fails later
+        return run(settings, [Autoscaler] if settings.autoscaler.enabled else [])
 
 
 @cli.command()
@@ -197,20 +205,3 @@ def config_show(call: Call, file: str | None) -> None:
     facts = [{**knob._asdict(), "changed": knob.changed} for knob in knobs]
     rows = ([f"[{knob.section}] {knob.key}", knob.value, knob.default if knob.changed else "", knob.help] for knob in knobs)
     call.screen.table({"settings": facts}, "SETTING VALUE DEFAULT HELP*", rows, "")
-
-
-@cli.group()
-def db() -> None:
-    """Look after the database's schema."""
-
-
-@db.command("upgrade")
-@click.option("--config", "file", metavar="FILE", help=CONFIG_HELP)
-@click.pass_obj
-def db_upgrade(call: Call, file: str | None) -> None:
-    """Bring the database to this version's schema; stop the server and make a backup first."""
-    from coalition.config import load
-    from coalition.schema_version import bring_up
-
-    before, now = bring_up(load(config_file(file)))
-    call.screen.said({"before": before, "now": now}, f"schema {now}, it was {before or 'empty'}")

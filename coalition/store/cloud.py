@@ -29,6 +29,8 @@ from coalition.store.base import chunks, reads, writes
 from coalition.store.workers import Workers, hash_secret
 
 ROLE = "autoscaler"
+RECONCILE = "reconcile"  # the counter that is not 0 while launches wait after a restored backup
+FORGOTTEN = 1_000_000  # more than any farm numbers between two backups
 DRAIN_SETTLE_S = 1.0  # by then every server process has read that the worker takes no more
 PAID = [str(state) for state in PAID_INSTANCES]
 COMING = (InstanceState.INTENDED, InstanceState.STARTING, InstanceState.RUNNING)
@@ -200,6 +202,24 @@ class Cloud(Workers):
         row = db.execute(select(leader.c.fence, leader.c.holder).where(leader.c.role == ROLE)).first()
         if row is None or row.fence != fence:
             raise Fenced(f"fencing number {fence} is old; {row.holder if row else 'nobody'} leads now")
+
+    @writes
+    def begin_anew(self, db: Connection, words: str) -> None:
+        """After a backup was given back: what was numbered since is not known, and neither is what was launched.
+
+        Numbers go on far beyond those, so that no late result or log counts for another job. Launches wait for `reconciled`.
+        """
+        for name in ("attempt", "job", "worker"):
+            self._bump(db, name, FORGOTTEN)
+        self._bump(db, RECONCILE)
+        self._event(db, "farm.restore", "server", words)
+
+    @writes
+    def reconciled(self, db: Connection, fence: int) -> None:
+        """What the providers run is what is stored: launches need not wait any longer."""
+        self._check_fence(db, fence)
+        self._bump(db, RECONCILE, -self._bump(db, RECONCILE, 0))
+        self._event(db, "farm.reconcile", ROLE, "every provider's list was compared with the restored records")
 
     # ------------------------------------------------------------ intents
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 # SQLite has no codes that tell these apart in Python 3.10.
