@@ -265,6 +265,25 @@ class Job:
     counts: Counts | None
     reason: str
     allowed_actions: Sequence[str]
+    dependencies: Sequence[Dependency] = ()  # in full; those of a frame, which come from its range's, are in `depends_on` only
+    depends_any: bool = False
+    gpu_memory_bytes: int = 0
+    exclusive: bool = False
+    workers: Sequence[str] = ()
+    not_workers: Sequence[str] = ()
+    limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    max_running: int = 0
+    decrease_priority_after: int = 0
+    timeout_output_s: float = 0.0
+    timeout_progress_s: float = 0.0
+    error_patterns: Sequence[str] = ()
+    licence_patterns: Sequence[str] = ()
+    licence_codes: Sequence[int] = ()
+    first_frame: int | None = None
+    last_frame: int | None = None
+    chunk: int | None = None  # of a frame range
+    skipped: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)

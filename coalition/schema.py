@@ -94,6 +94,7 @@ spec = _table(
     Column("created_at", Seconds, nullable=False),
     Column("rules", LongText),  # JSON of what only the worker needs: further timeouts, patterns; NULL: none
     _text("note", 1_000),
+    Column("chunk", Integer),  # of a frame range: frames a job; its texts are those that its frames' are made of; NULL elsewhere
     Index("ix_spec_user_parent_job_id", "user", "parent", "job_id"),
     Index("ix_spec_parent_title_job_id", "parent", "title", "job_id"),
 )

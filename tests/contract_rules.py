@@ -11,7 +11,6 @@ from sqlalchemy import select, update
 
 from coalition import schema
 from coalition.errors import BadInput, NotFound
-from coalition.matching import Requirement
 from coalition.model import Facts, JobChanges, Lease, Limit, WorkerChanges
 from coalition.store import Store
 from coalition.store.results import Call
@@ -27,25 +26,17 @@ def hand(store: Store) -> Hand:
 
 def knobs(store: Store, **changes: Any) -> None:
     store.settings = replace(store.settings, scheduler=replace(store.settings.scheduler, **changes))
+    store.adopt_rules()
 
 
 def one(store: Store, title: str = "job", **fields: Any) -> int:
     return store.submit([a_job(title, **fields)]).ids[0]
 
 
-def needing(store: Store, title: str = "job", *, priority: int = 127, fair_key: str = "", **needs: Any) -> int:
-    """A job with a requirement of its own, put where a submission would put it."""
-    job_id = one(store, title, priority=priority)
-    with store.write() as db:
-        row = db.execute(select(schema.job).where(schema.job.c.id == job_id)).one()
-        path = db.execute(select(schema.klass.c.prio_path).where(schema.klass.c.id == row.class_id)).scalar_one()
-        set_id = store._reqset(db, Requirement(**needs))
-        class_id = store._class(db, set_id, path)
-        db.execute(update(schema.job).where(schema.job.c.id == job_id).values(own_set=set_id, class_id=class_id))
-        db.execute(update(schema.ready).where(schema.ready.c.job_id == job_id).values(class_id=class_id))
-        db.execute(update(schema.klass).where(schema.klass.c.id == class_id).values(nonempty=True))
-        store._bump(db, "ready")
-    return job_id
+def needing(store: Store, title: str = "job", **needs: Any) -> int:
+    """A job that asks for this, in the names of a requirement."""
+    tags, limits = needs.pop("tags", ()), needs.pop("limits", ())
+    return one(store, title, affinity=tags, limits=dict(limits), **needs)
 
 
 def state(store: Store, job_id: int) -> str:
@@ -330,54 +321,31 @@ class TestShares:
     def test_within_a_priority_those_go_first_who_used_least(self, store: Store, hand: Hand) -> None:
         knobs(store, fair="user")
         for number in range(4):
-            needing(store, f"ann {number}")
-        self.shared(store, "ann", "ann 0", "ann 1", "ann 2", "ann 3")
-        needing(store, "ben 0")
-        self.shared(store, "ben", "ben 0")
+            one(store, f"ann {number}", user="ann")
+        one(store, "ben 0", user="ben")
         assert hand.titles(3) == ["ann 0", "ben 0", "ann 1"]
 
     def test_use_is_remembered_and_fades(self, store: Store, hand: Hand, clock: Clock) -> None:
         knobs(store, fair="user", fair_half_life_s=3_600.0)
-        self.share_of(store, hand, "ann", "ann 0", run_s=1_000.0)
+        self.share_of(store, hand, "ann", run_s=1_000.0)
         clock.advance(3_600)
-        self.share_of(store, hand, "ben", "ben 0", run_s=600.0)
-        needing(store, "ben 1")
-        self.shared(store, "ben", "ben 1")
-        needing(store, "ann 1")
-        self.shared(store, "ann", "ann 1")
+        self.share_of(store, hand, "ben", run_s=600.0)
+        one(store, "ben 1", user="ben")
+        one(store, "ann 1", user="ann")
         assert hand.titles(2) == ["ann 1", "ben 1"]
 
     def test_priority_goes_before_shares_and_without_fair_the_lowest_id_counts(self, store: Store, hand: Hand) -> None:
         knobs(store, fair="user")
-        self.share_of(store, hand, "ann", "ann 0", run_s=1_000.0)
+        self.share_of(store, hand, "ann", run_s=1_000.0)
         for title, priority in (("ann high", 200), ("ann 1", 127), ("ben 0", 127)):
-            needing(store, title, priority=priority)
-            self.shared(store, title.partition(" ")[0], title)
+            one(store, title, priority=priority, user=title.partition(" ")[0])
         assert hand.titles(1) == ["ann high"]
         knobs(store, fair="no")
         assert hand.titles(1) == ["ann 1"]
 
-    def share_of(self, store: Store, hand: Hand, key: str, title: str, run_s: float) -> None:
-        needing(store, title)
-        self.shared(store, key, title)
+    def share_of(self, store: Store, hand: Hand, user: str, run_s: float) -> None:
+        one(store, f"{user} 0", user=user)
         hand.finish(hand.take_one(), run_s=run_s)
-
-    def shared(self, store: Store, key: str, *titles: str) -> None:
-        """Puts jobs into a class of who shares."""
-        for title in titles:
-            with store.write() as db:
-                job, spec, klass, ready = schema.job, schema.spec, schema.klass, schema.ready
-                row = db.execute(select(job.c.id, job.c.class_id).where(spec.c.job_id == job.c.id, spec.c.title == title)).one()
-                old = db.execute(select(klass).where(klass.c.id == row.class_id)).one()
-                name = f"{old.hash[:40]}{key}"
-                found = db.execute(select(klass.c.id).where(klass.c.hash == name)).scalar()
-                if found is None:
-                    values = {"set_id": old.set_id, "prio_path": old.prio_path, "hash": name, "fair_key": key}
-                    db.execute(klass.insert().values(**values, nonempty=True))
-                    found = db.execute(select(klass.c.id).where(klass.c.hash == name)).scalar_one()
-                db.execute(update(klass).where(klass.c.id == found).values(nonempty=True))
-                db.execute(update(job).where(job.c.id == row.id).values(class_id=found))
-                db.execute(update(ready).where(ready.c.job_id == row.id).values(class_id=found))
 
 
 # ---------------------------------------------------------------- limits
@@ -468,9 +436,9 @@ class TestLimits:
 
     def test_the_running_jobs_of_a_user_are_counted_by_the_knob(self, store: Store, hand: Hand) -> None:
         knobs(store, max_running_per_user=1)
-        self.licensed(store, 2, name="user#ann")
-        self.licensed(store, 1, name="user#ben")
-        assert hand.titles() == ["0", "0"]
+        for title, user in (("a0", "ann"), ("a1", "ann"), ("b0", "ben")):
+            one(store, title, user=user)
+        assert hand.titles() == ["a0", "b0"]
         assert store.limits() == []
 
     def test_whoever_found_no_token_is_told_when_one_is_back(self, store: Store, hand: Hand) -> None:

@@ -85,14 +85,34 @@ class TestSubmitting:
         assert made.count == 3
 
     def test_a_frame_range_becomes_a_group_of_one_job_per_frame(self, store: Store) -> None:
-        (group,) = submit(store, a_range("1-9x4", command="render +K{frame:03d} of {start} to {end}, not {other}"))
+        command = "render +K{frame:03d} of {start} to {end}, not {other}"
+        (group,) = submit(store, a_range("1-9x4", command=command))
         assert [(job.title, job.command) for job in children(store, group)] == [
-            ("shot 1", "render +K001 of 1 to 9, not {other}"),
-            ("shot 5", "render +K005 of 1 to 9, not {other}"),
-            ("shot 9", "render +K009 of 1 to 9, not {other}"),
+            ("shot 1", "render +K001 of 1 to 1, not {other}"),
+            ("shot 5", "render +K005 of 5 to 5, not {other}"),
+            ("shot 9", "render +K009 of 9 to 9, not {other}"),
         ]
-        assert store.job(group).command is None
+        assert store.job(group).command == command
         assert store.job(group).counts == Counts(total=3, waiting=3)
+
+    def test_with_a_chunk_a_job_has_so_many_frames_and_start_and_end_are_its_own(self, store: Store) -> None:
+        texts = {"command": "render {start}..{end:02d} from {frame}", "url": "/see/{frame:04d}"}
+        (group,) = submit(store, a_range("-3-4", chunk=5, **texts))
+        shown = [(job.title, job.command, job.url, job.first_frame, job.last_frame) for job in children(store, group)]
+        assert shown == [
+            ("shot -3-1", "render -3..01 from -3", "/see/-003", -3, 1),
+            ("shot 2-4", "render 2..04 from 2", "/see/0002", 2, 4),
+        ]
+        assert (store.job(group).counts, store.job(group).chunk) == (Counts(total=2, waiting=2), 5)
+
+    def test_frames_need_what_their_range_needs_and_ask_for_it_once(self, store: Store) -> None:
+        needs = {"cpus": 2, "limits": {"nuke": 2}, "affinity": ("linux",), "exclusive": True}
+        (group,) = submit(store, a_range("1-2", **needs))
+        assert {name: getattr(store.job(group), name) for name in needs} == needs
+        store.set_limit("nuke", 4)
+        assert [(demand.requirement.limits, demand.requirement.cpus, demand.waiting) for demand in store.backlog()] == [
+            ((("nuke", 2),), 2, 2)
+        ]
 
     def test_filled_titles_are_cut_to_what_the_column_takes(self, store: Store) -> None:
         (group,) = submit(store, a_range("1", title="{frame:90d}" * 5))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Table, select
 
 from coalition import matching, schema
+from coalition.config import SchedulerSettings
 from coalition.matching import Requirement
 from coalition.store import Store
 from coalition.store.tree import FARM
@@ -21,7 +22,7 @@ STATES = ("waiting", "pending", "working", "finished", "error")
 def check_invariants(store: Store) -> None:
     """Fails with the first thing that is not as it must be."""
     with store.read() as db:
-        world = World(db)
+        world = World(db, store.settings.scheduler)
     now = store.clock()
     world.check_tree()
     world.check_dependencies()
@@ -32,6 +33,7 @@ def check_invariants(store: Store) -> None:
         world.check_attempts(leaf)
     world.check_left_overs()
     world.check_limits()
+    world.check_own_limits()
     world.check_rooms()
 
 
@@ -49,8 +51,13 @@ def _rows(db: Connection, table: Table) -> list[Any]:
     return list(db.execute(select(table)).all())
 
 
+def with_token(requirement: Requirement, name: str) -> Requirement:
+    return replace(requirement, limits=tuple(sorted({name: 1, **dict(requirement.limits)}.items())))
+
+
 class World:
-    def __init__(self, db: Connection) -> None:
+    def __init__(self, db: Connection, rules: SchedulerSettings) -> None:
+        self.rules = rules
         self.jobs = {row.id: row for row in _rows(db, schema.job)}
         self.specs = {row.job_id: row for row in _rows(db, schema.spec)}
         self.edges = _rows(db, schema.dependency)
@@ -85,6 +92,8 @@ class World:
             row = self.jobs[job_id]
             up = self.handed(row.parent)
             requirement = self.sets[row.own_set].under(up.requirement)
+            if row.max_running:
+                requirement = with_token(requirement, f"group#{row.id}")
             mine = Handed(f"{up.path}{row.prio:02x}", requirement, up.paused or bool(row.paused), up.holds + row.holds)
             self._handed[job_id] = mine
         return self._handed[job_id]
@@ -150,13 +159,29 @@ class World:
         if leaf.state in ("WAITING", "PENDING"):
             assert leaf.state == ("PENDING" if mine.holds else "WAITING"), f"job {leaf.id} has {mine.holds} holds"
         klass = self.classes[leaf.class_id]
-        expected = (mine.requirement, matching.strip_path(mine.path))
-        assert (self.sets[klass.set_id], klass.prio_path) == expected, f"job {leaf.id} stands in a wrong class"
+        requirement = mine.requirement
+        if self.rules.max_running_per_user and self.specs[leaf.id].user:
+            requirement = with_token(requirement, f"user#{self.specs[leaf.id].user}")
+        expected = (requirement, matching.strip_path(mine.path), self.fair_key(leaf))
+        assert (self.sets[klass.set_id], klass.prio_path, klass.fair_key) == expected, f"job {leaf.id} stands in a wrong class"
         is_ready = (leaf.class_id, leaf.id) in self.ready
         may_start = leaf.state == "WAITING" and not mine.paused and leaf.not_before <= now
         waits_for_sweep = may_start and leaf.not_before > 0
         assert is_ready == may_start or waits_for_sweep, f"job {leaf.id}: ready {is_ready}, may start {may_start}: {leaf}"
         assert not is_ready or klass.nonempty, f"class {klass.id} has jobs and is marked empty"
+
+    def fair_key(self, leaf: Any) -> str:
+        """Whose share of the farm a job is: a user's, or its tree's; loose jobs share one."""
+        if self.rules.fair == "user":
+            return str(self.specs[leaf.id].user)
+        root = leaf.parent
+        while root and self.jobs[root].parent:
+            root = self.jobs[root].parent
+        return str(root) if self.rules.fair == "group" and root else ""
+
+    def check_own_limits(self) -> None:
+        own = {name: limit.maximum for name, limit in self.limits.items() if name.startswith("group#")}
+        assert own == {f"group#{row.id}": row.max_running for row in self.jobs.values() if row.max_running}
 
     def check_attempts(self, leaf: Any) -> None:
         """A job is WORKING exactly while its newest attempt is open; a FINISHED one has one that counts."""

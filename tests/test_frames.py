@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, strategies
 
 from coalition.errors import BadInput
-from coalition.frames import fill, parse
+from coalition.frames import chunks, filler, parse
 
 
 @pytest.mark.parametrize(
@@ -40,13 +41,66 @@ def test_more_than_a_million_frames_are_refused_before_they_are_made(text: str) 
         parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "size", "jobs"),
+    [
+        ("1-10", 5, [(1, 5), (6, 10)]),
+        ("1-11", 5, [(1, 5), (6, 10), (11, 11)]),
+        ("1-3", 10, [(1, 3)]),
+        ("1-9x2", 3, [(1, 5), (7, 9)]),
+        ("1,5,9-12", 10, [(1, 1), (5, 5), (9, 12)]),
+        ("3,1-6", 10, [(3, 3), (1, 2), (4, 6)]),
+        ("-5-2", 4, [(-5, -2), (-1, 2)]),
+        ("1-4,1-4", 2, [(1, 2), (3, 4)]),
+        ("1-3", 1, [(1, 1), (2, 2), (3, 3)]),
+    ],
+)
+def test_a_chunk_holds_frames_that_follow_each_other_at_the_ranges_step(
+    text: str, size: int, jobs: list[tuple[int, int]]
+) -> None:
+    assert chunks(text, size) == jobs
+
+
+@given(
+    strategies.lists(
+        strategies.tuples(strategies.integers(-30, 30), strategies.integers(0, 20), strategies.integers(1, 4)),
+        min_size=1,
+        max_size=4,
+    ),
+    strategies.integers(1, 7),
+)
+def test_chunks_hold_each_frame_once_and_no_other(parts: list[tuple[int, int, int]], size: int) -> None:
+    text = ",".join(f"{first}-{first + more}x{step}" for first, more, step in parts)
+    frames = parse(text)
+    jobs = chunks(text, size)
+    held = [frame for first, last in jobs for frame in frames if first <= frame <= last]
+    assert set(held) == set(frames)
+    assert len({first for first, _ in jobs}) == len({last for _, last in jobs}) == len(jobs)
+    assert all(first <= last for first, last in jobs)
+
+
+def fill(text: str, first: int, last: int) -> str:
+    return filler(text)(first, last)
+
+
 def test_the_three_names_are_filled_also_with_a_width() -> None:
-    assert fill("{frame} {frame:04d} {frame:3d} {start}-{end:02d}", 7, 1, 9) == "7 0007   7 1-09"
-    assert fill("{frame:04d}", -7, 1, 9) == "-007"
+    assert fill("{frame} {frame:04d} {frame:3d} {start}-{end:02d}", 7, 9) == "7 0007   7 7-09"
+    assert fill("{frame:04d}..{end:d}", -7, -5) == "-007..{end:d}"
 
 
 @pytest.mark.parametrize(
-    "text", ["awk '{print $1}'", "${frame}x{}", "{Frame}", "{frame:x}", "{frame!r}", "{frame.real}", "{0}", "{{x}}"]
+    "text",
+    [
+        "awk '{print $1}'",
+        "${frame}x{}",
+        "{Frame}",
+        "{frame:x}",
+        "{frame!r}",
+        "{frame.real}",
+        "{0}",
+        "{{x}}",
+        "100% %d %(frame)s %%",
+    ],
 )
-def test_every_other_brace_stays(text: str) -> None:
-    assert fill(text, 7, 1, 9) == text.replace("{frame}", "7")
+def test_every_other_brace_and_percent_sign_stays(text: str) -> None:
+    assert fill(text, 7, 9) == text.replace("{frame}", "7")

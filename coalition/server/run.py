@@ -46,6 +46,7 @@ def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
     _make_data_dir(settings)
     prepare(settings)
     _first_token(settings)
+    _adopt_rules(settings)
     print(f"coalition serves farm {settings.server.farm} at {settings.url}", flush=True)
     _Gunicorn(settings, extras).run()
     return 0
@@ -84,6 +85,15 @@ def _first_token(settings: Settings) -> None:
     with os.fdopen(handle, "w") as file:
         file.write(text + "\n")
     print(f"the first admin's token is in {path}", flush=True)
+
+
+def _adopt_rules(settings: Settings) -> None:
+    """What cloud.ini says of the order of jobs holds for those that are there, too."""
+    store = Store(settings)
+    try:
+        store.adopt_rules()
+    finally:
+        store.close()
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]

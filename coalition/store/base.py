@@ -336,24 +336,36 @@ def _arranger(
 
 
 class HotIn:
-    """A hot SELECT ... WHERE column IN (...), compiled for list lengths of powers of two and padded to them."""
+    """A hot statement with WHERE column IN (...), compiled for list lengths of powers of two and padded to them.
 
-    def __init__(self, make: Callable[[list[Any]], ClauseElement]) -> None:
+    `names` are its further parameters, in the order in which they are given after the ids.
+    """
+
+    def __init__(self, make: Callable[[list[Any]], ClauseElement], *names: str) -> None:
         self.make = make
+        self.names = names
         self._by_size: dict[int, Hot] = {}
 
-    def all(self, db: Connection, ids: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def all(self, db: Connection, ids: Sequence[Any], *values: Any) -> list[tuple[Any, ...]]:
+        """The result rows for all the ids."""
         found: list[tuple[Any, ...]] = []
-        for start in range(0, len(ids), IN_CHUNK):
-            chunk = list(ids[start : start + IN_CHUNK])
-            size = 1 << (len(chunk) - 1).bit_length()
-            found += self._of(size).all(db, *chunk, *[chunk[-1]] * (size - len(chunk)))
+        for hot, row in self._pieces(ids, values):
+            found += hot.all(db, *row)
         return found
+
+    def run(self, db: Connection, ids: Sequence[Any], *values: Any) -> int:
+        """Changes what the ids name; how many rows it touched."""
+        return sum(hot.many(db, [row]) for hot, row in self._pieces(ids, values))
+
+    def _pieces(self, ids: Sequence[Any], values: tuple[Any, ...]) -> Iterator[tuple[Hot, tuple[Any, ...]]]:
+        for chunk in chunks(ids):
+            size = 1 << (len(chunk) - 1).bit_length()
+            yield self._of(size), (*values, *chunk, *[chunk[-1]] * (size - len(chunk)))
 
     def _of(self, size: int) -> Hot:
         if size not in self._by_size:
             names = [f"p{number}" for number in range(size)]
-            self._by_size[size] = Hot(self.make([bindparam(name) for name in names]), *names)
+            self._by_size[size] = Hot(self.make([bindparam(name) for name in names]), *self.names, *names)
         return self._by_size[size]
 
 

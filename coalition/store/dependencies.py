@@ -13,6 +13,9 @@ from coalition.store.base import Hot, HotIn, chunks
 from coalition.store.limits import Limits
 from coalition.store.tree import FEED_CLASS, Changes
 
+# Kinds of rows. Between two ranges there is a rule, which holds nothing itself, and of it follow rows between their frames.
+WHOLE, FRAMES, FRAME = "whole", "frames", "frame"
+
 INSERT_DEPENDENCY = Hot(
     insert(dependency).values(job_id=bindparam("job_id"), on_id=bindparam("on_id"), met=bindparam("met")),
     "job_id",
@@ -34,6 +37,8 @@ class Dependencies(Limits):
         for class_id in sorted(changes.fed):
             FEED_CLASS.many(db, [(class_id,)])
         returned = self._return_tokens(db, changes)
+        if changes.reclassed:
+            self._hold_again(db, changes)
         if changes.fed or returned:
             self._bump(db, "ready")  # whoever knows that nothing is ready looks again
 

@@ -17,6 +17,7 @@ from coalition.matching import Requirement
 from coalition.model import OWN_LIMITS, TAG, Limit
 from coalition.schema import attempt, farm_limit, klass, limit_use, ready
 from coalition.store.base import Hot, HotIn, reads, writes
+from coalition.store.sets import SET_JSON
 from coalition.store.tree import Changes, Tree
 
 FARM = 0  # the holder of tokens that are the whole farm's; others are a worker's
@@ -49,6 +50,21 @@ GIVE_BACK = Hot(
     .where(limit_use.c.name == bindparam("b_name"), limit_use.c.worker_id.in_([FARM, bindparam("b_worker")]))
     .values(used=limit_use.c.used - bindparam("b_count")),
     *("b_count", "b_name", "b_worker"),
+)
+HELD_SETS = HotIn(
+    lambda ids: (
+        select(attempt.c.set_id)
+        .where(attempt.c.job_id.in_(ids), attempt.c.open_worker.is_not(None), attempt.c.set_id != 0)
+        .distinct()
+    )
+)
+HOLD_SET = HotIn(
+    lambda ids: (
+        update(attempt)
+        .where(attempt.c.job_id.in_(ids), attempt.c.open_worker.is_not(None), attempt.c.set_id == bindparam("b_old"))
+        .values(set_id=bindparam("b_new"))
+    ),
+    *("b_new", "b_old"),
 )
 
 
@@ -103,8 +119,12 @@ class Limits(Tree):
 
     def _define_limit(self, db: Connection, name: str, maximum: int, per_host: bool = False) -> None:
         """Writes the limit, and counts what open attempts hold of it."""
-        self._drop_limit(db, name)
+        db.execute(delete(farm_limit).where(farm_limit.c.name == name))
         db.execute(insert(farm_limit).values(name=name, maximum=maximum, per_host=per_host))
+        self._count_again(db, name, per_host)
+
+    def _count_again(self, db: Connection, name: str, per_host: bool) -> None:
+        db.execute(delete(limit_use).where(limit_use.c.name == name))
         held: dict[int, int] = {}
         for worker_id, count in self._recount(db, name).items():
             holder = worker_id if per_host else FARM
@@ -116,13 +136,32 @@ class Limits(Tree):
         db.execute(delete(farm_limit).where(farm_limit.c.name == name))
         db.execute(delete(limit_use).where(limit_use.c.name == name))
 
+    def _hold_again(self, db: Connection, changes: Changes) -> None:
+        """What runs holds the tokens that its job asks for now, also when the job was edited or moved meanwhile."""
+        reclassed, changes.reclassed = changes.reclassed, {}
+        names: set[str] = set()
+        for class_id, ids in reclassed.items():
+            set_id = db.execute(select(klass.c.set_id).where(klass.c.id == class_id)).scalar_one()
+            limits = set(self._limits_of(db, set_id))
+            for old in {row[0] for row in HELD_SETS.all(db, ids)}:
+                if other := limits ^ set(self._limits_of(db, old)):
+                    names.update(name for name, _ in other)
+                    HOLD_SET.run(db, ids, set_id, old)
+        kinds = {row[0]: bool(row[2]) for row in LIMITS_OF.all(db, sorted(names))}
+        for name in sorted(names):
+            if name in kinds or name.startswith(OWN_LIMITS):
+                self._count_again(db, name, kinds.get(name, False))
+
+    def _limits_of(self, db: Connection, set_id: int) -> tuple[tuple[str, int], ...]:
+        return Requirement.from_json(SET_JSON.all(db, set_id)[0][0]).limits  # not remembered: it may be this transaction's
+
     def _recount(self, db: Connection, name: str) -> dict[int, int]:
         """worker -> how many tokens its open attempts hold."""
         held: dict[int, int] = {}
         columns = (attempt.c.open_worker, attempt.c.set_id)
         still_open = select(*columns, func.count().label("n")).where(attempt.c.open_worker.is_not(None), attempt.c.set_id != 0)
         for row in db.execute(still_open.group_by(*columns)):
-            each = dict(self._requirement(db, row.set_id).limits).get(name, 0)
+            each = dict(self._limits_of(db, row.set_id)).get(name, 0)
             if each:
                 held[row.open_worker] = held.get(row.open_worker, 0) + each * row.n
         return held

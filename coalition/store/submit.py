@@ -1,50 +1,62 @@
-"""Submitting jobs, groups and frame ranges."""
+"""Submitting jobs, groups and frame ranges, and appending frames to a range."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert
 
 from coalition import frames
 from coalition.errors import BadInput, TooLarge
-from coalition.model import MAX_CHILDREN, MAX_TITLE, Dependency, JobSpec
-from coalition.schema import group_count, group_inherited, job, spec
+from coalition.model import DEFAULT_PRIORITY, MAX_CHILDREN, MAX_TITLE, Dependency, JobSpec
+from coalition.schema import farm_limit, group_count, group_inherited, job, ready, spec
 from coalition.states import JobState
 from coalition.store.base import Hot, writes
 from coalition.store.dependencies import INSERT_DEPENDENCY, Dependencies
-from coalition.store.tree import COLUMN_OF, FARM, INSERT_READY, MAX_DEPTH, Above, Changes, Sets, path_below
+from coalition.store.sets import Sets, group_limit
+from coalition.store.tree import COLUMN_OF, FARM, MAX_DEPTH, Above, Chains, Changes, path_below
 
-MAX_NODES = 2 * MAX_CHILDREN  # jobs and groups of one call  # jobs and groups of one call
+MAX_NODES = 2 * MAX_CHILDREN  # jobs and groups of one call
+RULES = ("timeout_output_s", "timeout_progress_s", "error_patterns", "licence_patterns", "licence_codes")
+OF_GROUPS = ("max_running", "decrease_priority_after")
 
-INSERT_JOB = Hot(
-    insert(job).values(
-        {
-            c: bindparam(c)
-            for c in ("id", "parent", "is_group", "prio", "own_set", "class_id", "state", "paused", "holds", "retries")
-        }
-    ),
+JOB_COLUMNS = (
     *("id", "parent", "is_group", "prio", "own_set", "class_id", "state", "paused", "holds", "retries"),
+    *("first_frame", "last_frame", "max_running", "sink_after"),
 )
+INSERT_JOB = Hot(insert(job).values({c: bindparam(c) for c in JOB_COLUMNS}), *JOB_COLUMNS)
 SPEC_COLUMNS = (
-    *("job_id", "parent", "title", "command", "dir", "environment", "user", "timeout_s", "url", "progress_pattern", "created_at"),
+    *("job_id", "parent", "title", "command", "url", "dir", "environment", "user", "timeout_s", "progress_pattern", "created_at"),
+    *("rules", "note", "chunk"),
 )
 INSERT_SPEC = Hot(insert(spec).values({c: bindparam(c) for c in SPEC_COLUMNS}), *SPEC_COLUMNS)
+INSERT_READY = Hot(insert(ready).values(class_id=bindparam("class_id"), job_id=bindparam("job_id")), "class_id", "job_id")
 
 
 @dataclass
-class Node:
-    """A job of a submission on its way into the tables."""
+class Entry:
+    """A job of a submission on its way into the tables; `frames` are the jobs that a range is made of, and follow its id."""
 
     spec: JobSpec
-    parent: int  # index of the parent node, or -1
+    parent: int  # index of the parent entry, or -1
     path: str  # where it stands in the call, for messages
     is_group: bool
-    frame: tuple[int, int, int] | None = None
+    frames: Sequence[tuple[int, int]] = ()
     id: int = 0
+
+
+@dataclass
+class Rows:
+    """What is to be inserted."""
+
+    jobs: list[tuple[Any, ...]] = field(default_factory=list)
+    specs: list[tuple[Any, ...]] = field(default_factory=list)
+    ready: list[tuple[int, int]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    limits: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -60,149 +72,216 @@ class Submit(Dependencies):
     @writes
     def submit(self, db: Connection, specs: Sequence[JobSpec], who: str = "") -> Submitted:
         """Adds jobs, groups and frame ranges, all or none. BadInput names the field that is wrong."""
-        nodes = _flatten(specs)
-        first = self._allocate(db, "job", len(nodes)) if nodes else 0
-        for offset, node in enumerate(nodes):
-            node.id = first + offset
-        refs = _refs(nodes)
-        edges = self._edges(db, nodes, refs)
+        entries = _flatten(specs)
+        count = sum(1 + len(entry.frames) for entry in entries)
+        following = self._allocate(db, "job", count) if entries else 0
+        for entry in entries:
+            entry.id = following
+            following += 1 + len(entry.frames)
+        refs = _refs(entries)
+        edges = self._edges(db, entries, refs)
         changes = Changes()
-        self._insert(db, nodes, edges, changes)
+        self._insert(db, entries, edges, changes)
         if edges:
             self._refuse_cycle(db, sorted({job_id for job_id, _ in edges}))
         self._settle(db, changes)
-        tops = tuple(node.id for node in nodes if node.parent < 0)
-        words = f"{len(nodes):,} jobs submitted" if len(nodes) > 1 else "submitted"
+        tops = tuple(entry.id for entry in entries if entry.parent < 0)
+        words = f"{count:,} jobs submitted" if count > 1 else "submitted"
         self._event(db, "job.submit", who, words, job_id=tops[0] if tops else None)
         self._bump(db, "backlog")
-        return Submitted(tops, len(nodes), refs)
+        return Submitted(tops, count, refs)
 
-    def _edges(self, db: Connection, nodes: list[Node], refs: Mapping[str, int]) -> dict[tuple[int, int], bool]:
+    def _edges(self, db: Connection, entries: list[Entry], refs: Mapping[str, int]) -> dict[tuple[int, int], bool]:
         """(job, target) -> met, of all dependencies in the call."""
         edges: dict[tuple[int, int], bool] = {}
         problems: dict[str, str] = {}
-        new = {node.id for node in nodes}
-        for node in nodes:
-            if node.frame is not None:
-                continue  # a frame waits through its group
-            for index, target in enumerate(node.spec.depends_on):
+        new = {entry.id for entry in entries}
+        for entry in entries:
+            for index, target in enumerate(entry.spec.depends_on):
                 target = target.on if isinstance(target, Dependency) else target
                 on = refs.get(target, 0) if isinstance(target, str) else target
-                place = f"{node.path}.depends_on[{index}]"
+                place = f"{entry.path}.depends_on[{index}]"
                 if not on:
                     problems[place] = f"no job in this call has ref {target!r}"
-                elif on == node.id:
+                elif on == entry.id:
                     problems[place] = "a job cannot depend on itself"
-                edges[node.id, on] = False
+                edges[entry.id, on] = False
         old = sorted({on for _, on in edges if on not in new and on})
         states = self._states(db, old)
-        for node in nodes:
-            for index, target in enumerate(node.spec.depends_on if node.frame is None else ()):
+        for entry in entries:
+            for index, target in enumerate(entry.spec.depends_on):
                 target = target.on if isinstance(target, Dependency) else target
                 if isinstance(target, int) and target not in new and target not in states:
-                    problems[f"{node.path}.depends_on[{index}]"] = f"there is no job {target}"
+                    problems[f"{entry.path}.depends_on[{index}]"] = f"there is no job {target}"
         if problems:
             raise BadInput(fields=problems)
         return {(one, on): states.get(on) == JobState.FINISHED for one, on in edges}
 
-    def _insert(self, db: Connection, nodes: list[Node], edges: Mapping[tuple[int, int], bool], changes: Changes) -> None:
-        now = self.clock()
+    def _insert(self, db: Connection, entries: list[Entry], edges: Mapping[tuple[int, int], bool], changes: Changes) -> None:
         holds: dict[int, int] = {}
         for (one, _), met in edges.items():
             holds[one] = holds.get(one, 0) + (not met)
-        sets = Sets(self, db)
-        above: dict[int, Above] = {}
-        jobs, specs, readies, groups = [], [], [], []
-        chains: dict[int, tuple[int, ...]] = {}
-        by_id = {node.id: node for node in nodes}
-        for node in nodes:
-            parent_id = nodes[node.parent].id if node.parent >= 0 else node.spec.parent
-            if parent_id not in above:
-                above[parent_id] = self._above(db, parent_id, f"{node.path}.parent")
-            up = above[parent_id]
-            own, effective = sets.of(node.spec, up.set_id, node.is_group)
-            held = holds.get(node.id, 0)
-            path = path_below(up, node.spec.priority, node.path)
-            paused = up.paused or node.spec.paused
-            state = JobState.PENDING if held + up.holds else JobState.WAITING
-            class_id = 0
-            if node.is_group:
-                state = JobState.WAITING  # it is empty yet; what it gets below it is counted up
-                above[node.id] = Above(path, effective, paused, held + up.holds)
-                groups.append(
-                    {"group_id": node.id, "prio_path": path, "set_id": effective, "paused": paused, "holds": held + up.holds}
-                )
-            else:
-                class_id = sets.class_of(effective, path)
-                if parent_id not in chains:
-                    chains[parent_id] = self._chain(db, parent_id, by_id, nodes)
-                if state == JobState.WAITING and not paused:
-                    readies.append((class_id, node.id, 0))
-                    changes.fed.add(class_id)
-                changes.count(chains[parent_id], total=1, **{COLUMN_OF[state]: 1})
-            retries = node.spec.retries
-            jobs.append(
-                (
-                    node.id,
-                    parent_id,
-                    node.is_group,
-                    node.spec.priority,
-                    own,
-                    class_id,
-                    str(state),
-                    node.spec.paused,
-                    held,
-                    retries,
-                )
-            )
-            specs.append(_spec_row(node, parent_id, now))
-        INSERT_JOB.many(db, jobs)
-        INSERT_SPEC.many(db, specs)
-        self._many(db, INSERT_READY, readies)
-        changes.fed_jobs += len(readies)
+        adding = _Adding(self, db, entries, changes)
+        for entry in entries:
+            adding.add(entry, holds.get(entry.id, 0))
+        rows = adding.rows
+        INSERT_JOB.many(db, rows.jobs)
+        INSERT_SPEC.many(db, rows.specs)
+        self._many(db, INSERT_READY, rows.ready)
         self._many(db, INSERT_DEPENDENCY, [(one, on, met) for (one, on), met in edges.items()])
         db.execute(self._insert_new(group_count).values(group_id=FARM))
-        if groups:
-            db.execute(insert(group_inherited), groups)
-            db.execute(insert(group_count), [{"group_id": group["group_id"]} for group in groups])
-
-    def _chain(self, db: Connection, parent: int, new: Mapping[int, Node], nodes: list[Node]) -> tuple[int, ...]:
-        """The groups above, nearest first, also through groups of this very call."""
-        chain = []
-        while parent in new:
-            chain.append(parent)
-            node = new[parent]
-            parent = nodes[node.parent].id if node.parent >= 0 else node.spec.parent
-        return (*chain, *self._ancestors(db, parent))
+        if rows.groups:
+            db.execute(insert(group_inherited), rows.groups)
+            db.execute(insert(group_count), [{"group_id": group["group_id"]} for group in rows.groups])
+        if rows.limits:
+            db.execute(insert(farm_limit), rows.limits)
 
 
-def _flatten(specs: Sequence[JobSpec]) -> list[Node]:
-    """All nodes of a submission, parents before children, frame ranges expanded. BadInput for what cannot be."""
-    nodes: list[Node] = []
+class _Adding:
+    """Makes the rows of new jobs, parents before children."""
+
+    def __init__(self, store: Submit, db: Connection, entries: Sequence[Entry], changes: Changes) -> None:
+        self.store, self.db, self.entries, self.changes = store, db, entries, changes
+        self.rows = Rows()
+        self.sets, self.chains = Sets(store, db), Chains(db)
+        self.now = store.clock()
+        self._above: dict[int, Above] = {}
+
+    def add(self, entry: Entry, holds: int) -> None:
+        one = entry.spec
+        parent = self.entries[entry.parent].id if entry.parent >= 0 else one.parent
+        if parent not in self._above:
+            self._above[parent] = self.store._above(self.db, parent, f"{entry.path}.parent")
+        up = self._above[parent]
+        own = self.sets.own(one, entry.is_group)
+        path = path_below(up, one.priority, entry.path)
+        state = JobState.PENDING if holds + up.holds else JobState.WAITING
+        class_id = 0
+        if entry.is_group:
+            token = group_limit(entry.id) if one.max_running else ""
+            state = JobState.WAITING  # it is empty yet; what it gets below it is counted up
+            mine = Above(path, self.sets.handed(own, up.set_id, token), up.paused or one.paused, holds + up.holds)
+            self._add_group(entry, mine)
+            self.chains.add(entry.id, parent)
+        else:
+            class_id = self.sets.leaf_class(own, up.set_id, path, one.user, self.chains.root(parent))
+            self.count(parent, class_id, state, [entry.id], up.paused or one.paused)
+        order = (one.priority, own, class_id, str(state), one.paused, holds, one.retries)
+        sinks = (None, None, one.max_running, one.decrease_priority_after)
+        self.rows.jobs.append((entry.id, parent, entry.is_group, *order, *sinks))
+        template = Template.of(one)
+        self.rows.specs.append(template.row(entry.id, parent, self.now, one.note, one.chunk if entry.frames else None))
+        if entry.frames:
+            leaf = JobSpec(user=one.user)
+            self.add_frames(entry.id, entry.id + 1, entry.frames, template, self.sets.own(leaf, is_group=False), one.retries)
+
+    def _add_group(self, entry: Entry, mine: Above) -> None:
+        self._above[entry.id] = mine
+        values = {"prio_path": mine.path, "set_id": mine.set_id, "paused": mine.paused, "holds": mine.holds}
+        self.rows.groups.append({"group_id": entry.id, **values})
+        if entry.spec.max_running:
+            limit = {"name": group_limit(entry.id), "maximum": entry.spec.max_running, "per_host": False}
+            self.rows.limits.append(limit)
+
+    def add_frames(
+        self, group: int, first_id: int, pieces: Sequence[tuple[int, int]], template: Template, own: int, retries: int
+    ) -> None:
+        """The jobs of a range; all they need of a worker is their range's."""
+        up = self._above[group]
+        path = path_below(up, DEFAULT_PRIORITY, "frames")
+        class_id = self.sets.leaf_class(own, up.set_id, path, template.user, self.chains.root(group))
+        state = JobState.PENDING if up.holds else JobState.WAITING
+        order = (DEFAULT_PRIORITY, own, class_id, str(state), False, 0, retries)
+        ids = range(first_id, first_id + len(pieces))
+        self.rows.jobs += [(one, group, False, *order, *piece, 0, 0) for one, piece in zip(ids, pieces, strict=True)]
+        self.rows.specs += template.filled(group, first_id, pieces, self.now)
+        self.count(group, class_id, state, ids, up.paused)
+
+    def count(self, parent: int, class_id: int, state: JobState, ids: Sequence[int], paused: bool) -> None:
+        if state == JobState.WAITING and not paused:
+            self.rows.ready += [(class_id, one) for one in ids]
+            self.changes.fed.add(class_id)
+        self.changes.count(self.chains[parent], total=len(ids), **{COLUMN_OF[state]: len(ids)})
+
+
+@dataclass(frozen=True)
+class Template:
+    """What the wide table has of a job; of a range, what its frames are made of."""
+
+    title: str
+    command: str | None
+    url: str
+    dir: str
+    environment: str  # JSON
+    user: str
+    timeout_s: float
+    progress_pattern: str | None
+    rules: str | None  # JSON
+
+    @classmethod
+    def of(cls, one: JobSpec) -> Template:
+        environment = json.dumps(dict(one.environment)) if one.environment else "{}"
+        texts = (one.title, one.command, one.url, one.dir, environment)
+        return cls(*texts, one.user, one.timeout_s, one.progress_pattern, rules_json(vars(one)))
+
+    def row(self, job_id: int, parent: int, now: float, note: str, chunk: int | None) -> tuple[Any, ...]:
+        return (job_id, parent, self.title, self.command, self.url, *self._rest(now), note, chunk)
+
+    def _rest(self, now: float) -> tuple[Any, ...]:
+        return (self.dir, self.environment, self.user, self.timeout_s, self.progress_pattern, now, self.rules)
+
+    def texts(self, pieces: Sequence[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
+        """Title, command and url of the job for each of these frames."""
+        title, command, url = (frames.filler(text or "") for text in (self.title, self.command, self.url))
+        if title(0, 0) == self.title:
+            title = _numbered(self.title)
+        for first, last in pieces:
+            yield title(first, last)[:MAX_TITLE], command(first, last), url(first, last)
+
+    def filled(self, parent: int, first_id: int, pieces: Sequence[tuple[int, int]], now: float) -> list[tuple[Any, ...]]:
+        rest = self._rest(now)
+        return [(first_id + at, parent, *texts, *rest, "", None) for at, texts in enumerate(self.texts(pieces))]
+
+
+def _numbered(title: str) -> Callable[[int, int], str]:
+    """A title without placeholders gets the frames at its end."""
+    one, several = (frames.filler(f"{title} {names}".strip()) for names in ("{frame}", "{start}-{end}"))
+    return lambda first, last: one(first, last) if first == last else several(first, last)
+
+
+def rules_json(given: Mapping[str, Any]) -> str | None:
+    """The column for the fields that only the worker needs; None if none of them is set."""
+    rules = {name: given[name] for name in RULES if given.get(name)}
+    return json.dumps(rules) if rules else None
+
+
+def _flatten(specs: Sequence[JobSpec]) -> list[Entry]:
+    """All entries of a submission, parents before children, frame ranges cut into jobs. BadInput for what cannot be."""
+    entries: list[Entry] = []
+    count = 0
     stack = [(spec, -1, f"jobs[{index}]", 1) for index, spec in reversed(list(enumerate(specs)))]
     while stack:
         one, parent, path, depth = stack.pop()
         is_group = bool(one.group or one.children or one.frames is not None)
-        _check_node(one, parent, path, depth, is_group)
-        _check_size(len(nodes) + 1, path)
-        nodes.append(Node(one, parent, path, is_group))
-        here = len(nodes) - 1
-        if one.frames is not None:
-            try:
-                numbers = frames.parse(one.frames)
-            except BadInput as error:
-                raise BadInput(fields={f"{path}.frames": error.fields["frames"]}) from None
-            span = (min(numbers), max(numbers))
-            leaf = JobSpec(
-                **{**vars(one), "frames": None, "ref": None, "paused": False, "depends_on": (), "affinity": (), "priority": 127}
-            )
-            _check_size(len(nodes) + len(numbers), path)
-            nodes += [Node(leaf, here, path, False, (number, *span)) for number in numbers]
+        _check_entry(one, parent, path, depth, is_group)
+        pieces = _pieces(one.frames, one.chunk, f"{path}.frames") if one.frames is not None else ()
+        count += 1 + len(pieces)
+        if count > MAX_NODES:
+            raise TooLarge(fields={path: f"is beyond {MAX_NODES:,} jobs; submit the rest in further calls"})
+        here = len(entries)
+        entries.append(Entry(one, parent, path, is_group, pieces))
         stack += [(child, here, f"{path}.children[{i}]", depth + 1) for i, child in reversed(list(enumerate(one.children)))]
-    return nodes
+    return entries
 
 
-def _check_node(one: JobSpec, parent: int, path: str, depth: int, is_group: bool) -> None:
+def _pieces(text: str, chunk: int, place: str) -> list[tuple[int, int]]:
+    try:
+        return frames.chunks(text, chunk)
+    except BadInput as error:
+        raise BadInput(fields={place: error.fields["frames"]}) from None
+
+
+def _check_entry(one: JobSpec, parent: int, path: str, depth: int, is_group: bool) -> None:
     problems = {}
     if is_group and one.command and one.frames is None:
         problems[f"{path}.command"] = "a group has no command; give it to its children, or give `frames`"
@@ -210,39 +289,24 @@ def _check_node(one: JobSpec, parent: int, path: str, depth: int, is_group: bool
         problems[f"{path}.frames"] = "give either `frames` or `children`"
     if (not is_group or one.frames is not None) and not one.command:
         problems[f"{path}.command"] = "is missing; a job needs a command (or is a group)"
+    if one.chunk != 1 and one.frames is None:
+        problems[f"{path}.chunk"] = "is for frame ranges; give `frames`"
     if parent >= 0 and one.parent:
         problems[f"{path}.parent"] = "a child's parent is the group it stands in"
     if depth > MAX_DEPTH:
         problems[path] = f"is more than {MAX_DEPTH} levels deep"
+    if not is_group:
+        problems.update({f"{path}.{name}": "is for groups and frame ranges" for name in OF_GROUPS if getattr(one, name)})
     if problems:
         raise BadInput(fields=problems)
 
 
-def _check_size(count: int, path: str) -> None:
-    if count > MAX_NODES:
-        raise TooLarge(fields={path: f"is beyond {MAX_NODES:,} jobs; submit the rest in further calls"})
-
-
-def _refs(nodes: Sequence[Node]) -> dict[str, int]:
+def _refs(entries: Sequence[Entry]) -> dict[str, int]:
     refs: dict[str, int] = {}
-    for node in nodes:
-        ref = node.spec.ref
-        if ref is not None and node.frame is None:
+    for entry in entries:
+        ref = entry.spec.ref
+        if ref is not None:
             if ref in refs:
-                raise BadInput(fields={f"{node.path}.ref": f"{ref!r} is used twice"})
-            refs[ref] = node.id
+                raise BadInput(fields={f"{entry.path}.ref": f"{ref!r} is used twice"})
+            refs[ref] = entry.id
     return refs
-
-
-def _spec_row(node: Node, parent: int, now: float) -> tuple[Any, ...]:
-    one = node.spec
-    title, command, url = one.title, one.command, one.url
-    if node.frame is not None:
-        title, command, url = (frames.fill(text or "", *node.frame) for text in (title, command, url))
-        if title == one.title:
-            title = f"{title} {node.frame[0]}".strip()
-        title = title[:MAX_TITLE]
-    elif node.is_group:
-        command = None
-    environment = json.dumps(dict(one.environment)) if one.environment else "{}"
-    return (node.id, parent, title, command, one.dir, environment, one.user, one.timeout_s, url, one.progress_pattern, now)

@@ -1,23 +1,24 @@
-"""The tree of jobs: what is handed down to a job, what is counted upwards, and where it stands in the order of dispatch."""
+"""The tree of jobs: what is handed down to a job, what is counted upwards, and what is ready to be dispatched."""
 
 from __future__ import annotations
 
-import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, update
+from sqlalchemy.sql import ColumnElement
 
 from coalition import matching
 from coalition.config import Settings
 from coalition.errors import BadInput, NotFound
 from coalition.matching import Requirement
-from coalition.model import JobSpec
-from coalition.schema import attempt, group_count, group_inherited, job, klass, ready, reqset
+from coalition.schema import attempt, group_count, group_inherited, job, klass, ready, spec
 from coalition.states import JOB, JobState, after
 from coalition.store.base import Base, Hot, HotIn, chunks
+from coalition.store.sets import SET_JSON, Sets, group_limit
 
 MAX_DEPTH = 500
 FARM = 0  # the counters of all there is stand where those of a group with this id would
@@ -26,14 +27,18 @@ SPENT = ("run_ms", "cost_micro")  # what was spent stays with the groups above w
 PLACE_OF = {name: place for place, name in enumerate(COUNTED)}
 COLUMN_OF = {state: state.value.lower() for state in JobState}
 
-READY_COLUMNS = ("class_id", "job_id", "avoid")
-INSERT_READY = Hot(insert(ready).values({c: bindparam(c) for c in READY_COLUMNS}), *READY_COLUMNS)
 DELETE_READY = Hot(
     delete(ready).where(ready.c.class_id == bindparam("b_class"), ready.c.job_id == bindparam("b_job")), "b_class", "b_job"
 )
-SET_LEAF = Hot(
-    update(job).where(job.c.id == bindparam("b_id")).values(state=bindparam("b_state"), class_id=bindparam("b_class")),
-    *("b_state", "b_class", "b_id"),
+UNREADY = HotIn(lambda ids: delete(ready).where(ready.c.class_id == bindparam("b_class"), ready.c.job_id.in_(ids)), "b_class")
+MAKE_READY = HotIn(
+    lambda ids: insert(ready).from_select(
+        ["class_id", "job_id", "avoid"], select(job.c.class_id, job.c.id, job.c.avoid).where(job.c.id.in_(ids))
+    )
+)
+SET_LEAVES = HotIn(
+    lambda ids: update(job).where(job.c.id.in_(ids)).values(state=bindparam("b_state"), class_id=bindparam("b_class")),
+    *("b_state", "b_class"),
 )
 ADD_COUNTS = Hot(
     update(group_count)
@@ -45,10 +50,7 @@ ADD_COUNTS = Hot(
 FEED_CLASS = Hot(
     update(klass).where(klass.c.id == bindparam("b_id")).values(nonempty=True, generation=klass.c.generation + 1), "b_id"
 )
-FINISHED_OF_GROUPS = HotIn(
-    lambda ids: select(group_count.c.group_id, group_count.c.total, group_count.c.finished).where(group_count.c.group_id.in_(ids))
-)
-GROUP_STATES = HotIn(
+COUNTS_OF = HotIn(
     lambda ids: (
         select(group_count.c.group_id, job.c.state, *(group_count.c[name] for name in ("total", *COLUMN_OF.values())))
         .join(job, job.c.id == group_count.c.group_id)
@@ -57,6 +59,44 @@ GROUP_STATES = HotIn(
 )
 SET_STATE = Hot(update(job).where(job.c.id == bindparam("b_id")).values(state=bindparam("b_state")), "b_state", "b_id")
 PARENT_OF = Hot(select(job.c.parent).where(job.c.id == bindparam("b_id")), "b_id")
+HAND_DOWN = Hot(
+    update(group_inherited)
+    .where(group_inherited.c.group_id == bindparam("b_id"))
+    .values({name: bindparam(f"b_{name}") for name in ("prio_path", "set_id", "paused", "holds")}),
+    *("b_prio_path", "b_set_id", "b_paused", "b_holds", "b_id"),
+)
+
+
+class Node(NamedTuple):
+    """A job with what its place in the tree decides. `ready` is not None if it has a ready row."""
+
+    id: int
+    parent: int
+    is_group: bool
+    prio: int
+    own_set: int
+    class_id: int
+    state: str
+    paused: bool
+    holds: int
+    not_before: float
+    max_running: int
+    ready: int | None
+    user: str  # empty where nothing depends on it
+
+
+NODE_COLUMNS = [job.c[name] for name in Node._fields[:11]]
+
+
+def _nodes_by(column: ColumnElement[int], with_user: bool) -> HotIn:
+    there = (ready.c.class_id == job.c.class_id) & (ready.c.job_id == job.c.id)
+    columns = (*NODE_COLUMNS, ready.c.job_id.label("ready"), spec.c.user if with_user else literal("").label("user"))
+    tables = job.outerjoin(ready, there).join(spec, spec.c.job_id == job.c.id) if with_user else job.outerjoin(ready, there)
+    return HotIn(lambda ids: select(*columns).select_from(tables).where(column.in_(ids)))
+
+
+NODES = {with_user: _nodes_by(job.c.id, with_user) for with_user in (False, True)}
+CHILDREN = {with_user: _nodes_by(job.c.parent, with_user) for with_user in (False, True)}
 
 
 @dataclass(frozen=True)
@@ -76,8 +116,8 @@ class Changes:
     counts: dict[int, list[int]] = field(default_factory=dict)
     fed: set[int] = field(default_factory=set)
     flips: dict[int, bool] = field(default_factory=dict)  # job or group -> is it FINISHED now
-    fed_jobs: int = 0
     tokens: dict[tuple[str, int], int] = field(default_factory=dict)  # (limit, worker) -> given back
+    reclassed: dict[int, list[int]] = field(default_factory=dict)  # class -> running jobs that stand in it now
 
     def count(self, ancestors: Iterable[int], **deltas: int) -> None:
         for group in (FARM, *ancestors):
@@ -85,13 +125,13 @@ class Changes:
             for name, delta in deltas.items():
                 row[PLACE_OF[name]] += delta
 
-    def moved(self, ancestors: Iterable[int], old: str, new: str) -> None:
+    def moved(self, ancestors: Iterable[int], old: str, new: str, jobs: int = 1) -> None:
         if old != new:
-            self.count(ancestors, **{COLUMN_OF[JobState(old)]: -1, COLUMN_OF[JobState(new)]: 1})
+            self.count(ancestors, **{COLUMN_OF[JobState(old)]: -jobs, COLUMN_OF[JobState(new)]: jobs})
 
 
-class _GroupRow(NamedTuple):
-    """A group's state as it is written, and its counters, in the order of GROUP_STATES."""
+class Counted(NamedTuple):
+    """A group's state as it is written, and its counters, in the order of COUNTS_OF."""
 
     id: int
     state: str
@@ -103,6 +143,34 @@ class _GroupRow(NamedTuple):
     error: int
 
 
+class Chains:
+    """The groups above jobs, each looked up once."""
+
+    def __init__(self, db: Connection) -> None:
+        self.db = db
+        self._known: dict[int, tuple[int, ...]] = {0: ()}
+
+    def __getitem__(self, parent: int) -> tuple[int, ...]:
+        """The group itself and all above it, nearest first."""
+        below = []
+        while parent not in self._known:
+            below.append(parent)
+            rows = PARENT_OF.all(self.db, parent)
+            parent = rows[0][0] if rows else 0
+        chain = self._known[parent]
+        for group in reversed(below):
+            chain = self._known[group] = (group, *chain)
+        return chain
+
+    def add(self, group: int, parent: int) -> None:
+        """A group that the tables do not have yet."""
+        self._known[group] = (group, *self[parent])
+
+    def root(self, parent: int) -> int:
+        """The top group of a tree; 0 for a job in none."""
+        return self[parent][-1] if parent else 0
+
+
 class Tree(Base):
     """What follows from a job's place in the tree."""
 
@@ -110,6 +178,17 @@ class Tree(Base):
         super().__init__(settings, clock)
         # Requirement sets never change once they are committed, so what was read may be kept for good.
         self._requirements: dict[int, Requirement] = {}
+
+    @property
+    def _by_user(self) -> bool:
+        """Whether a leaf's class depends on its user."""
+        return self.settings.scheduler.fair == "user" or self.settings.scheduler.max_running_per_user > 0
+
+    def _requirement(self, db: Connection, set_id: int) -> Requirement:
+        """The requirement of a set; sets never change, so what was committed once is remembered."""
+        if set_id not in self._requirements:
+            self._requirements[set_id] = Requirement.from_json(SET_JSON.all(db, set_id)[0][0])
+        return self._requirements[set_id]
 
     # ------------------------------------------------------------ walking
 
@@ -124,64 +203,43 @@ class Tree(Base):
 
     def _ancestors(self, db: Connection, parent: int) -> tuple[int, ...]:
         """The group itself and all above it, nearest first."""
-        chain: list[int] = []
-        while parent:
-            chain.append(parent)
-            rows = PARENT_OF.all(db, parent)
-            parent = rows[0][0] if rows else 0
-        return tuple(chain)
+        return Chains(db)[parent]
 
-    def _nodes(self, db: Connection, column: Any, ids: Sequence[int]) -> list[Any]:
-        columns = (job.c.id, job.c.parent, job.c.is_group, job.c.prio, job.c.own_set, job.c.class_id, job.c.state, job.c.paused)
-        rows: list[Any] = []
-        for chunk in chunks(ids):
-            rows += db.execute(select(*columns, job.c.holds, job.c.not_before, job.c.avoid).where(column.in_(chunk))).all()
-        return rows
+    def _nodes(self, db: Connection, ids: Sequence[int]) -> list[Node]:
+        return list(map(Node._make, NODES[self._by_user].all(db, ids)))
 
-    def _below(self, db: Connection, ids: Sequence[int]) -> list[Any]:
-        """The leaves among these jobs and below them, each once."""
-        leaves: dict[int, Any] = {}
-        level = self._nodes(db, job.c.id, list(ids))
+    def _children(self, db: Connection, parents: Sequence[int]) -> list[Node]:
+        return list(map(Node._make, CHILDREN[self._by_user].all(db, parents)))
+
+    def _walk(self, db: Connection, ids: Sequence[int]) -> tuple[list[Node], list[Node]]:
+        """(groups, leaves) among these jobs and below them, each once."""
+        groups: dict[int, Node] = {}
+        leaves: dict[int, Node] = {}
+        level = self._nodes(db, ids)
         while level:
+            new = [row for row in level if row.is_group and row.id not in groups]
+            groups.update((row.id, row) for row in new)
             leaves.update((row.id, row) for row in level if not row.is_group)
-            level = self._nodes(db, job.c.parent, [row.id for row in level if row.is_group])
-        return list(leaves.values())
+            level = self._children(db, [row.id for row in new])
+        return list(groups.values()), list(leaves.values())
 
-    def _groups_below(self, db: Connection, ids: Sequence[int]) -> list[int]:
-        groups: list[int] = []
-        level: list[int] = self._of_kind(db, job.c.id, ids)
-        while level:
-            groups += level
-            level = self._of_kind(db, job.c.parent, level)
-        return groups
-
-    def _of_kind(self, db: Connection, column: Any, ids: Sequence[int]) -> list[int]:
-        found: list[int] = []
-        for chunk in chunks(list(ids)):
-            found += db.execute(select(job.c.id).where(column.in_(chunk), job.c.is_group)).scalars()
-        return found
+    def _below(self, db: Connection, ids: Sequence[int]) -> list[Node]:
+        """The leaves among these jobs and below them, each once."""
+        return self._walk(db, ids)[1]
 
     def _existing(self, db: Connection, ids: Sequence[int]) -> list[int]:
         """The ids, each once; NotFound names those that no job has."""
-        there: set[int] = set()
-        for chunk in chunks(list(ids)):
-            there.update(db.execute(select(job.c.id).where(job.c.id.in_(chunk))).scalars())
+        there = {row.id for row in self._nodes(db, list(ids))}
         missing = sorted(set(ids) - there)
         if missing:
             names = ", ".join(str(job_id) for job_id in missing[:10])
             raise NotFound(f"there is no job {names}" + (" ..." if len(missing) > 10 else ""), fields={"ids": f"no job {names}"})
         return sorted(there)
 
-    def _outermost(self, db: Connection, ids: Sequence[int]) -> list[int]:
+    def _outermost(self, db: Connection, ids: Sequence[int]) -> list[Node]:
         """Without the jobs that lie below others of the list."""
-        chosen = set(ids)
-        parents: dict[int, int] = {}
-        for chunk in chunks(list(chosen)):
-            parents.update((row.id, row.parent) for row in db.execute(select(job.c.id, job.c.parent).where(job.c.id.in_(chunk))))
-        covered: dict[int, bool] = {0: False}
-        for parent in set(parents.values()) - {0}:
-            covered[parent] = not chosen.isdisjoint(self._ancestors(db, parent))
-        return sorted(one for one, parent in parents.items() if not covered[parent])
+        chosen, chains = set(ids), Chains(db)
+        return [row for row in self._nodes(db, sorted(chosen)) if chosen.isdisjoint(chains[row.parent])]
 
     def _states(self, db: Connection, ids: Sequence[int]) -> dict[int, str]:
         """The states of jobs and groups that exist."""
@@ -194,7 +252,9 @@ class Tree(Base):
                 states[row.id] = group_state(row) if row.is_group else row.state
         return states
 
-    def _subtree_counts(self, db: Connection, row: Any, changes: Changes) -> dict[str, int]:
+    # ------------------------------------------------------------ counting up
+
+    def _subtree_counts(self, db: Connection, row: Node, changes: Changes) -> dict[str, int]:
         """What a job and all below it add to the counters of the groups above, with this transaction's changes."""
         if not row.is_group:
             spent = select(func.coalesce(func.sum(attempt.c.run_ms), 0), func.coalesce(func.sum(attempt.c.cost_micro), 0))
@@ -204,160 +264,113 @@ class Tree(Base):
         pending = changes.counts.get(row.id, [0] * len(COUNTED))
         return {name: getattr(held, name) + pending[index] for index, name in enumerate(COUNTED)}
 
-    # ------------------------------------------------------------ requirement sets and classes
-
-    def _reqset(self, db: Connection, requirement: Requirement) -> int:
-        digest = requirement.hash
-        found = db.execute(select(reqset.c.id).where(reqset.c.hash == digest)).scalar()
-        if found is None:
-            db.execute(self._insert_new(reqset).values(hash=digest, json=requirement.to_json()))
-            found = db.execute(select(reqset.c.id).where(reqset.c.hash == digest)).scalar_one()
-        return int(found)
-
-    def _requirement(self, db: Connection, set_id: int) -> Requirement:
-        """The requirement of a set; sets never change, so what was committed once is remembered."""
-        if set_id not in self._requirements:
-            text = db.execute(select(reqset.c.json).where(reqset.c.id == set_id)).scalar_one()
-            self._requirements[set_id] = Requirement.from_json(text)
-        return self._requirements[set_id]
-
-    def _class(self, db: Connection, set_id: int, path: str) -> int:
-        path = matching.strip_path(path)
-        digest = hashlib.sha256(f"{set_id}/{path}".encode()).hexdigest()
-        found = db.execute(select(klass.c.id).where(klass.c.hash == digest)).scalar()
-        if found is None:
-            db.execute(self._insert_new(klass).values(set_id=set_id, prio_path=path, hash=digest, nonempty=False))
-            found = db.execute(select(klass.c.id).where(klass.c.hash == digest)).scalar_one()
-        return int(found)
-
-    # ------------------------------------------------------------ counting up, handing down
-
     def _apply_counts(self, db: Connection, changes: Changes) -> None:
         deltas = {group: row for group, row in changes.counts.items() if any(row)}
         changes.counts = {}
         order = sorted(deltas)
         self._many(db, ADD_COUNTS, [(*deltas[group], group) for group in order])
-        self._write_group_states(db, order)
         total, finished = COUNTED.index("total"), COUNTED.index("finished")
-        touched = [group for group in order if deltas[group][total] or deltas[group][finished]]
-        for group, all_now, finished_now in FINISHED_OF_GROUPS.all(db, touched):
-            is_now = all_now > 0 and all_now == finished_now
-            before = all_now - deltas[group][total], finished_now - deltas[group][finished]
-            was = before[0] > 0 and before[0] == before[1]
-            if is_now != was:
-                changes.flips[group] = is_now
+        states = []
+        for row in map(Counted._make, COUNTS_OF.all(db, order)):
+            # Groups are found by state like leaves: what the counters say is written beside them where it is another.
+            if group_state(row) != row.state:
+                states.append((str(group_state(row)), row.id))
+            is_now = row.total > 0 and row.total == row.finished
+            before = row.total - deltas[row.id][total], row.finished - deltas[row.id][finished]
+            if is_now != (before[0] > 0 and before[0] == before[1]):
+                changes.flips[row.id] = is_now
+        self._many(db, SET_STATE, states)
 
-    def _write_group_states(self, db: Connection, groups: Sequence[int]) -> None:
-        """Groups are found by state like leaves: what the counters say now is written beside them where it is another."""
-        rows = [_GroupRow(*row) for row in GROUP_STATES.all(db, groups)]
-        self._many(db, SET_STATE, [(str(group_state(row)), row.id) for row in rows if group_state(row) != row.state])
+    # ------------------------------------------------------------ handing down
 
     def _refresh(self, db: Connection, roots: Sequence[int], changes: Changes) -> None:
         """Makes everything derived right below these jobs: inherited values, classes, PENDING or WAITING, ready rows."""
-        now = self.clock()
-        sets = Sets(self, db)
+        sets, chains = Sets(self, db), Chains(db)
         above: dict[int, Above] = {0: Above()}
-        chains: dict[int, tuple[int, ...]] = {}
-        level = self._nodes(db, job.c.id, roots)
+        level = self._nodes(db, roots)
         while level:
-            self._inherit(db, level, above, sets)
-            leaves = [row for row in level if not row.is_group]
-            for row in leaves:
-                if row.parent not in chains:
-                    chains[row.parent] = self._ancestors(db, row.parent)
-            self._place(db, leaves, above, chains, sets, changes, now)
-            level = self._nodes(db, job.c.parent, [row.id for row in level if row.is_group])
+            groups = [row for row in level if row.is_group]
+            self._read_above(db, {row.parent for row in level} - above.keys(), above)
+            self._inherit(db, groups, above, sets)
+            self._place(db, [row for row in level if not row.is_group], above, chains, sets, changes)
+            level = self._children(db, [row.id for row in groups])
 
-    def _inherit(self, db: Connection, level: Sequence[Any], above: dict[int, Above], sets: Sets) -> None:
-        """Fills `above` for the parents of this level, and writes what its groups hand down."""
-        missing = sorted({row.parent for row in level} - set(above))
-        for chunk in chunks(missing):
+    def _read_above(self, db: Connection, groups: set[int], above: dict[int, Above]) -> None:
+        for chunk in chunks(sorted(groups)):
             for found in db.execute(select(group_inherited).where(group_inherited.c.group_id.in_(chunk))):
                 above[found.group_id] = Above(found.prio_path, found.set_id, found.paused, found.holds)
+
+    def _inherit(self, db: Connection, groups: Sequence[Node], above: dict[int, Above], sets: Sets) -> None:
+        """Writes what groups hand down, and adds it to `above`."""
         written = []
-        for row in level:
-            if row.is_group:
-                up = above[row.parent]
-                path = path_below(up, row.prio, "changes.parent")
-                mine = Above(path, sets.under(row.own_set, up.set_id), up.paused or row.paused, up.holds + row.holds)
-                above[row.id] = mine
-                written.append(
-                    {"b_id": row.id, "prio_path": path, "set_id": mine.set_id, "paused": mine.paused, "holds": mine.holds}
-                )
-        if written:
-            db.execute(update(group_inherited).where(group_inherited.c.group_id == bindparam("b_id")), written)
+        for row in groups:
+            up = above[row.parent]
+            token = group_limit(row.id) if row.max_running else ""
+            mine = Above(
+                path_below(up, row.prio, "changes.parent"),
+                sets.handed(row.own_set, up.set_id, token),
+                bool(up.paused or row.paused),
+                up.holds + row.holds,
+            )
+            above[row.id] = mine
+            written.append((mine.path, mine.set_id, mine.paused, mine.holds, row.id))
+        self._many(db, HAND_DOWN, written)
 
     def _place(
         self,
         db: Connection,
-        leaves: Sequence[Any],
+        leaves: Sequence[Node],
         above: Mapping[int, Above],
-        chains: Mapping[int, tuple[int, ...]],
+        chains: Chains,
         sets: Sets,
         changes: Changes,
-        now: float,
     ) -> None:
         """Gives leaves their class and state, and their ready rows."""
-        moved, gone, readies = [], [], []
+        now = self.clock()
+        classes: dict[tuple[int, int, int, str], int] = {}
+        flow: Counter[tuple[int, str, str]] = Counter()
+        work = _Work()
         for row in leaves:
             up = above[row.parent]
-            path = path_below(up, row.prio, "changes.parent")
-            class_id = sets.class_of(sets.under(row.own_set, up.set_id), path)
+            key = (row.parent, row.own_set, row.prio, row.user)
+            if key not in classes:
+                path = path_below(up, row.prio, "changes.parent")
+                classes[key] = sets.leaf_class(row.own_set, up.set_id, path, row.user, chains.root(row.parent))
             state = _blocked_or_not(row.state, up.holds + row.holds)
-            if state != row.state or class_id != row.class_id:
-                moved.append((state, class_id, row.id))
-                changes.moved(chains[row.parent], row.state, state)
-            if row.state in (JobState.WAITING, JobState.PENDING):
-                gone.append((row.class_id, row.id))
-            if state == JobState.WAITING and not (up.paused or row.paused) and row.not_before <= now:
-                readies.append((class_id, row.id, row.avoid))
-                changes.fed.add(class_id)
-        self._many(db, SET_LEAF, moved)
-        self._many(db, DELETE_READY, gone)
-        self._many(db, INSERT_READY, readies)
-        changes.fed_jobs += len(readies)
+            flow[row.parent, row.state, state] += 1
+            starts = state == JobState.WAITING and not (up.paused or row.paused) and row.not_before <= now
+            work.add(row, state, classes[key], starts)
+        for (parent, old, new), jobs in flow.items():
+            changes.moved(chains[parent], old, new, jobs)
+        work.write(db, changes)
 
 
-class Sets:
-    """Requirement sets and classes of one transaction, each looked up once."""
+class _Work:
+    """What is to be written of leaves, by what it becomes."""
 
-    def __init__(self, store: Tree, db: Connection) -> None:
-        self.store, self.db = store, db
-        self._own: dict[tuple[Any, ...], tuple[Requirement, int]] = {}
-        self._under: dict[tuple[int, int], int] = {}
-        self._classes: dict[tuple[int, str], int] = {}
-        self._effective: dict[int, Requirement] = {}
+    def __init__(self) -> None:
+        self.become: dict[tuple[str, int], list[int]] = {}
+        self.gone: dict[int, list[int]] = {}
+        self.fresh: dict[int, list[int]] = {}
 
-    def of(self, spec: JobSpec, above: int, is_group: bool) -> tuple[int, int]:
-        """(own set, set with the ancestors')."""
-        user = "" if is_group else spec.user
-        key = (spec.affinity, spec.cpus, spec.memory_bytes, spec.gpus, user, spec.title if is_group else None)
-        if key not in self._own:
-            titles = [spec.title] if is_group else []
-            payer = matching.payer(self.store.settings.budgets, user, titles, spec.affinity)
-            own = Requirement(tuple(sorted(set(spec.affinity))), spec.cpus, spec.memory_bytes, spec.gpus, payer)
-            self._own[key] = own, self.store._reqset(self.db, own)
-        own_id = self._own[key][1]
-        return own_id, self.under(own_id, above)
+    def add(self, row: Node, state: str, class_id: int, starts: bool) -> None:
+        if state != row.state or class_id != row.class_id:
+            self.become.setdefault((state, class_id), []).append(row.id)
+        if row.ready is not None and (not starts or class_id != row.class_id):
+            self.gone.setdefault(row.class_id, []).append(row.id)
+        if starts and (row.ready is None or class_id != row.class_id):
+            self.fresh.setdefault(class_id, []).append(row.id)
 
-    def under(self, own: int, above: int) -> int:
-        if not above:
-            return own
-        if (own, above) not in self._under:
-            both = self._requirement(own).under(self._requirement(above))
-            self._under[own, above] = self.store._reqset(self.db, both)
-        return self._under[own, above]
-
-    def _requirement(self, set_id: int) -> Requirement:
-        if set_id not in self._effective:
-            text = self.db.execute(select(reqset.c.json).where(reqset.c.id == set_id)).scalar_one()
-            self._effective[set_id] = Requirement.from_json(text)
-        return self._effective[set_id]
-
-    def class_of(self, set_id: int, path: str) -> int:
-        if (set_id, path) not in self._classes:
-            self._classes[set_id, path] = self.store._class(self.db, set_id, path)
-        return self._classes[set_id, path]
+    def write(self, db: Connection, changes: Changes) -> None:
+        for class_id, ids in self.gone.items():
+            UNREADY.run(db, ids, class_id)
+        for (state, class_id), ids in self.become.items():
+            SET_LEAVES.run(db, ids, state, class_id)
+            if state == JobState.WORKING:
+                changes.reclassed.setdefault(class_id, []).extend(ids)
+        for ids in self.fresh.values():
+            MAKE_READY.run(db, ids)
+        changes.fed.update(self.fresh)
 
 
 def group_state(row: Any) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from coalition.errors import NotFound
-from coalition.model import Attempt, Counts, Job, Worker
+from coalition.model import Attempt, Counts, Dependency, Job, Worker
 from coalition.schema import attempt, dependency, event, group_count, group_inherited, job, spec, worker
 from coalition.states import AttemptState, JobState, WorkerState
 from coalition.store import lists
 from coalition.store.base import chunks, reads
 from coalition.store.cloud import Cloud
+from coalition.store.dependencies import FRAME, FRAMES
 from coalition.store.lists import Cursor, JobQuery
 from coalition.store.tree import group_state
 from coalition.store.workers import availability
@@ -64,12 +65,13 @@ class Views(Cloud):
         return found
 
     def _shown(self, db: Connection, rows: Sequence[Any]) -> list[Job]:
-        depends: dict[int, list[int]] = {}
+        edges: dict[int, list[Any]] = {}
         for chunk in chunks([row.id for row in rows]):
-            for edge in db.execute(select(dependency.c.job_id, dependency.c.on_id).where(dependency.c.job_id.in_(chunk))):
-                depends.setdefault(edge.job_id, []).append(edge.on_id)
+            query = select(dependency).where(dependency.c.job_id.in_(chunk))
+            for edge in db.execute(query.order_by(dependency.c.job_id, dependency.c.on_id)):
+                edges.setdefault(edge.job_id, []).append(edge)
         costs = self._costs(db, [row.id for row in rows if not row.is_group])
-        return [self._show(db, row, tuple(sorted(depends.get(row.id, ()))), costs.get(row.id, 0)) for row in rows]
+        return [self._show(db, row, edges.get(row.id, ()), costs.get(row.id, 0)) for row in rows]
 
     def _costs(self, db: Connection, ids: Sequence[int]) -> dict[int, int]:
         """What all the attempts of each of these leaves cost, the failed ones too, as their groups count it."""
@@ -79,8 +81,9 @@ class Views(Cloud):
             costs.update((row.job_id, int(row.cost)) for row in db.execute(sums.group_by(attempt.c.job_id)))
         return costs
 
-    def _show(self, db: Connection, row: Any, depends_on: Sequence[int], cost_micro: int) -> Job:
+    def _show(self, db: Connection, row: Any, edges: Sequence[Any], cost_micro: int) -> Job:
         own = self._requirement(db, row.own_set)
+        rules = json.loads(row.rules) if row.rules else {}
         state = group_state(row) if row.is_group else row.state
         held_above = bool(row.above_holds)
         counts = Counts(row.total, row.waiting, row.pending, row.working, row.finished, row.error) if row.is_group else None
@@ -112,12 +115,27 @@ class Views(Cloud):
             ended_at=(row.group_ended_at if state in ("FINISHED", "ERROR") else None) if row.is_group else _ended(row),
             run_s=self._run_s(row),
             cost_micro=row.group_cost_micro if row.is_group else cost_micro,
-            depends_on=depends_on,
+            depends_on=tuple(edge.on_id for edge in edges),
             attempt=row.attempt_id,
             worker=row.worker_name or "",
             counts=counts,
             reason=_short_reason(row, state, paused_above, held_above),
             allowed_actions=_job_actions(row, state),
+            dependencies=tuple(_dependency(edge) for edge in edges if edge.kind != FRAME),
+            depends_any=row.needs_any,
+            gpu_memory_bytes=own.gpu_memory_bytes,
+            exclusive=own.exclusive,
+            workers=own.workers,
+            not_workers=own.not_workers,
+            limits=dict(own.limits),
+            max_running=row.max_running,
+            decrease_priority_after=abs(row.sink_after),
+            first_frame=row.first_frame,
+            last_frame=row.last_frame,
+            chunk=row.chunk,
+            skipped=row.skipped,
+            note=row.note,
+            **rules,
         )
 
     def _run_s(self, row: Any) -> float:
@@ -220,6 +238,10 @@ class Views(Cloud):
             slots += row.slots if state in ("WAITING", "WORKING") else 0
             taken += min(busy.get(row.id, 0), row.slots)  # what is leased ahead waits on the worker and takes no slot
         return {"workers": states, "slots": {"total": slots, "busy": taken}}
+
+
+def _dependency(edge: Any) -> Dependency:
+    return Dependency(edge.on_id, edge.until, edge.kind == FRAMES, edge.step, edge.shift)
 
 
 def _job_select() -> Any:

@@ -307,7 +307,7 @@ class Workers(Dispatch):
         """Puts back what a worker runs, without spending a retry: its hours are over. How many jobs."""
         held = db.execute(select(attempt.c.job_id).where(attempt.c.open_worker == worker_id)).scalars().all()
         changes = Changes()
-        leaves = self._nodes(db, job.c.id, held)
+        leaves = self._nodes(db, held)
         self._stop_attempts(db, leaves, "the worker's hours are over", changes)
         self._refresh(db, [row.id for row in leaves], changes)
         self._settle(db, changes)

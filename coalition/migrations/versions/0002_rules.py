@@ -55,7 +55,7 @@ def _columns() -> dict[str, list[sa.Column[Any]]]:
             _number("max_running", sa.Integer()),
             _number("sink_after", sa.Integer()),
         ],
-        "spec": [sa.Column("rules", LongText), _text("note", 1_000), _number("parent", Id)],
+        "spec": [sa.Column("rules", LongText), _text("note", 1_000), _number("parent", Id), sa.Column("chunk", sa.Integer())],
         "dependency": [
             _text("until", 8, "finished"),
             _text("kind", 8, "whole"),

@@ -1,0 +1,207 @@
+"""Changing fields of jobs, and moving them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, select, update
+
+from coalition import matching
+from coalition.errors import BadInput
+from coalition.matching import Requirement
+from coalition.model import JobChanges
+from coalition.schema import job, spec
+from coalition.store.base import HotIn, chunks, writes
+from coalition.store.sets import AMOUNTS, NEEDS, Sets, group_limit, requirement_of
+from coalition.store.submit import OF_GROUPS, RULES, Submit, Template, rules_json
+from coalition.store.tree import Changes, Node
+
+FILLED = ("title", "command", "url")  # of a range: what its frames' are made of
+SPEC_FIELDS = (*FILLED, "dir", "environment", "user", "timeout_s", "progress_pattern", "note")
+JOB_FIELDS = {"priority": "prio", "retries": "retries", "max_running": "max_running", "decrease_priority_after": "sink_after"}
+PASSED_ON = ("dir", "environment", "user", "timeout_s", "progress_pattern", "retries", *RULES)  # by a range to its frames
+
+SET_OWN = HotIn(lambda ids: update(job).where(job.c.id.in_(ids)).values(own_set=bindparam("b_set")), "b_set")
+RULES_OF = HotIn(lambda ids: select(spec.c.job_id, spec.c.rules).where(spec.c.job_id.in_(ids)))
+SET_RULES = HotIn(lambda ids: update(spec).where(spec.c.job_id.in_(ids)).values(rules=bindparam("b_rules")), "b_rules")
+OWNERS = HotIn(
+    lambda ids: (
+        select(job.c.id, job.c.own_set, job.c.is_group, spec.c.user, spec.c.title)
+        .join(spec, spec.c.job_id == job.c.id)
+        .where(job.c.id.in_(ids))
+    )
+)
+RANGES = HotIn(
+    lambda ids: (
+        select(spec.c.job_id, *(spec.c[name] for name in Template.__dataclass_fields__))
+        .where(spec.c.job_id.in_(ids), spec.c.chunk.is_not(None))
+        .order_by(spec.c.job_id)
+    )
+)
+FRAMES_OF = HotIn(
+    lambda ids: (
+        select(job.c.parent, job.c.id, job.c.first_frame, job.c.last_frame)
+        .where(job.c.parent.in_(ids), job.c.first_frame.is_not(None))
+        .order_by(job.c.parent, job.c.id)
+    )
+)
+
+
+class Edits(Submit):
+    """How jobs change by hand."""
+
+    @writes
+    def edit(self, db: Connection, ids: Sequence[int], changed: JobChanges, who: str = "") -> int:
+        """Changes fields of jobs; `parent` moves them. All or none.
+
+        What a frame range was submitted with is its frames' as well: command, title and url are filled again.
+        """
+        ids = self._existing(db, ids)
+        changes = Changes()
+        given = {name: value for name, value in vars(changed).items() if value is not None}
+        ranges = {row[0]: Template(*row[1:]) for row in RANGES.all(db, ids)}
+        self._check_edit(self._nodes(db, ids), ranges, given)
+        self._edit_fields(db, ids, given)
+        self._edit_frames(db, ranges, given)
+        if given.keys() & {*NEEDS, "user", "title"}:
+            self._edit_requirements(db, ids, given)
+        if "max_running" in given:
+            self._limit_groups(db, ids, given["max_running"])
+        if "parent" in given:
+            self._move(db, ids, given["parent"], changes)
+        if "depends_on" in given:
+            self._depend(db, ids, given["depends_on"])
+        if given.keys() & {"parent", "depends_on"}:
+            self._refuse_cycle(db, ids)
+        return self._done(db, ids, changes, "job.edit", who, "changed " + ", ".join(sorted(given)))
+
+    def _check_edit(self, nodes: Sequence[Node], ranges: Mapping[int, Template], given: Mapping[str, Any]) -> None:
+        groups = [row.id for row in nodes if row.is_group and row.id not in ranges]
+        leaves = [row.id for row in nodes if not row.is_group]
+        problems = {}
+        if "command" in given and groups:
+            problems["changes.command"] = f"job {groups[0]} is a group; a group has no command"
+        if given.get("command") == "":
+            problems["changes.command"] = "is empty; a job needs a command"
+        for name in OF_GROUPS:
+            if name in given and leaves:
+                problems[f"changes.{name}"] = f"job {leaves[0]} is no group; this is for groups and frame ranges"
+        if problems:
+            raise BadInput(fields=problems)
+
+    def _edit_fields(self, db: Connection, ids: Sequence[int], given: Mapping[str, Any]) -> None:
+        """The columns of the jobs themselves."""
+        values = {name: given[name] for name in SPEC_FIELDS if name in given}
+        if "environment" in values:
+            values["environment"] = json.dumps(dict(values["environment"]))
+        numbers = {column: given[name] for name, column in JOB_FIELDS.items() if name in given}
+        for chunk in chunks(ids):
+            if values:
+                db.execute(update(spec).where(spec.c.job_id.in_(chunk)).values(values))
+            if numbers:
+                db.execute(update(job).where(job.c.id.in_(chunk)).values(numbers))
+        rules = {name: given[name] for name in RULES if name in given}
+        if rules:
+            self._edit_rules(db, ids, rules)
+
+    def _edit_rules(self, db: Connection, ids: Sequence[int], rules: Mapping[str, Any]) -> None:
+        by_old: dict[str | None, list[int]] = {}
+        for job_id, old in RULES_OF.all(db, ids):
+            by_old.setdefault(old, []).append(job_id)
+        for old, those in by_old.items():
+            SET_RULES.run(db, those, rules_json({**json.loads(old or "{}"), **rules}))
+
+    def _edit_frames(self, db: Connection, ranges: Mapping[int, Template], given: Mapping[str, Any]) -> None:
+        """Passes on to the frames of ranges what these were submitted with."""
+        passed = {name: given[name] for name in PASSED_ON if name in given}
+        filled = [name for name in FILLED if name in given]
+        if not ranges or not (passed or filled):
+            return
+        frames: dict[int, list[tuple[int, int, int]]] = {}
+        for group, *frame in FRAMES_OF.all(db, sorted(ranges)):
+            frames.setdefault(group, []).append((frame[0], frame[1], frame[2]))
+        ids = [one for rows in frames.values() for one, _, _ in rows]
+        self._edit_fields(db, ids, passed)
+        if "user" in passed:
+            self._edit_requirements(db, ids, {"user": passed["user"]})
+        if filled:
+            self._fill_again(db, ranges, frames, {name: given[name] for name in filled})
+
+    def _fill_again(
+        self,
+        db: Connection,
+        ranges: Mapping[int, Template],
+        frames: Mapping[int, Sequence[tuple[int, int, int]]],
+        given: Mapping[str, Any],
+    ) -> None:
+        rows = []
+        for group, those in frames.items():
+            template = replace(ranges[group], **given)
+            for (one, _, _), texts in zip(those, template.texts([(first, last) for _, first, last in those]), strict=True):
+                filled = dict(zip(FILLED, texts, strict=True))
+                rows.append({"b_id": one, **{name: filled[name] for name in given}})
+        if rows:
+            db.execute(update(spec).where(spec.c.job_id == bindparam("b_id")), rows)
+
+    def _edit_requirements(self, db: Connection, ids: Sequence[int], given: Mapping[str, Any]) -> None:
+        sets = Sets(self, db)
+        made: dict[tuple[int, str], int] = {}
+        become: dict[int, list[int]] = {}
+        for one, own_set, is_group, user, title in OWNERS.all(db, ids):
+            key = (own_set, f"g{title}" if is_group else f"u{user}")
+            if key not in made:
+                old = self._requirement(db, own_set)
+                needs = {**_needs_of(old), **{name: given[name] for name in NEEDS if name in given}}
+                users, titles = ("", [title]) if is_group else (user, [])
+                payer = matching.payer(self.settings.budgets, users, titles, needs["affinity"])
+                made[key] = sets.id_of(requirement_of(needs, payer))
+            become.setdefault(made[key], []).append(one)
+        for set_id, those in become.items():
+            SET_OWN.run(db, those, set_id)
+
+    def _limit_groups(self, db: Connection, groups: Sequence[int], maximum: int) -> None:
+        """The limits that stand for the groups' max_running."""
+        for name in map(group_limit, groups):
+            if maximum:
+                self._define_limit(db, name, maximum)
+            else:
+                self._drop_limit(db, name)
+
+    def _move(self, db: Connection, ids: Sequence[int], parent: int, changes: Changes) -> None:
+        self._above(db, parent, "changes.parent")
+        new_chain = self._ancestors(db, parent)
+        inside = set(new_chain) & set(ids)
+        if inside:
+            raise BadInput(fields={"changes.parent": f"{parent} lies in job {min(inside)}, which would be moved into itself"})
+        tops = self._outermost(db, ids)
+        for row in tops:
+            values = self._subtree_counts(db, row, changes)
+            changes.count(self._ancestors(db, row.parent), **{name: -value for name, value in values.items()})
+            changes.count(new_chain, **values)
+        for chunk in chunks([row.id for row in tops]):
+            db.execute(update(job).where(job.c.id.in_(chunk)).values(parent=parent))
+            db.execute(update(spec).where(spec.c.job_id.in_(chunk)).values(parent=parent))
+
+    def _done(self, db: Connection, ids: Sequence[int], changes: Changes, kind: str, who: str, words: str) -> int:
+        self._refresh(db, ids, changes)
+        self._settle(db, changes)
+        self._tell(db, ids, kind, who, words)
+        self._bump(db, "backlog")
+        return len(ids)
+
+    def _tell(self, db: Connection, ids: Sequence[int], kind: str, who: str, words: str) -> None:
+        """One event row for each of a few, one for all of many."""
+        if len(ids) > 100:
+            self._event(db, kind, who, f"{words}: {len(ids):,} jobs, #{min(ids)} to #{max(ids)}")
+            return
+        for job_id in ids:
+            self._event(db, kind, who, words, job_id=job_id)
+
+
+def _needs_of(old: Requirement) -> dict[str, Any]:
+    """A requirement as the fields of a job."""
+    lists = {"affinity": old.tags, "workers": old.workers, "not_workers": old.not_workers, "limits": old.limits}
+    return {**lists, **{name: getattr(old, name) for name in AMOUNTS}}
