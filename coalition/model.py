@@ -93,7 +93,7 @@ def _text(value: str | None) -> str | None:
     return "holds a NUL byte" if value and "\0" in value else None
 
 
-def _depends(value: Sequence[Any]) -> str | None:
+def _depends(value: Sequence[int | str]) -> str | None:
     bad = [x for x in value if (isinstance(x, int) and x <= 0) or x == ""]
     return f"{bad[0]!r} is not a job; give ids, or the `ref` of a job in the same call" if bad else None
 
@@ -120,21 +120,6 @@ def _worker_names(value: Sequence[str]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Dependency:
-    """One dependency in full. `on` is an id, or the `ref` of a job in the same call.
-
-    `until` finished: the target must be FINISHED; done: it may also be in ERROR. With `frames`, between two frame ranges,
-    frame n waits for those frames of the other that hold n * step + shift; a frame that is not there is not waited for.
-    """
-
-    on: int | str = spec(check=lambda v: _depends((v,)))
-    until: str = spec("finished", check=lambda v: None if v in ("finished", "done") else "is one of finished, done")
-    frames: bool = False
-    step: int = spec(1, low=1, high=MAX_FRAMES)
-    shift: int = spec(0, low=-(10**9), high=10**9)
-
-
-@dataclass(frozen=True)
 class JobSpec:
     """What a client submits: one job, a group with `children`, or a frame range.
 
@@ -154,8 +139,7 @@ class JobSpec:
     paused: bool = False
     timeout_s: float = spec(0.0, low=0, help="0: none")
     retries: int = spec(0, low=0, high=1_000, help="how many errors are run again")
-    depends_on: Sequence[int | str | Dependency] = spec(tuple, length=10_000, check=lambda v: _depends(v))
-    depends_any: bool = spec(False, help="one of `depends_on` is enough")
+    depends_on: Sequence[int | str] = spec(tuple, length=10_000, check=_depends)
     url: str = spec("", length=MAX_TEXT, check=_text)
     progress_pattern: str | None = spec(None, length=MAX_TEXT, check=_pattern)
     cpus: int = spec(0, low=0, high=65_536)
@@ -167,7 +151,6 @@ class JobSpec:
     not_workers: Sequence[str] = spec(tuple, length=1_000, check=_worker_names, help="names that may not run it")
     limits: Mapping[str, int] = spec(dict, length=64, check=_limits, help="tokens held while it runs, by the limit's name")
     max_running: int = spec(0, low=0, high=1_000_000, help="of a group: so many of its jobs at a time; 0: any number")
-    decrease_priority_after: int = spec(0, low=0, high=1_000_000, help="of a group: errors that halve its priority; 0: never")
     timeout_output_s: float = spec(0.0, low=0, help="killed after so long without output; 0: never")
     timeout_progress_s: float = spec(0.0, low=0, help="killed after so long without progress; 0: never")
     error_patterns: Sequence[str] = spec(tuple, length=64, check=_patterns, help="of log lines that mean ERROR")
@@ -195,8 +178,7 @@ class JobChanges:
     affinity: Sequence[str] | None = spec(None, length=64, check=lambda v: _tags(v or ()))
     timeout_s: float | None = spec(None, low=0)
     retries: int | None = spec(None, low=0, high=1_000)
-    depends_on: Sequence[int | Dependency] | None = spec(None, length=10_000, check=lambda v: _depends(v or ()))
-    depends_any: bool | None = None
+    depends_on: Sequence[int] | None = spec(None, length=10_000, check=lambda v: _depends(v or ()))
     url: str | None = spec(None, length=MAX_TEXT, check=_text)
     progress_pattern: str | None = spec(None, length=MAX_TEXT, check=_pattern)
     cpus: int | None = spec(None, low=0, high=65_536)
@@ -208,7 +190,6 @@ class JobChanges:
     not_workers: Sequence[str] | None = spec(None, length=1_000, check=lambda v: _worker_names(v or ()))
     limits: Mapping[str, int] | None = spec(None, length=64, check=lambda v: _limits(v or {}))
     max_running: int | None = spec(None, low=0, high=1_000_000)
-    decrease_priority_after: int | None = spec(None, low=0, high=1_000_000)
     timeout_output_s: float | None = spec(None, low=0)
     timeout_progress_s: float | None = spec(None, low=0)
     error_patterns: Sequence[str] | None = spec(None, length=64, check=lambda v: _patterns(v or ()))
@@ -265,15 +246,12 @@ class Job:
     counts: Counts | None
     reason: str
     allowed_actions: Sequence[str]
-    dependencies: Sequence[Dependency] = ()  # in full; those of a frame, which come from its range's, are in `depends_on` only
-    depends_any: bool = False
     gpu_memory_bytes: int = 0
     exclusive: bool = False
     workers: Sequence[str] = ()
     not_workers: Sequence[str] = ()
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     max_running: int = 0
-    decrease_priority_after: int = 0
     timeout_output_s: float = 0.0
     timeout_progress_s: float = 0.0
     error_patterns: Sequence[str] = ()
@@ -282,7 +260,6 @@ class Job:
     first_frame: int | None = None
     last_frame: int | None = None
     chunk: int | None = None  # of a frame range
-    skipped: bool = False
     note: str = ""
 
 
@@ -604,12 +581,11 @@ def _union_reader(args: tuple[Any, ...]) -> tuple[str, Reader]:
             return None
         if len(readers) == 1:
             return readers[0][1](value, path)
-        for kind, reader in readers:
+        for _, reader in readers:
             try:
                 return reader(value, path)
             except BadInput:
-                if kind == "an object" and isinstance(value, Mapping):
-                    raise  # it was meant, and the error says which of its fields is wrong
+                continue
         raise _wrong(path, value, words)
 
     return words, read

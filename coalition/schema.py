@@ -67,11 +67,8 @@ job = _table(
     Column("attempt_id", Id, nullable=False, server_default="0"),  # the newest lease; a late result of an older one is refused
     Column("first_frame", Integer),  # of an array: the frames this leaf is for, both ends; NULL elsewhere
     Column("last_frame", Integer),
-    Column("needs_any", Boolean, nullable=False, server_default=false()),  # one of its dependencies is enough
-    Column("skipped", Boolean, nullable=False, server_default=false()),  # FINISHED by hand
     Column("avoid", Id, nullable=False, server_default="0"),  # the worker it failed on last; copied to its ready row
     Column("max_running", Integer, nullable=False, server_default="0"),  # of a group: 0 is any number
-    Column("sink_after", Integer, nullable=False, server_default="0"),  # of a group: errors after which its priority is lowered
     Index("ix_job_parent_id", "parent", "id"),
     Index("ix_job_state_parent_id", "state", "parent", "id"),
     Index("ix_job_parent_prio_id", "parent", "prio", "id"),
@@ -104,10 +101,6 @@ dependency = _table(
     Column("job_id", Id, primary_key=True, autoincrement=False),
     Column("on_id", Id, primary_key=True, autoincrement=False),
     Column("met", Boolean, nullable=False),
-    Column("until", String(8), nullable=False, server_default="finished"),  # or done: also in ERROR
-    Column("kind", String(8), nullable=False, server_default="whole"),  # frames: between groups, a rule for their leaves' rows
-    Column("step", Integer, nullable=False, server_default="1"),  # frame n waits for frame n * step + shift
-    Column("shift", Integer, nullable=False, server_default="0"),
     Index("ix_dependency_on_id", "on_id"),
     rowid=False,
 )
@@ -296,23 +289,6 @@ event = _table(
     Index("ix_event_instance_id", "instance_id"),
     Index("ix_event_at", "at"),
     Index("ix_event_who_id", "who", "id"),
-)
-
-# A tree that is over, out of the way of the farm's tables.
-archive = _table(
-    "archive",
-    Column("root_id", Id, primary_key=True, autoincrement=False),
-    _text("title", 255),
-    _text("user", 64),
-    Column("state", String(10), nullable=False),
-    Column("jobs", Integer, nullable=False),
-    Column("run_ms", BigInteger, nullable=False),
-    Column("cost_micro", Money, nullable=False),
-    Column("created_at", Seconds, nullable=False),
-    Column("ended_at", Seconds),
-    Column("archived_at", Seconds, nullable=False),
-    Column("body", LongText, nullable=False),  # its jobs and attempts: JSON, gzip, base64
-    Index("ix_archive_ended_at", "ended_at"),
 )
 
 # Numbers that processes share: id sequences, and versions that tell the others to read again.

@@ -12,16 +12,6 @@ OVER = ("FINISHED", "ERROR")
 
 
 @dataclass
-class Wait:
-    """One dependency: on a job or group; with `frames` on the leaves of a group that hold n + shift."""
-
-    on: int
-    done: bool = False
-    frames: bool = False
-    shift: int = 0
-
-
-@dataclass
 class Node:
     id: int
     parent: int
@@ -30,11 +20,9 @@ class Node:
     tags: frozenset[str]
     paused: bool
     retries: int = 0
-    waits: list[Wait] = field(default_factory=list)
-    any: bool = False
+    waits: list[int] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
     max_running: int = 0
-    span: tuple[int, int] | None = None
     # of a leaf: what became of it
     state: str = "IDLE"  # IDLE, WORKING, FINISHED, ERROR: whether it is WAITING or PENDING follows
     errors: int = 0
@@ -94,28 +82,8 @@ class Reference:
             return "WAITING"
         return next(state for state in ("ERROR", "WORKING", "WAITING", "PENDING", "FINISHED") if state in states)
 
-    def is_over(self, job_id: int, done: bool) -> bool:
-        """Whether a target is FINISHED; with `done`, whether all of it has ended."""
-        states = [leaf.state for leaf in self.leaves(job_id)]
-        return bool(states) and all(state in (OVER if done else OVER[:1]) for state in states)
-
     def is_held(self, leaf: Node) -> bool:
-        return any(self.waits(one, leaf) for one in self.up(leaf))
-
-    def waits(self, node: Node, leaf: Node) -> bool:
-        """Whether the node's own dependencies hold this leaf below it (or itself) back."""
-        whole = [self.is_over(wait.on, wait.done) for wait in node.waits if not wait.frames]
-        if whole and not (any(whole) if node.any else all(whole)):
-            return True
-        rules = [wait for wait in node.waits if wait.frames]
-        met = [self.is_over(target.id, wait.done) for wait in rules for target in self.frames_for(wait, leaf)]
-        return bool(met) and not (any(met) if node.any else all(met))
-
-    def frames_for(self, wait: Wait, leaf: Node) -> list[Node]:
-        if leaf.span is None:
-            return []
-        first, last = leaf.span[0] + wait.shift, leaf.span[1] + wait.shift
-        return [one for one in self.children(wait.on) if one.span and one.span[0] <= last and first <= one.span[1]]
+        return any(self.state(target) != "FINISHED" for one in self.up(leaf) for target in one.waits)
 
     # ------------------------------------------------------------ dispatch
 
@@ -213,11 +181,6 @@ class Reference:
             if leaf.state in (("ERROR",) if errors_only else (*OVER, "WORKING")):
                 leaf.state, leaf.errors, leaf.not_before, leaf.avoid = "IDLE", 0, 0.0, 0
 
-    def skip(self, ids: Sequence[int]) -> None:
-        for leaf in self.leaves_of(ids):
-            if leaf.state != "FINISHED":
-                self.finish(leaf)
-
     def delete(self, ids: Sequence[int]) -> None:
         gone: set[int] = set()
         level = set(ids)
@@ -227,4 +190,4 @@ class Reference:
         for job_id in gone:
             del self.nodes[job_id]
         for node in self.nodes.values():
-            node.waits = [wait for wait in node.waits if wait.on not in gone]
+            node.waits = [target for target in node.waits if target not in gone]

@@ -55,7 +55,7 @@ OF_ANY_JOB: dict[str, Any] = {
     "licence_codes": (3, 113),
     "note": "asked for by Zoë",
 }
-OF_A_GROUP: dict[str, Any] = {"max_running": 3, "decrease_priority_after": 5}
+OF_A_GROUP: dict[str, Any] = {"max_running": 3}
 
 
 def shown(job: Job, names: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from coalition.store import Store
 from coalition.store.dispatch import Beat
 from coalition.store.views import JobQuery
 from tests.builders import LEASE_S, Clock, Hand, a_group, a_job, a_range, settings
-from tests.reference import Machine, Node, Reference, Wait
+from tests.reference import Machine, Node, Reference
 
 COUNTS = {"waiting": "WAITING", "pending": "PENDING", "working": "WORKING", "finished": "FINISHED", "error": "ERROR"}
 TAGS: list[tuple[str, ...]] = [(), (), ("a",), ("a", "b"), ("c",)]
@@ -90,16 +90,16 @@ class Twins(RuleBasedStateMachine):
 
     def adopt(self, spec: JobSpec, number: int, parent: int) -> int:
         """Numbers follow the tree from the top, a group before what is in it; the next free number."""
-        waits = [Wait(on) for on in spec.depends_on if isinstance(on, int)]
+        waits = [on for on in spec.depends_on if isinstance(on, int)]
         is_group = bool(spec.group or spec.frames)
         tags, limits = frozenset(spec.affinity), dict(spec.limits)
-        group = Node(number, parent, is_group, spec.priority, tags, spec.paused, spec.retries, waits, spec.depends_any, limits)
+        group = Node(number, parent, is_group, spec.priority, tags, spec.paused, spec.retries, waits, limits)
         self.twin.nodes[number] = group
         following = number + 1
         for child in spec.children:
             following = self.adopt(child, following, number)
-        for frame in range(1, int((spec.frames or "1-0").partition("-")[2]) + 1):
-            leaf = Node(following, number, False, 127, frozenset(), False, spec.retries, span=(frame, frame))
+        for _ in range(int((spec.frames or "1-0").partition("-")[2])):
+            leaf = Node(following, number, False, 127, frozenset(), False, spec.retries)
             self.twin.nodes[following] = leaf
             following += 1
         return following
@@ -183,7 +183,7 @@ class Twins(RuleBasedStateMachine):
         ids, targets = self.pick(numbers), self.pick(on)
         if ids and self.accepted(lambda: self.store.edit(ids, JobChanges(depends_on=targets))):
             for job_id in ids:
-                self.twin.nodes[job_id].waits = [Wait(target) for target in targets]
+                self.twin.nodes[job_id].waits = targets
 
     @staticmethod
     def accepted(change: Callable[[], object]) -> bool:

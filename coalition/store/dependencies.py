@@ -13,9 +13,6 @@ from coalition.store.base import Hot, HotIn, chunks
 from coalition.store.limits import Limits
 from coalition.store.tree import FEED_CLASS, Changes
 
-# Kinds of rows. Between two ranges there is a rule, which holds nothing itself, and of it follow rows between their frames.
-WHOLE, FRAMES, FRAME = "whole", "frames", "frame"
-
 INSERT_DEPENDENCY = Hot(
     insert(dependency).values(job_id=bindparam("job_id"), on_id=bindparam("on_id"), met=bindparam("met")),
     "job_id",

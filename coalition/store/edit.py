@@ -21,7 +21,7 @@ from coalition.store.tree import Changes, Node
 
 FILLED = ("title", "command", "url")  # of a range: what its frames' are made of
 SPEC_FIELDS = (*FILLED, "dir", "environment", "user", "timeout_s", "progress_pattern", "note")
-JOB_FIELDS = {"priority": "prio", "retries": "retries", "max_running": "max_running", "decrease_priority_after": "sink_after"}
+JOB_FIELDS = {"priority": "prio", "retries": "retries", "max_running": "max_running"}
 PASSED_ON = ("dir", "environment", "user", "timeout_s", "progress_pattern", "retries", *RULES)  # by a range to its frames
 
 SET_OWN = HotIn(lambda ids: update(job).where(job.c.id.in_(ids)).values(own_set=bindparam("b_set")), "b_set")

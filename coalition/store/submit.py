@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, insert
 
 from coalition import frames
 from coalition.errors import BadInput, TooLarge
-from coalition.model import DEFAULT_PRIORITY, MAX_CHILDREN, MAX_TITLE, Dependency, JobSpec
+from coalition.model import DEFAULT_PRIORITY, MAX_CHILDREN, MAX_TITLE, JobSpec
 from coalition.schema import farm_limit, group_count, group_inherited, job, ready, spec
 from coalition.states import JobState
 from coalition.store.base import Hot, writes
@@ -21,11 +21,11 @@ from coalition.store.tree import COLUMN_OF, FARM, MAX_DEPTH, Above, Chains, Chan
 
 MAX_NODES = 2 * MAX_CHILDREN  # jobs and groups of one call
 RULES = ("timeout_output_s", "timeout_progress_s", "error_patterns", "licence_patterns", "licence_codes")
-OF_GROUPS = ("max_running", "decrease_priority_after")
+OF_GROUPS = ("max_running",)
 
 JOB_COLUMNS = (
     *("id", "parent", "is_group", "prio", "own_set", "class_id", "state", "paused", "holds", "retries"),
-    *("first_frame", "last_frame", "max_running", "sink_after"),
+    *("first_frame", "last_frame", "max_running"),
 )
 INSERT_JOB = Hot(insert(job).values({c: bindparam(c) for c in JOB_COLUMNS}), *JOB_COLUMNS)
 SPEC_COLUMNS = (
@@ -98,7 +98,6 @@ class Submit(Dependencies):
         new = {entry.id for entry in entries}
         for entry in entries:
             for index, target in enumerate(entry.spec.depends_on):
-                target = target.on if isinstance(target, Dependency) else target
                 on = refs.get(target, 0) if isinstance(target, str) else target
                 place = f"{entry.path}.depends_on[{index}]"
                 if not on:
@@ -110,7 +109,6 @@ class Submit(Dependencies):
         states = self._states(db, old)
         for entry in entries:
             for index, target in enumerate(entry.spec.depends_on):
-                target = target.on if isinstance(target, Dependency) else target
                 if isinstance(target, int) and target not in new and target not in states:
                     problems[f"{entry.path}.depends_on[{index}]"] = f"there is no job {target}"
         if problems:
@@ -167,8 +165,7 @@ class _Adding:
             class_id = self.sets.leaf_class(own, up.set_id, path, one.user, self.chains.root(parent))
             self.count(parent, class_id, state, [entry.id], up.paused or one.paused)
         order = (one.priority, own, class_id, str(state), one.paused, holds, one.retries)
-        sinks = (None, None, one.max_running, one.decrease_priority_after)
-        self.rows.jobs.append((entry.id, parent, entry.is_group, *order, *sinks))
+        self.rows.jobs.append((entry.id, parent, entry.is_group, *order, None, None, one.max_running))
         template = Template.of(one)
         self.rows.specs.append(template.row(entry.id, parent, self.now, one.note, one.chunk if entry.frames else None))
         if entry.frames:

@@ -9,13 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from coalition.errors import NotFound
-from coalition.model import Attempt, Counts, Dependency, Job, Worker
+from coalition.model import Attempt, Counts, Job, Worker
 from coalition.schema import attempt, dependency, event, group_count, group_inherited, job, spec, worker
 from coalition.states import AttemptState, JobState, WorkerState
 from coalition.store import lists
 from coalition.store.base import chunks, reads
 from coalition.store.cloud import Cloud
-from coalition.store.dependencies import FRAME, FRAMES
 from coalition.store.lists import Cursor, JobQuery
 from coalition.store.tree import group_state
 from coalition.store.workers import availability
@@ -121,19 +120,15 @@ class Views(Cloud):
             counts=counts,
             reason=_short_reason(row, state, paused_above, held_above),
             allowed_actions=_job_actions(row, state),
-            dependencies=tuple(_dependency(edge) for edge in edges if edge.kind != FRAME),
-            depends_any=row.needs_any,
             gpu_memory_bytes=own.gpu_memory_bytes,
             exclusive=own.exclusive,
             workers=own.workers,
             not_workers=own.not_workers,
             limits=dict(own.limits),
             max_running=row.max_running,
-            decrease_priority_after=abs(row.sink_after),
             first_frame=row.first_frame,
             last_frame=row.last_frame,
             chunk=row.chunk,
-            skipped=row.skipped,
             note=row.note,
             **rules,
         )
@@ -238,10 +233,6 @@ class Views(Cloud):
             slots += row.slots if state in ("WAITING", "WORKING") else 0
             taken += min(busy.get(row.id, 0), row.slots)  # what is leased ahead waits on the worker and takes no slot
         return {"workers": states, "slots": {"total": slots, "busy": taken}}
-
-
-def _dependency(edge: Any) -> Dependency:
-    return Dependency(edge.on_id, edge.until, edge.kind == FRAMES, edge.step, edge.shift)
 
 
 def _job_select() -> Any:

@@ -1,4 +1,4 @@
-"""What scheduling rules need: limits, fair use, reservations, frames, worker hours, archive.
+"""What scheduling rules need: limits, fair use, reservations, frames, worker hours.
 
 Revision: 0002, after 0001
 """
@@ -41,7 +41,7 @@ INDEXES = {
     "ix_group_count_ended_at": ("group_count", ["ended_at"]),
     "ix_attempt_ended_at": ("attempt", ["ended_at"]),
 }
-TABLES = ("farm_limit", "limit_use", "reservation", "fair_use", "archive")
+TABLES = ("farm_limit", "limit_use", "reservation", "fair_use")
 
 
 def _columns() -> dict[str, list[sa.Column[Any]]]:
@@ -49,19 +49,10 @@ def _columns() -> dict[str, list[sa.Column[Any]]]:
         "job": [
             sa.Column("first_frame", sa.Integer()),
             sa.Column("last_frame", sa.Integer()),
-            _flag("needs_any"),
-            _flag("skipped"),
             _number("avoid", Id),
             _number("max_running", sa.Integer()),
-            _number("sink_after", sa.Integer()),
         ],
         "spec": [sa.Column("rules", LongText), _text("note", 1_000), _number("parent", Id), sa.Column("chunk", sa.Integer())],
-        "dependency": [
-            _text("until", 8, "finished"),
-            _text("kind", 8, "whole"),
-            _number("step", sa.Integer(), "1"),
-            _number("shift", sa.Integer()),
-        ],
         "class": [_text("fair_key", 128)],
         "ready": [_number("avoid", Id)],
         "attempt": [_number("set_id", Id), _text("fair_key", 128), _flag("no_licence")],
@@ -91,7 +82,6 @@ def upgrade() -> None:
     _lists()
     _limits()
     _shares()
-    _archive()
 
 
 def _lists() -> None:
@@ -156,26 +146,6 @@ def _shares() -> None:
         sa.PrimaryKeyConstraint("fair_key", name=op.f("pk_fair_use")),
         **MYSQL,
     )
-
-
-def _archive() -> None:
-    op.create_table(
-        "archive",
-        sa.Column("root_id", Id, autoincrement=False, nullable=False),
-        _text("title", 255),
-        _text("user", 64),
-        sa.Column("state", sa.String(10), nullable=False),
-        sa.Column("jobs", sa.Integer(), nullable=False),
-        sa.Column("run_ms", sa.BigInteger(), nullable=False),
-        sa.Column("cost_micro", sa.BigInteger(), nullable=False),
-        sa.Column("created_at", sa.Double(), nullable=False),
-        sa.Column("ended_at", sa.Double()),
-        sa.Column("archived_at", sa.Double(), nullable=False),
-        sa.Column("body", LongText, nullable=False),
-        sa.PrimaryKeyConstraint("root_id", name=op.f("pk_archive")),
-        **MYSQL,
-    )
-    op.create_index("ix_archive_ended_at", "archive", ["ended_at"])
 
 
 def downgrade() -> None:
