@@ -190,7 +190,7 @@ class _Adding:
         state = JobState.PENDING if up.holds else JobState.WAITING
         order = (DEFAULT_PRIORITY, own, class_id, str(state), False, 0, retries)
         ids = range(first_id, first_id + len(pieces))
-        self.rows.jobs += [(one, group, False, *order, *piece, 0, 0) for one, piece in zip(ids, pieces, strict=True)]
+        self.rows.jobs += [(one, group, False, *order, *piece, 0) for one, piece in zip(ids, pieces, strict=True)]
         self.rows.specs += template.filled(group, first_id, pieces, self.now)
         self.count(group, class_id, state, ids, up.paused)
 
