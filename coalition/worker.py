@@ -39,6 +39,7 @@ from coalition.link import PAUSE_S, STREAM_S, Backoff, Connection, Line, LogStre
 from coalition.model import MAX_TEXT, Enrol, Enrolled, Facts, Lease, SyncReply, from_dict, to_dict
 from coalition.outbox import Outbox, StateDir
 from coalition.places import PLATFORM
+from coalition.presence import Presence
 from coalition.runner import Ended, Runner, Site, kill_marked
 from coalition.states import AttemptState
 
@@ -225,6 +226,7 @@ class Agent:
         if self._url:
             Connection(self._url, options.ca).close()  # complains now if it cannot be one
         self._session = secrets.token_hex(16)
+        self._presence = Presence()
         self._open_state(options.resolved_state_dir(), own_process)
         self._inbox: deque[Callable[[], None]] = deque()
         self._lines = [Line(f"call-{number}", self._tell) for number in (1, 2)]
@@ -566,6 +568,7 @@ class Agent:
             "load": round(os.getloadavg()[0], 2),
             "memory_free_bytes": psutil.virtual_memory().available,
             "wait_s": wait_s,
+            "user_idle_s": self._presence.idle_s(),
         }
         if not self._takes():
             body["takes"] = False
@@ -705,6 +708,7 @@ class Agent:
 
     def _close(self) -> None:
         self._runner.close()  # first: jobs cost more than calls
+        self._presence.close()
         if self._log_line:
             self._log_line.abort()
         self._logs.close()

@@ -327,6 +327,17 @@ def test_load_and_free_memory_are_told(farm: Farm, start: Start) -> None:
     assert sync.memory_free_bytes > 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="terminals tell when they were used on Linux")
+def test_how_long_nobody_used_the_machine_is_told(farm: Farm, start: Start) -> None:
+    terminals = os.openpty()
+    start()
+    idle_s = poll_until(lambda: farm.syncs)[0].user_idle_s
+    for handle in terminals:
+        os.close(handle)
+    assert idle_s is not None
+    assert 0 <= idle_s < 60
+
+
 def test_no_job_is_taken_on_a_full_disk(farm: Farm, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coalition.outbox.DISK_LOW_BYTES", 1 << 70)
     start()
