@@ -21,6 +21,7 @@ import resource
 import secrets
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections import deque
@@ -118,7 +119,19 @@ def cpu_count() -> int:
 
 def facts() -> Facts:
     gpus = len(glob.glob("/dev/nvidia[0-9]*"))
-    return Facts(cpu_count(), psutil.virtual_memory().total, gpus, PLATFORM, socket.gethostname()[:255])
+    memory = gpu_memory_bytes() if gpus else 0
+    return Facts(cpu_count(), psutil.virtual_memory().total, gpus, PLATFORM, socket.gethostname()[:255], memory)
+
+
+def gpu_memory_bytes() -> int:
+    """The memory of the smallest GPU, as nvidia-smi tells it in MiB; 0 if it cannot be told."""
+    ask = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True).stdout
+        return min(int(line) for line in told.split()) << 20
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        logger.warning("the memory of the GPUs is not known: %s", error)
+        return 0
 
 
 def funded_clock() -> float:

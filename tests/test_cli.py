@@ -75,6 +75,31 @@ def test_several_words_are_a_program_whose_arguments_are_kept_and_frames_go_insi
     assert commands == [f"""povray '+K{n}' 'my scene.pov' 'it'"'"'s'""" for n in (1, 3, 5)]
 
 
+def test_chunks_limits_and_a_maximum_are_options_of_a_submission(farm: Client) -> None:
+    words = (
+        "--frames",
+        "1-5",
+        "--chunk",
+        "2",
+        "--max-running",
+        "1",
+        "--limit",
+        "nuke=2",
+        "--limit",
+        "vray",
+        "--exclusive",
+        "--note",
+        "mine",
+    )
+    group = int(coalition("submit", *words, "render {start} {end}").output)
+    shown = farm.job(group)
+    assert [job.command for job in farm.jobs(parent=group)] == ["render 1 2", "render 3 4", "render 5 5"]
+    assert (shown.limits, shown.exclusive, shown.max_running, shown.note) == ({"nuke": 2, "vray": 1}, True, 1, "mine")
+    coalition("edit", str(group), "--shared", "--limit", "nuke")
+    assert (farm.job(group).limits, farm.job(group).exclusive) == ({"nuke": 1}, False)
+    assert "write NAME=COUNT" in coalition("submit", "--limit", "nuke=two", "true", code=2).output
+
+
 def test_one_word_is_a_shell_line_as_it_is(farm: Client) -> None:
     job = int(coalition("submit", "echo a > b && echo 'c d'").output)
     assert farm.job(job).command == "echo a > b && echo 'c d'"

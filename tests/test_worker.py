@@ -22,7 +22,7 @@ import pytest
 from coalition.errors import BadInput, Conflict, NotAuthenticated
 from coalition.link import PIECE_BYTES, Connection
 from coalition.outbox import Outbox, StateDir
-from coalition.worker import Agent, WorkerOptions, _Schedule
+from coalition.worker import Agent, WorkerOptions, _Schedule, gpu_memory_bytes
 from tests.fakes.protocol import UNWELL, Farm
 from tests.polling import poll_until
 
@@ -122,6 +122,17 @@ def test_the_credential_is_for_this_users_eyes_and_its_own_server_only(farm: Far
         agent._known["server"] = other.url
         assert json.loads(agent._enrol_body())["credential"] == farm.credential
         agent._close()
+
+
+@pytest.mark.parametrize(("told", "memory"), [("echo 24564; echo 8192", 8_192 << 20), ("echo N/A", 0), ("exit 9", 0)])
+def test_the_memory_of_the_smallest_gpu_is_what_counts(
+    told: str, memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{told}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert gpu_memory_bytes() == memory
 
 
 def test_a_wrong_token_is_said_once_and_waited_for(farm: Farm, start: Start, caplog: pytest.LogCaptureFixture) -> None:

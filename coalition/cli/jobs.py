@@ -24,6 +24,17 @@ def _environment(context: click.Context, option: click.Parameter, pairs: Sequenc
     return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
+def _tokens(context: click.Context, parameter: click.Parameter, value: Sequence[str]) -> dict[str, int]:
+    """NAME=COUNT, or NAME for one."""
+    tokens: dict[str, int] = {}
+    for text in value:
+        name, equals, count = text.partition("=")
+        if not name or (equals and not count.isdecimal()):
+            raise click.BadParameter(f"{text!r}: write NAME=COUNT, for example nuke=1")
+        tokens[name] = int(count) if equals else 1
+    return tokens
+
+
 def _numbers(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[int]:
     try:
         return [int(text) for text in parts(texts)]
@@ -52,6 +63,12 @@ FIELDS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     click.option("--cpus", type=int, help="How many it needs."),
     click.option("--memory", "memory_bytes", type=SIZE, help="How much it needs, such as 8G."),
     click.option("--gpus", type=int, help="How many it needs."),
+    click.option(
+        "--limit", "limits", metavar="NAME=COUNT", multiple=True, callback=_tokens, help="Tokens it holds while it runs."
+    ),
+    click.option("--exclusive/--shared", default=None, help="Alone on its worker, or beside others."),
+    click.option("--max-running", type=int, help="Of a group or frame range: so many of its jobs at a time."),
+    click.option("--note", help="A remark, shown with it."),
 ]
 
 
@@ -67,6 +84,7 @@ def job_fields(verb: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--parent", type=int, metavar="ID", help="The group it goes into.")
 @click.option("--paused", is_flag=True, help="Wait until it is started.")
 @click.option("--frames", metavar="RANGE", help="One job per frame, as 1-100x2; replaces {frame}, {frame:04d}, {start}, {end}.")
+@click.option("--chunk", type=int, help="Frames of one job.")
 @click.option("--group", is_flag=True, help="Make an empty group; print its id.")
 @click.option("--wait", "waits", is_flag=True, help="Wait until it is over; exit 1 if it failed.")
 @click.argument("command", nargs=-1)
