@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from coalition.cli.frame import Call, cli
+from coalition.model import to_dict
 
 
 @cli.group(invoke_without_command=True)
@@ -19,7 +20,7 @@ def limits(context: click.Context) -> None:
         [limit.name, limit.used, "not defined" if limit.maximum is None else limit.maximum, _scope(limit.per_host), limit.waiting]
         for limit in found
     ]
-    call.screen.table({"limits": found}, "NAME* USED> MAXIMUM> OF WAITING>", rows, "no limits; define one: coalition limits set")
+    call.screen.table({"limits": to_dict(found)}, "NAME* USED> MAXIMUM> OF WAITING>", rows, "no limits; define one: coalition limits set")
 
 
 def _scope(per_host: bool) -> str:
