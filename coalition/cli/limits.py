@@ -20,7 +20,9 @@ def limits(context: click.Context) -> None:
         [limit.name, limit.used, "not defined" if limit.maximum is None else limit.maximum, _scope(limit.per_host), limit.waiting]
         for limit in found
     ]
-    call.screen.table({"limits": to_dict(found)}, "NAME* USED> MAXIMUM> OF WAITING>", rows, "no limits; define one: coalition limits set")
+    call.screen.table(
+        {"limits": to_dict(found)}, "NAME* USED> MAXIMUM> OF WAITING>", rows, "no limits; define one: coalition limits set"
+    )
 
 
 def _scope(per_host: bool) -> str:
