@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from coalition.client import Client
+from coalition.errors import ServerUnreachable
 
 
 def free_port() -> int:
@@ -48,14 +49,14 @@ def server(folder: Path, **knobs: str) -> Iterator[str]:
 
 
 def _until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:
-    port = int(address.rpartition(":")[2])
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                Client(address).info()
-                return
-        time.sleep(0.05)
+        try:
+            Client(address).info()
+        except ServerUnreachable:
+            time.sleep(0.05)
+        else:
+            return
     raise RuntimeError(f"the server did not come up (exit code {process.poll()})")
 
 
