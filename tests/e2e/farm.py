@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import psutil
 
 from coalition.client import Client
-from coalition.errors import ServerUnreachable
 from coalition.model import Job
 from tests.polling import poll_until
 
@@ -61,9 +61,10 @@ class RealFarm:
 
     def _answers(self, process: subprocess.Popen[bytes]) -> bool:
         assert process.poll() is None, f"the server ended with {process.returncode}: {self.log_of('server')}"
-        try:
-            return bool(self.client.info())  # an open port is no answer: a killed server's last thread may hold it for a moment
-        except ServerUnreachable:
+        try:  # an open port is no answer: a killed server's last thread may hold it for a moment
+            with urllib.request.urlopen(f"{self.address}/healthz", timeout=10) as answer:
+                return bool(answer.status == 200)
+        except OSError:
             return False
 
     def worker(self, name: str, *options: str, slots: int = 1) -> subprocess.Popen[bytes]:
