@@ -44,6 +44,7 @@ from coalition.model import (
     Worker,
     WorkerChanges,
     WorkerEdit,
+    defaults,
     from_dict,
     to_dict,
 )
@@ -686,18 +687,12 @@ def _changes(kind: type[T], changes: Mapping[str, Any]) -> T:
     return from_dict(kind, changes)
 
 
-@cache
-def _defaults(kind: type) -> dict[str, Any]:
-    return {
-        f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in dataclasses.fields(kind)
-    }
-
-
 def _sparse(value: Any) -> Any:
     """JSON data without the fields that hold their default, which keeps a large submission small."""
     if dataclasses.is_dataclass(value):
-        defaults = _defaults(type(value))  # type: ignore[arg-type]  # a type is hashable
-        return {name: _sparse(item) for name, item in vars(value).items() if item != defaults[name]}
+        usual = defaults(type(value))  # type: ignore[arg-type]  # a type is hashable
+        given = [(name, item) for name, item in vars(value).items() if item is not usual.get(name)]
+        return {name: _sparse(item) for name, item in given if name not in usual or item != usual[name]}
     return [_sparse(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -723,10 +718,15 @@ def _words(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+@cache
+def _names(kind: type) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(kind))
+
+
 def _read(kind: type[T], data: Any) -> T:
     """A dataclass of the server's answer. Fields that this version does not know are passed over: the server may be newer."""
     if isinstance(data, dict):
-        data = {name: value for name, value in data.items() if name in _defaults(kind)}  # type: ignore[arg-type]  # is hashable
+        data = {name: value for name, value in data.items() if name in _names(kind)}  # type: ignore[arg-type]  # is hashable
     try:
         return from_dict(kind, data)
     except BadInput as error:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, exists, insert, or_, select, update
 
 from coalition.errors import BadInput
 from coalition.schema import dependency, job
@@ -20,6 +20,9 @@ INSERT_DEPENDENCY = Hot(
     "met",
 )
 WAITERS = HotIn(lambda ids: select(dependency.c.job_id, dependency.c.on_id, dependency.c.met).where(dependency.c.on_id.in_(ids)))
+WAITS_OR_GROUP = or_(job.c.is_group, exists().where(dependency.c.job_id == job.c.id))
+WAITING_OF = HotIn(lambda ids: select(job.c.id).where(job.c.id.in_(ids), WAITS_OR_GROUP))
+PARENTS_OF = HotIn(lambda ids: select(job.c.id, job.c.parent).where(job.c.id.in_(ids)))
 
 
 class Dependencies(Limits):
@@ -93,17 +96,24 @@ class Dependencies(Limits):
         A job has a start and an end. An end waits for its own start and, in a group, for the ends of the children; a start
         waits for the parent's start and for the ends of what the job depends on.
         """
-        graph = self._waits_for(db, ids)
+        origins = self._origins(db, ids)
+        graph = self._waits_for(db, origins)
         done: set[tuple[str, int]] = set()
-        for job_id in ids:
-            path = _find_cycle(graph, ("end", job_id), done)
+        for origin in origins:
+            path = _find_cycle(graph, origin, done)
             if path:
                 words = " -> ".join(f"#{one}" for one in path)
                 raise BadInput(f"the dependencies would form a cycle: {words}", fields={"depends_on": f"cycle: {words}"})
 
-    def _waits_for(self, db: Connection, ids: Sequence[int]) -> dict[tuple[str, int], list[tuple[str, int]]]:
+    def _origins(self, db: Connection, ids: Sequence[int]) -> list[tuple[str, int]]:
+        """Where a cycle through these jobs is looked for: of leaves that wait for nothing themselves, at their groups."""
+        waiting = {row[0] for row in WAITING_OF.all(db, ids)}
+        groups = {row[1] for row in PARENTS_OF.all(db, ids) if row[0] not in waiting}
+        return [*(("end", one) for one in sorted(waiting)), *(("start", one) for one in sorted(groups - {0}))]
+
+    def _waits_for(self, db: Connection, origins: Iterable[tuple[str, int]]) -> dict[tuple[str, int], list[tuple[str, int]]]:
         graph: dict[tuple[str, int], list[tuple[str, int]]] = {}
-        frontier: set[tuple[str, int]] = {("end", job_id) for job_id in ids}
+        frontier = set(origins)
         while frontier:
             for one in frontier:
                 graph[one] = [("start", one[1])] if one[0] == "end" else []
@@ -115,7 +125,8 @@ class Dependencies(Limits):
                 for row in db.execute(select(job.c.id, job.c.parent).where(job.c.id.in_(chunk), job.c.parent != 0)):
                     graph["start", row.id].append(("start", row.parent))
             for chunk in chunks(ends):
-                for row in db.execute(select(job.c.id, job.c.parent).where(job.c.parent.in_(chunk))):
+                # A leaf that waits for nothing itself adds no way that its group does not have.
+                for row in db.execute(select(job.c.id, job.c.parent).where(job.c.parent.in_(chunk), WAITS_OR_GROUP)):
                     graph["end", row.parent].append(("end", row.id))
             frontier = {two for one in frontier for two in graph[one]} - graph.keys()
         return graph

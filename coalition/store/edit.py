@@ -17,7 +17,7 @@ from coalition.schema import job, spec
 from coalition.store.base import HotIn, chunks, writes
 from coalition.store.sets import AMOUNTS, NEEDS, Sets, group_limit, requirement_of
 from coalition.store.submit import OF_GROUPS, RULES, Submit, Template, rules_json
-from coalition.store.tree import Changes, Node
+from coalition.store.tree import Chains, Changes, Node
 
 FILLED = ("title", "command", "url")  # of a range: what its frames' are made of
 SPEC_FIELDS = (*FILLED, "dir", "environment", "user", "timeout_s", "progress_pattern", "note")
@@ -177,9 +177,9 @@ class Edits(Submit):
         if inside:
             raise BadInput(fields={"changes.parent": f"{parent} lies in job {min(inside)}, which would be moved into itself"})
         tops = self._outermost(db, ids)
-        for row in tops:
-            values = self._subtree_counts(db, row, changes)
-            changes.count(self._ancestors(db, row.parent), **{name: -value for name, value in values.items()})
+        chains = Chains(db)
+        for old_parent, values in self._counted(db, tops, changes).items():
+            changes.count(chains[old_parent], **{name: -value for name, value in values.items()})
             changes.count(new_chain, **values)
         for chunk in chunks([row.id for row in tops]):
             db.execute(update(job).where(job.c.id.in_(chunk)).values(parent=parent))

@@ -89,9 +89,8 @@ class Jobs(Edits):
         tops = self._outermost(db, ids)
         groups, leaves = self._walk(db, [row.id for row in tops])
         self._stop_attempts(db, leaves, f"deleted by {who or 'a user'}", changes)
-        for row in self._nodes(db, [row.id for row in tops]):
-            values = self._subtree_counts(db, row, changes)
-            changes.count(chains[row.parent], **{name: -value for name, value in values.items() if name not in SPENT})
+        for parent, values in self._counted(db, self._nodes(db, [row.id for row in tops]), changes).items():
+            changes.count(chains[parent], **{name: -value for name, value in values.items() if name not in SPENT})
         changes.counts = {group: changes.counts[group] for group in changes.counts.keys() - {row.id for row in groups}}
         self._erase(db, groups, leaves)
         # Only now: a group that is freed must not count the jobs again that were deleted from it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, insert, select
@@ -16,6 +17,7 @@ from coalition.schema import klass, reqset
 from coalition.store.base import Base, Hot
 
 AMOUNTS = ("cpus", "memory_bytes", "gpus", "gpu_memory_bytes", "exclusive")
+AMOUNTS_OF = attrgetter(*AMOUNTS)
 NEEDS = ("affinity", *AMOUNTS, "workers", "not_workers", "limits")  # the fields of a job that its requirement is made of
 
 SET_OF = Hot(select(reqset.c.id).where(reqset.c.hash == bindparam("b_hash")), "b_hash")
@@ -58,10 +60,9 @@ class Sets:
 
     def own(self, spec: JobSpec, is_group: bool) -> int:
         """The set of what a job itself asks for. A group pays by its title, a leaf by its user, both by their tags."""
-        limits = tuple(spec.limits.items())
-        amounts = [getattr(spec, name) for name in AMOUNTS]
         who = spec.title if is_group else spec.user
-        key = (is_group, who, tuple(spec.affinity), *amounts, tuple(spec.workers), tuple(spec.not_workers), limits)
+        lists = (tuple(spec.affinity), tuple(spec.workers), tuple(spec.not_workers), tuple(spec.limits.items()))
+        key = (is_group, who, lists, AMOUNTS_OF(spec))
         if key not in self._own:
             user, titles = ("", [spec.title]) if is_group else (spec.user, [])
             payer = matching.payer(self.store.settings.budgets, user, titles, spec.affinity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,6 +123,7 @@ class Submit(Dependencies):
         adding = _Adding(self, db, entries, changes)
         for entry in entries:
             adding.add(entry, holds.get(entry.id, 0))
+        adding.count_up()
         rows = adding.rows
         INSERT_JOB.many(db, rows.jobs)
         INSERT_SPEC.many(db, rows.specs)
@@ -144,6 +146,8 @@ class _Adding:
         self.sets, self.chains = Sets(store, db), Chains(db)
         self.now = store.clock()
         self._above: dict[int, Above] = {}
+        self._classes: dict[tuple[int, int, int, str], int] = {}
+        self._new: Counter[tuple[int, JobState]] = Counter()
 
     def add(self, entry: Entry, holds: int) -> None:
         one = entry.spec
@@ -152,18 +156,13 @@ class _Adding:
             self._above[parent] = self.store._above(self.db, parent, f"{entry.path}.parent")
         up = self._above[parent]
         own = self.sets.own(one, entry.is_group)
-        path = path_below(up, one.priority, entry.path)
-        state = JobState.PENDING if holds + up.holds else JobState.WAITING
-        class_id = 0
         if entry.is_group:
-            token = group_limit(entry.id) if one.max_running else ""
-            state = JobState.WAITING  # it is empty yet; what it gets below it is counted up
-            mine = Above(path, self.sets.handed(own, up.set_id, token), up.paused or one.paused, holds + up.holds)
-            self._add_group(entry, mine)
-            self.chains.add(entry.id, parent)
+            class_id, state = 0, JobState.WAITING  # it is empty yet; what it gets below it is counted up
+            self._add_group(entry, parent, own, holds)
         else:
-            class_id = self.sets.leaf_class(own, up.set_id, path, one.user, self.chains.root(parent))
-            self.count(parent, class_id, state, [entry.id], up.paused or one.paused)
+            class_id = self._class(parent, own, one.priority, one.user, entry.path)
+            state = JobState.PENDING if holds + up.holds else JobState.WAITING
+            self.count(parent, class_id, state, (entry.id,), up.paused or one.paused)
         order = (one.priority, own, class_id, str(state), one.paused, holds, one.retries)
         self.rows.jobs.append((entry.id, parent, entry.is_group, *order, None, None, one.max_running))
         template = Template.of(one)
@@ -172,8 +171,21 @@ class _Adding:
             leaf = JobSpec(user=one.user)
             self.add_frames(entry.id, entry.id + 1, entry.frames, template, self.sets.own(leaf, is_group=False), one.retries)
 
-    def _add_group(self, entry: Entry, mine: Above) -> None:
-        self._above[entry.id] = mine
+    def _class(self, parent: int, own: int, priority: int, user: str, place: str) -> int:
+        key = (parent, own, priority, user)
+        if key not in self._classes:
+            up = self._above[parent]
+            path = path_below(up, priority, place)
+            self._classes[key] = self.sets.leaf_class(own, up.set_id, path, user, self.chains.root(parent))
+        return self._classes[key]
+
+    def _add_group(self, entry: Entry, parent: int, own: int, holds: int) -> None:
+        up = self._above[parent]
+        token = group_limit(entry.id) if entry.spec.max_running else ""
+        path = path_below(up, entry.spec.priority, entry.path)
+        paused = up.paused or entry.spec.paused
+        mine = self._above[entry.id] = Above(path, self.sets.handed(own, up.set_id, token), paused, holds + up.holds)
+        self.chains.add(entry.id, parent)
         values = {"prio_path": mine.path, "set_id": mine.set_id, "paused": mine.paused, "holds": mine.holds}
         self.rows.groups.append({"group_id": entry.id, **values})
         if entry.spec.max_running:
@@ -185,8 +197,7 @@ class _Adding:
     ) -> None:
         """The jobs of a range; all they need of a worker is their range's."""
         up = self._above[group]
-        path = path_below(up, DEFAULT_PRIORITY, "frames")
-        class_id = self.sets.leaf_class(own, up.set_id, path, template.user, self.chains.root(group))
+        class_id = self._class(group, own, DEFAULT_PRIORITY, template.user, "frames")
         state = JobState.PENDING if up.holds else JobState.WAITING
         order = (DEFAULT_PRIORITY, own, class_id, str(state), False, 0, retries)
         ids = range(first_id, first_id + len(pieces))
@@ -198,7 +209,12 @@ class _Adding:
         if state == JobState.WAITING and not paused:
             self.rows.ready += [(class_id, one) for one in ids]
             self.changes.fed.add(class_id)
-        self.changes.count(self.chains[parent], total=len(ids), **{COLUMN_OF[state]: len(ids)})
+        self._new[parent, state] += len(ids)
+
+    def count_up(self) -> None:
+        """Adds what was added to the counters above, once all is there."""
+        for (parent, state), jobs in self._new.items():
+            self.changes.count(self.chains[parent], total=jobs, **{COLUMN_OF[state]: jobs})
 
 
 @dataclass(frozen=True)
@@ -248,8 +264,9 @@ def _numbered(title: str) -> Callable[[int, int], str]:
 
 def rules_json(given: Mapping[str, Any]) -> str | None:
     """The column for the fields that only the worker needs; None if none of them is set."""
-    rules = {name: given[name] for name in RULES if given.get(name)}
-    return json.dumps(rules) if rules else None
+    if not any(map(given.get, RULES)):
+        return None
+    return json.dumps({name: given[name] for name in RULES if given.get(name)})
 
 
 def _flatten(specs: Sequence[JobSpec]) -> list[Entry]:
@@ -292,8 +309,9 @@ def _check_entry(one: JobSpec, parent: int, path: str, depth: int, is_group: boo
         problems[f"{path}.parent"] = "a child's parent is the group it stands in"
     if depth > MAX_DEPTH:
         problems[path] = f"is more than {MAX_DEPTH} levels deep"
-    if not is_group:
-        problems.update({f"{path}.{name}": "is for groups and frame ranges" for name in OF_GROUPS if getattr(one, name)})
+    for name in () if is_group else OF_GROUPS:
+        if getattr(one, name):
+            problems[f"{path}.{name}"] = "is for groups and frame ranges"
     if problems:
         raise BadInput(fields=problems)
 

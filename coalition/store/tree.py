@@ -57,6 +57,16 @@ COUNTS_OF = HotIn(
         .where(group_count.c.group_id.in_(ids))
     )
 )
+COUNTERS_OF = HotIn(
+    lambda ids: select(group_count.c.group_id, *(group_count.c[name] for name in COUNTED)).where(group_count.c.group_id.in_(ids))
+)
+SPENT_BY = HotIn(
+    lambda ids: (
+        select(attempt.c.job_id, func.sum(attempt.c.run_ms), func.sum(attempt.c.cost_micro))
+        .where(attempt.c.job_id.in_(ids))
+        .group_by(attempt.c.job_id)
+    )
+)
 SET_STATE = Hot(update(job).where(job.c.id == bindparam("b_id")).values(state=bindparam("b_state")), "b_state", "b_id")
 PARENT_OF = Hot(select(job.c.parent).where(job.c.id == bindparam("b_id")), "b_id")
 HAND_DOWN = Hot(
@@ -254,15 +264,19 @@ class Tree(Base):
 
     # ------------------------------------------------------------ counting up
 
-    def _subtree_counts(self, db: Connection, row: Node, changes: Changes) -> dict[str, int]:
-        """What a job and all below it add to the counters of the groups above, with this transaction's changes."""
-        if not row.is_group:
-            spent = select(func.coalesce(func.sum(attempt.c.run_ms), 0), func.coalesce(func.sum(attempt.c.cost_micro), 0))
-            run_ms, cost_micro = db.execute(spent.where(attempt.c.job_id == row.id)).one()
-            return {"total": 1, COLUMN_OF[JobState(row.state)]: 1, "run_ms": int(run_ms), "cost_micro": int(cost_micro)}
-        held = db.execute(select(group_count).where(group_count.c.group_id == row.id)).one()
-        pending = changes.counts.get(row.id, [0] * len(COUNTED))
-        return {name: getattr(held, name) + pending[index] for index, name in enumerate(COUNTED)}
+    def _counted(self, db: Connection, rows: Sequence[Node], changes: Changes) -> dict[int, Counter[str]]:
+        """By parent: what these jobs and all below them add to the counters above them, with this transaction's changes."""
+        sums: dict[int, Counter[str]] = {row.parent: Counter() for row in rows}
+        parents = {row.id: row.parent for row in rows}
+        for row in rows:
+            if not row.is_group:
+                sums[row.parent].update(("total", COLUMN_OF[JobState(row.state)]))
+        for job_id, run_ms, cost_micro in SPENT_BY.all(db, [row.id for row in rows if not row.is_group]):
+            sums[parents[job_id]].update(run_ms=int(run_ms), cost_micro=int(cost_micro))
+        for group_id, *held in COUNTERS_OF.all(db, [row.id for row in rows if row.is_group]):
+            sums[parents[group_id]].update(dict(zip(COUNTED, held, strict=True)))
+            sums[parents[group_id]].update(dict(zip(COUNTED, changes.counts.get(group_id, ()), strict=False)))
+        return sums
 
     def _apply_counts(self, db: Connection, changes: Changes) -> None:
         deltas = {group: row for group, row in changes.counts.items() if any(row)}

@@ -164,11 +164,38 @@ def _page_ms(client: Client, parent: int, sort: str, fields: dict[str, Any]) -> 
     return (time.perf_counter() - begun) * 1e3
 
 
+def bench_tree(folder: Path, quick: bool) -> Iterator[Figure]:
+    """Actions on 100,000 jobs over HTTP: a range as one group, and as many loose jobs named one by one."""
+    count = 10_000 if quick else 100_000
+    with server(folder) as address:
+        client = Client(address, timeout_s=300)
+        group = client.submit(title="frames", command="render {frame}", frames=f"1-{count}")
+        loose = client.submit_many([{"title": f"job {n}", "command": "true"} for n in range(count)]).ids
+        into = client.submit(title="into", group=True, affinity=["linux"])
+        for what, jobs in (("a group of", group), ("a list of", loose)):
+            for action, act in ACTIONS.items():
+                begun = time.perf_counter()
+                act(client, jobs, into)
+                yield Figure(f"{action} {what} {count:,}", time.perf_counter() - begun, "s", "2 s")
+
+
+ACTIONS: dict[str, Callable[[Client, Any, int], object]] = {
+    "pause": lambda client, jobs, into: client.pause(jobs),
+    "start": lambda client, jobs, into: client.start(jobs),
+    "priority of": lambda client, jobs, into: client.edit(jobs, priority=200),
+    "affinity of": lambda client, jobs, into: client.edit(jobs, affinity=["linux", "24gb"]),
+    "move": lambda client, jobs, into: client.move(jobs, into),
+    "reset": lambda client, jobs, into: client.reset(jobs),
+    "delete": lambda client, jobs, into: client.delete(jobs),
+}
+
+
 BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "dispatch": bench_dispatch,
     "end-to-end": bench_end_to_end,
     "submit": bench_submit,
     "list": bench_list,
+    "tree": bench_tree,
 }
 
 
