@@ -200,7 +200,8 @@ class ServerSettings:
     url: str = knob("", a_url, "the address workers and people use, if it is not the one above")
     data_dir: str = knob("~/.coalition", a_text, "logs, the SQLite file and secrets live here")
     database: str = knob("", a_text, "an SQLAlchemy address; empty: SQLite in data_dir")
-    threads: int = knob("64", a_count, "requests served at a time; half of them may wait in long polls", low=4)
+    processes: int = knob("1", a_count, "server processes on this machine; more than 1 not with SQLite", low=1, high=64)
+    threads: int = knob("64", a_count, "requests each process serves at a time; half may wait in long polls", low=4)
     discovery: bool = knob("yes", a_flag, "answer workers that look for the server by UDP broadcast")
     discovery_port: int = knob("0", a_count, "UDP port of discovery; 0: the port of `listen`", high=65_535)
     max_body_bytes: int = knob("64M", a_size, "the largest request body", low=1_024)
@@ -402,6 +403,9 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
     if settings.auth.mode == "none" and not LOOPBACK.match(settings.host):
         line = "set `mode = token` in [auth], or `listen` to 127.0.0.1"
         raise reader.error("server", "listen", f"{settings.server.listen} is beyond loopback and [auth] mode is none; {line}")
+    if settings.server.processes > 1 and settings.database_url.startswith("sqlite"):
+        allowed = "allowed: 1, as the database is SQLite; give `database` the address of a MariaDB or PostgreSQL for more"
+        raise reader.error("server", "processes", f'"{settings.server.processes}" is not allowed; {allowed}')
     if settings.worker.lease_s <= settings.worker.sync_s:
         raise reader.error("worker", "lease", "must be longer than `sync`")
     for kind, named in (("pool", settings.pools), ("budget", settings.budgets)):

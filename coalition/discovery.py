@@ -169,19 +169,41 @@ def _parse(data: bytes) -> dict[str, Any]:
 # ---------------------------------------------------------------- answering
 
 
+def port_of(settings: Settings) -> int:
+    """The UDP port on which workers ask for this server."""
+    return settings.server.discovery_port or settings.port
+
+
+def open_port(settings: Settings) -> socket.socket | None:
+    """The socket to which workers' questions come; None, with a line in the log, when the port cannot be used."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "SO_REUSEPORT") and not hasattr(socket, "SO_BINDTODEVICE"):  # the BSDs and macOS share a port only so
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        sock.bind(("0.0.0.0", port_of(settings)))  # noqa: S104 - broadcasts come to no other address
+    except OSError as error:
+        sock.close()
+        logger.error("workers cannot find this server by themselves: UDP port %d: %s", port_of(settings), error.strerror)
+        return None
+    sock.setblocking(False)
+    return sock
+
+
 class Responder:
     """Answers workers that look for this server, in a thread of its own, until `stop()`.
 
     `key_of(token_id)` gives the key that signs (the stored SHA-256 of the token's secret), None for an unknown token: then
     the answer is not signed. Several servers of one machine may each have a Responder on one port: broadcasts reach all.
-    A server on loopback answers only this machine.
+    A server on loopback answers only this machine. `sock` is one that the processes of a server share (`open_port`): each
+    question comes to one of them.
     """
 
-    def __init__(self, settings: Settings, key_of: Callable[[str], bytes | None]) -> None:
+    def __init__(self, settings: Settings, key_of: Callable[[str], bytes | None], sock: socket.socket | None = None) -> None:
         self._settings = settings
         self._key_of = key_of
-        self._port = settings.server.discovery_port or settings.port
-        self._socket: socket.socket | None = None
+        self._port = port_of(settings)
+        self._socket = sock
         self._thread: threading.Thread | None = None
         self._stop_in, self._stop_out = os.pipe()
 
@@ -191,17 +213,9 @@ class Responder:
 
     def start(self) -> bool:
         """False, with a line in the log, when the port cannot be used; the server can be used by its address all the same."""
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "SO_REUSEPORT") and not hasattr(socket, "SO_BINDTODEVICE"):  # the BSDs and macOS share a port only so
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            sock.bind(("0.0.0.0", self._port))  # noqa: S104 - broadcasts come to no other address
-        except OSError as error:
-            sock.close()
-            logger.error("workers cannot find this server by themselves: UDP port %d: %s", self._port, error.strerror)
+        sock = self._socket or open_port(self._settings)
+        if sock is None:
             return False
-        sock.setblocking(False)
         self._port = sock.getsockname()[1]
         self._socket = sock
         self._thread = threading.Thread(target=self._serve, name="discovery", daemon=True)
@@ -222,7 +236,7 @@ class Responder:
             ready, _, _ = select.select([self._socket.fileno(), self._stop_in], [], [])
             if self._stop_in in ready:
                 return
-            with contextlib.suppress(OSError):  # a peer that is gone; the next one counts
+            with contextlib.suppress(OSError):  # a peer that is gone, or another process was faster; the next one counts
                 data, (peer, peer_port) = self._socket.recvfrom(MAX_DATAGRAM + 1)
                 answer = self.answer(data, peer)
                 if answer:

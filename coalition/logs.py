@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from coalition.errors import LogGap
 
 FOLDER_OF = 10_000  # attempts per folder
-STRIPES = 64
 MAX_READ = 1 << 20
 
 
@@ -29,35 +28,31 @@ class LocalLogs:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
         self.limit = limit
-        self._locks = [threading.Lock() for _ in range(STRIPES)]
         self._made: set[int] = set()
 
     def append(self, attempt: int, offset: int, data: bytes) -> int:
         """Writes `data` at byte `offset`; where the log ends now, as the writer counts. LogGap if it would leave a hole."""
-        with self._locks[attempt % STRIPES]:
-            size = self.size(attempt)
-            if size >= self.limit:
-                return offset + len(data)
-            if offset > size:
-                raise LogGap(size)
-            fresh = data[size - offset :]
-            if not fresh:
-                return max(size, offset + len(data))
-            room = self.limit - size
-            if len(fresh) > room:
-                fresh = fresh[:room] + f"\n* the log is cut here, at log_max = {self.limit:,} bytes\n".encode()
-            self._write(attempt, fresh)
-            return offset + len(data)
-
-    def _write(self, attempt: int, data: bytes) -> None:
-        path = self._path(attempt)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        handle = os.open(self._path(attempt), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view) :]
+            fcntl.flock(handle, fcntl.LOCK_EX)  # one at a time, of all threads and processes; closing gives it back
+            return self._append(handle, offset, data)
         finally:
             os.close(handle)
+
+    def _append(self, handle: int, offset: int, data: bytes) -> int:
+        size = os.fstat(handle).st_size
+        if size >= self.limit:
+            return offset + len(data)
+        if offset > size:
+            raise LogGap(size)
+        fresh = data[size - offset :]
+        if not fresh:
+            return max(size, offset + len(data))
+        room = self.limit - size
+        if len(fresh) > room:
+            fresh = fresh[:room] + f"\n* the log is cut here, at log_max = {self.limit:,} bytes\n".encode()
+        _write(handle, fresh)
+        return offset + len(data)
 
     def _path(self, attempt: int) -> Path:
         number = attempt // FOLDER_OF
@@ -83,3 +78,9 @@ class LocalLogs:
         with open(self._path(attempt), "rb") as file:
             file.seek(start)
             return Piece(file.read(min(limit, MAX_READ)), start, size)
+
+
+def _write(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]

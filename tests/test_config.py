@@ -103,6 +103,12 @@ def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None
         ("[server]\nfarm = x\n data_dir = y\n", "cloud.ini:2: [server] farm: "),
         ("[server]\nthreads = 3\n", 'cloud.ini:2: [server] threads: "3" is not allowed: 4 or more'),
         ("[server]\nthreads = -1\n", 'cloud.ini:2: [server] threads: "-1" is not allowed: a whole number'),
+        ("[server]\nprocesses = 0\n", 'cloud.ini:2: [server] processes: "0" is not allowed: 1 or more'),
+        (
+            "[server]\nprocesses = 2\n",
+            'cloud.ini:2: [server] processes: "2" is not allowed; allowed: 1, as the database is SQLite',
+        ),
+        ("[server]\ndatabase = sqlite:///x\nprocesses = 2\n", 'cloud.ini:3: [server] processes: "2" is not allowed; allowed: 1'),
         ("[server]\ndiscovery_port = 65536\n", "cloud.ini:2: [server] discovery_port: "),
         ("[worker]\nwait = 2m\n", 'cloud.ini:2: [worker] wait: "2m" is not allowed: 60 or less'),
         ("[worker]\nlease = 5s\n", "cloud.ini:2: [worker] lease: must be longer than `sync`"),

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from coalition.config import ServerSettings, Settings
-from coalition.discovery import Responder, _Search, broadcast_addresses, find, key_of_token, mac
+from coalition.discovery import Responder, _Search, broadcast_addresses, find, key_of_token, mac, open_port
 from coalition.errors import ServerUnreachable, Unavailable
 from tests.polling import poll_until
 
@@ -102,6 +102,26 @@ def test_two_servers_of_one_machine_share_a_port_and_each_worker_finds_its_own(s
         assert find("demo", port=port, loopback_only=True) == "http://127.0.0.1:8001"
         assert find("show", port=port, loopback_only=True) == "http://127.0.0.1:8002"
         assert find(token=TOKEN, port=port, loopback_only=True) == "http://127.0.0.1:8002"
+
+
+def test_of_processes_that_share_a_socket_one_answers_each_question(port: int) -> None:
+    shared = open_port(settings("show", port))
+    assert shared
+    responders = [Responder(settings("show", port), {}.get, shared.dup()) for _ in range(4)]
+    with contextlib.ExitStack() as stack, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        stack.callback(shared.close)
+        for responder in responders:
+            assert responder.start()
+            stack.callback(responder.stop)
+        asker.bind(("127.0.0.1", 0))
+        for number in range(50):
+            asker.sendto(question(nonce=f"{number:032x}"), ("127.0.0.1", port))
+        asker.settimeout(0.5)
+        nonces = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                nonces.append(json.loads(asker.recv(1_024))["nonce"])
+    assert sorted(nonces) == [f"{number:032x}" for number in range(50)]
 
 
 def test_the_answer_of_another_farm_is_not_taken(serve: Serve, port: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, update
+from sqlalchemy import event, insert, select, update
 
 from coalition import schema
 from coalition.errors import NotAuthenticated, StaleCall, Unavailable
@@ -504,6 +504,95 @@ def test_a_worker_whose_instance_ends_gets_nothing_and_exits(bench: Bench, state
     bench.submit()
     reply = agent.sync()
     assert (reply.desired, reply.leases) == ("exit", [])
+
+
+# ---------------------------------------------------------------- several server processes
+
+
+@pytest.fixture
+def other(bench: Bench) -> Iterator[Bench]:
+    """The dispatcher of another process on the same database."""
+    made = Bench(bench.store)
+    yield made
+    made.close()
+
+
+def test_what_one_process_leased_in_a_lost_reply_another_one_gives_again(bench: Bench, other: Bench) -> None:
+    agent = bench.worker()
+    for agent.bench in (bench, other, bench):
+        assert agent.sync().leases == []
+    (job_id,) = bench.submit()
+    agent.bench = other
+    other.dispatcher.kick()
+    lost = agent.lost_sync().leases
+    agent.bench = bench  # it has seen this worker hold nothing
+    assert [lease.job for lease in lost] == [job_id]
+    assert agent.sync().leases == lost
+
+
+def test_what_a_call_gets_that_waited_elsewhere_is_given_again_where_the_worker_is_now(bench: Bench, other: Bench) -> None:
+    agent = bench.worker()
+    agent.sync()
+    older = agent.wait()
+    agent.held = {}
+    agent.bench = other
+    assert agent.sync().leases == []
+    bench.store.submit([a_job("late")])
+    lost = older.result(SOON_S).leases
+    agent.held = {}  # the answer to an older call does not count
+    poll_until(lambda: other.dispatcher._versions == bench.store.counters())
+    assert agent.sync(free=0).leases == lost
+
+
+def test_a_worker_that_comes_back_is_idle_since_then_whatever_was_known_of_it_before(
+    bench: Bench, other: Bench, clock: Clock
+) -> None:
+    agent = bench.worker()
+    agent.sync()
+    agent.bench = other
+    other.submit()
+    (lease,) = agent.sync().leases
+    clock.advance(30)
+    agent.sync(a_result(lease, run_s=30))
+    agent.bench = bench
+    agent.sync()
+    bench.dispatcher.flush()
+    assert bench.store.workers()[0].idle_since == clock()
+
+
+def test_a_late_heartbeat_sets_nothing_back(bench: Bench, other: Bench, clock: Clock) -> None:
+    bench.submit()
+    agent = bench.worker()
+    agent.sync()
+    late = bench.dispatcher._beat(bench.dispatcher.sessions[agent.admission.worker_id])
+    clock.advance(10)
+    agent.bench = other
+    agent.sync()
+    agent.sync()  # the first one may be flushed before it is known what the worker holds
+    other.dispatcher.flush()
+    bench.store.flush_beats([late])
+    assert bench.store.workers()[0].seen_at == clock()
+    with bench.store.read() as db:
+        deadline = db.execute(select(schema.attempt.c.deadline)).scalar_one()
+    assert deadline == clock() + bench.store.settings.worker.lease_s
+
+
+def test_one_process_sweeps_until_it_is_silent_or_ends(bench: Bench, other: Bench, clock: Clock) -> None:
+    def swept() -> int:
+        return bench.store.counters().get("swept_ms", 0)
+
+    bench.dispatcher.sweep(10)
+    first = swept()
+    clock.advance(9)
+    other.dispatcher.sweep(10)
+    assert swept() == first
+    clock.advance(2)
+    other.dispatcher.sweep(10)
+    assert swept() == round(clock() * 1_000) > first
+    other.dispatcher.stop()
+    clock.advance(1)
+    bench.dispatcher.sweep(10)
+    assert swept() == round(clock() * 1_000)
 
 
 # ---------------------------------------------------------------- all at once

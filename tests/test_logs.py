@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from coalition.errors import LogGap
 from coalition.logs import MAX_READ, LocalLogs, Piece
+
+Process = get_context("spawn").Process  # fork would copy this process's threads
 
 
 @pytest.fixture
@@ -72,19 +74,21 @@ def test_one_answer_is_never_larger_than_the_limit(tmp_path: Path) -> None:
     assert len(logs.read(1, limit=MAX_READ * 2).data) == MAX_READ
 
 
-def test_repeats_from_two_connections_at_once_leave_one_log(logs: LocalLogs) -> None:
-    pieces = [(number * 10, bytes([65 + number]) * 10) for number in range(20)]
+def append_all(folder: Path, pieces: list[tuple[int, bytes]]) -> None:
+    logs = LocalLogs(folder, limit=100_000)
+    for offset, data in pieces:
+        logs.append(3, offset, data)
 
-    def send() -> None:
-        for offset, data in pieces:
-            logs.append(3, offset, data)
 
-    threads = [threading.Thread(target=send) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert logs.read(3).data == b"".join(data for _, data in pieces)
+def test_repeats_from_several_processes_at_once_leave_one_log(tmp_path: Path) -> None:
+    pieces = [(number * 10, bytes([65 + number % 26]) * 10) for number in range(500)]
+    processes = [Process(target=append_all, args=(tmp_path, pieces)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert LocalLogs(tmp_path, limit=100_000).read(3).data == b"".join(data for _, data in pieces)
 
 
 @settings(max_examples=50, deadline=None)

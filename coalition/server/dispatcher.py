@@ -2,6 +2,10 @@
 
 An idle sync runs no SQL. Everything in memory is a copy: counters in the database say when it is old (`fleet`: workers or
 what they hold changed; `ready`: jobs became ready), and one watcher thread reads them every 100 ms.
+
+Each server process has one, and a worker's calls may come to any of them, mostly to the one that has its connection. A call
+that does not follow the last one seen here says that another process served the worker meanwhile: what is remembered of it is
+read again, and so it is for some time after, in which an older call that waits elsewhere may still get leases.
 """
 
 from __future__ import annotations
@@ -9,11 +13,13 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,6 +46,8 @@ AHEAD_S = 1.0
 AHEAD_PER_SLOT = 64
 WATCH_S = 0.1
 FLUSH_S = 5.0
+FIRST_SEQ = 1  # of a worker's first call after it enrolled
+SWEEPER = "sweeper"  # the role of the process that expires leases
 LATER = (CoalitionError, SQLAlchemyError)  # a thread that runs beside the calls says so and goes on
 
 
@@ -53,6 +61,7 @@ class Session:
     seq: int = -1
     open: dict[int, int] = field(default_factory=dict)
     known: bool = False  # is `open` what the database has
+    doubted_until: float = 0.0  # monotonic; until then another process may give it leases
     dry: int = -1  # the `ready` counter at which nothing was left for it
     dry_until: float = math.inf  # monotonic
     run_s: float | None = None  # how long its jobs run, lately
@@ -81,6 +90,7 @@ class Dispatcher:
         self.sessions: dict[int, Session] = {}
         self._sessions_lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[Call, Future[Outcome]] | None] = queue.SimpleQueue()
+        self._holder = secrets.token_hex(8)
         self._may_park = threading.BoundedSemaphore(max(1, settings.server.threads // 2))
         self._versions: dict[str, int] = {}
         self._looking = threading.Lock()
@@ -205,6 +215,8 @@ class Dispatcher:
             now = self.clock()
             if session.seq < 0 or now - session.seen_at > self.settings.worker.lease_s:
                 self._flush_now.set()  # a worker that just came, or came back, is shown as such at once
+            if call.seq != session.seq + 1 and call.seq > FIRST_SEQ:
+                self._served_elsewhere(session)
             session.seq = call.seq
             if session.parked:
                 session.parked.set()
@@ -213,6 +225,19 @@ class Dispatcher:
             session.used_at = None if call.user_idle_s is None else now - call.user_idle_s
             session.progress = {running.attempt: running.progress for running in call.running}
             session.dirty = True
+
+    def _served_elsewhere(self, session: Session) -> None:
+        """Another process has answered the worker since, or nobody did: what is remembered of it may be old."""
+        session.known, session.dry = False, -1
+        if session.seq >= 0:  # else it was read just now
+            session.idle_since = None
+        session.doubted_until = time.monotonic() + self._longest_wait_s + FLUSH_S
+
+    @property
+    def _longest_wait_s(self) -> float:
+        """How long a call may be parked: while it waits the worker is silent, and what it runs is not renewed."""
+        rules = self.settings.worker
+        return min(rules.wait_s, rules.lease_s / 3)
 
     def _want(self, session: Session, call: Sync) -> int:
         """How many leases this call may get."""
@@ -244,7 +269,7 @@ class Dispatcher:
         return max(0, min(call.free, session.row.slots) - queued)
 
     def _needs_store(self, session: Session, call: Sync, want: int) -> bool:
-        if call.finished or not session.known:
+        if call.finished or not session.known or time.monotonic() < session.doubted_until:
             return True
         known = session.open  # another call of this worker may replace it meanwhile
         held = {running.attempt for running in call.running}
@@ -318,9 +343,7 @@ class Dispatcher:
             self._may_park.release()
 
     def _wait(self, session: Session, call: Sync) -> Sequence[Lease]:
-        rules = self.settings.worker
-        # While it waits the worker is silent, and what it runs is not renewed.
-        until = time.monotonic() + min(call.wait_s, rules.wait_s, rules.lease_s / 3)
+        until = time.monotonic() + min(call.wait_s, self._longest_wait_s)
         bell = threading.Event()
         with session.lock:
             if session.seq != call.seq:
@@ -462,10 +485,16 @@ class Dispatcher:
         interval = min(FLUSH_S, self.settings.worker.lease_s / 6)
         while not self._stopping.wait(interval):
             try:
-                if self.store.sweep():
-                    self._kick.set()
+                self.sweep(1.5 * interval)  # so that another one takes it up before the gap counts as an outage
             except LATER as error:
                 log.warning("leases are not swept: %s", error)
+        with suppress(*LATER):  # when the database is away, the role runs out by itself
+            self.store.release_leader(SWEEPER, self._holder)
+
+    def sweep(self, lead_s: float) -> None:
+        """Expires leases, if this process is the one of the farm that does it, and then stays so for `lead_s`."""
+        if self.store.claim_leader(SWEEPER, self._holder, lead_s) is not None and self.store.sweep():
+            self._kick.set()
 
 
 def _ring(session: Session) -> None:

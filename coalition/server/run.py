@@ -1,4 +1,8 @@
-"""serve(settings): gunicorn with one worker process, and the threads that run beside the requests."""
+"""serve(settings): gunicorn with its worker processes, and the threads that run beside the requests in each.
+
+Each process has its own store and dispatcher. What must be done once in a farm (autoscaler, sweeping, forgetting) is done by the
+process that holds the row of that role in the database; questions of discovery come to one socket that all share.
+"""
 
 from __future__ import annotations
 
@@ -97,19 +101,20 @@ def _adopt_rules(settings: Settings) -> None:
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
-    """One gthread worker: SQLite has one writer, and the threads share one dispatcher."""
+    """gthread workers: the threads of each share one dispatcher. SQLite, which has one writer, has one worker."""
 
     def __init__(self, settings: Settings, extras: Sequence[Extra]) -> None:
         self.settings, self.extras = settings, extras
         self.running: list[Background] = []
         self.store: Store | None = None
+        self.questions = discovery.open_port(settings) if settings.server.discovery else None
         super().__init__()
 
     def load_config(self) -> None:
         settings = self.settings
         options: dict[str, Any] = {
             "bind": settings.server.listen,
-            "workers": 1,
+            "workers": settings.server.processes,
             "worker_class": "coalition.server.staying.StayingWorker",
             "threads": settings.server.threads,
             "worker_connections": max(1_000, settings.server.threads * 16),
@@ -135,8 +140,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
     def start_background(self) -> None:
         assert self.store is not None
         self.running = [self.app.extensions["coalition"].dispatcher, Housekeeper(self.settings, self.store)]
-        if self.settings.server.discovery:
-            self.running.append(discovery.Responder(self.settings, self._key_of))
+        if self.questions:
+            self.running.append(discovery.Responder(self.settings, self._key_of, self.questions))
         self.running += [make(self.settings, self.store) for make in self.extras]
         for one in self.running:
             one.start()

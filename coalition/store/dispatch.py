@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
+from sqlalchemy.sql import ColumnElement
 
 from coalition import hours, matching
 from coalition.config import Settings
@@ -61,10 +62,18 @@ OPEN_OF = HotIn(
         attempt.c.open_worker.in_(ids)
     )
 )
+
+
+def _later(column: ColumnElement[float], name: str) -> ColumnElement[float]:
+    """The later of a time in the row and one that is given: what another process has written meanwhile is not set back."""
+    given: Any = bindparam(name)
+    return case((column < given, given), else_=column)
+
+
 RENEW = Hot(
     update(attempt)
     .where(attempt.c.id == bindparam("b_id"), attempt.c.open_worker == bindparam("b_worker"))
-    .values(deadline=bindparam("b_deadline"), progress=bindparam("b_progress")),
+    .values(deadline=_later(attempt.c.deadline, "b_deadline"), progress=bindparam("b_progress")),
     *("b_deadline", "b_progress", "b_id", "b_worker"),
 )
 MARK_STARTED = Hot(
@@ -87,7 +96,7 @@ BEAT = Hot(
     update(worker)
     .where(worker.c.id == bindparam("b_id"))
     .values(
-        seen_at=bindparam("b_seen"),
+        seen_at=_later(worker.c.seen_at, "b_seen"),
         load=bindparam("b_load"),
         memory_free_bytes=bindparam("b_memory"),
         idle_since=bindparam("b_idle"),
