@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import operator
 import random
 import threading
 import time
@@ -331,6 +332,8 @@ def _arranger(
     if list(places) == list(names):
         return None
     index = {name: position for position, name in enumerate(names)}
+    if len(places) > 1 and not set(places) - set(names):
+        return operator.itemgetter(*(index[name] for name in places))
     picks = [(index.get(name), fixed.get(name)) for name in places]
     return lambda row: tuple(value if position is None else row[position] for position, value in picks)
 

@@ -14,10 +14,10 @@ from coalition.errors import BadInput
 from coalition.matching import Requirement
 from coalition.model import JobChanges
 from coalition.schema import job, spec
-from coalition.store.base import HotIn, chunks, writes
+from coalition.store.base import HotIn, writes
 from coalition.store.sets import AMOUNTS, NEEDS, Sets, group_limit, requirement_of
 from coalition.store.submit import OF_GROUPS, RULES, Submit, Template, rules_json
-from coalition.store.tree import Chains, Changes, Node
+from coalition.store.tree import IDS, Chains, Changes
 
 FILLED = ("title", "command", "url")  # of a range: what its frames' are made of
 SPEC_FIELDS = (*FILLED, "dir", "environment", "user", "timeout_s", "progress_pattern", "note")
@@ -25,6 +25,19 @@ JOB_FIELDS = {"priority": "prio", "retries": "retries", "max_running": "max_runn
 PASSED_ON = ("dir", "environment", "user", "timeout_s", "progress_pattern", "retries", *RULES)  # by a range to its frames
 
 SET_OWN = HotIn(lambda ids: update(job).where(job.c.id.in_(ids)).values(own_set=bindparam("b_set")), "b_set")
+SET_FIELD = {
+    column.name: HotIn(
+        lambda ids, column=column: (  # type: ignore[misc]
+            update(column.table).where(next(iter(column.table.primary_key)).in_(ids)).values({column.name: bindparam("b_value")})
+        ),
+        "b_value",
+    )
+    for column in (*(spec.c[name] for name in SPEC_FIELDS), *(job.c[name] for name in JOB_FIELDS.values()))
+}
+SET_PARENT = (
+    HotIn(lambda ids: update(job).where(job.c.id.in_(ids)).values(parent=bindparam("b_parent")), "b_parent"),
+    HotIn(lambda ids: update(spec).where(spec.c.job_id.in_(ids)).values(parent=bindparam("b_parent")), "b_parent"),
+)
 RULES_OF = HotIn(lambda ids: select(spec.c.job_id, spec.c.rules).where(spec.c.job_id.in_(ids)))
 SET_RULES = HotIn(lambda ids: update(spec).where(spec.c.job_id.in_(ids)).values(rules=bindparam("b_rules")), "b_rules")
 OWNERS = HotIn(
@@ -63,7 +76,7 @@ class Edits(Submit):
         changes = Changes()
         given = {name: value for name, value in vars(changed).items() if value is not None}
         ranges = {row[0]: Template(*row[1:]) for row in RANGES.all(db, ids)}
-        self._check_edit(self._nodes(db, ids), ranges, given)
+        self._check_edit(IDS.all(db, ids), ranges, given)
         self._edit_fields(db, ids, given)
         self._edit_frames(db, ranges, given)
         if given.keys() & {*NEEDS, "user", "title"}:
@@ -78,9 +91,9 @@ class Edits(Submit):
             self._refuse_cycle(db, ids)
         return self._done(db, ids, changes, "job.edit", who, "changed " + ", ".join(sorted(given)))
 
-    def _check_edit(self, nodes: Sequence[Node], ranges: Mapping[int, Template], given: Mapping[str, Any]) -> None:
-        groups = [row.id for row in nodes if row.is_group and row.id not in ranges]
-        leaves = [row.id for row in nodes if not row.is_group]
+    def _check_edit(self, jobs: Sequence[tuple[Any, ...]], ranges: Mapping[int, Template], given: Mapping[str, Any]) -> None:
+        groups = [job_id for job_id, is_group in jobs if is_group and job_id not in ranges]
+        leaves = [job_id for job_id, is_group in jobs if not is_group]
         problems = {}
         if "command" in given and groups:
             problems["changes.command"] = f"job {groups[0]} is a group; a group has no command"
@@ -98,11 +111,10 @@ class Edits(Submit):
         if "environment" in values:
             values["environment"] = json.dumps(dict(values["environment"]))
         numbers = {column: given[name] for name, column in JOB_FIELDS.items() if name in given}
-        for chunk in chunks(ids):
-            if values:
-                db.execute(update(spec).where(spec.c.job_id.in_(chunk)).values(values))
-            if numbers:
-                db.execute(update(job).where(job.c.id.in_(chunk)).values(numbers))
+        for name, value in values.items():
+            SET_FIELD[name].run(db, ids, value)
+        for name, value in numbers.items():
+            SET_FIELD[name].run(db, ids, value)
         rules = {name: given[name] for name in RULES if name in given}
         if rules:
             self._edit_rules(db, ids, rules)
@@ -181,9 +193,8 @@ class Edits(Submit):
         for old_parent, values in self._counted(db, tops, changes).items():
             changes.count(chains[old_parent], **{name: -value for name, value in values.items()})
             changes.count(new_chain, **values)
-        for chunk in chunks([row.id for row in tops]):
-            db.execute(update(job).where(job.c.id.in_(chunk)).values(parent=parent))
-            db.execute(update(spec).where(spec.c.job_id.in_(chunk)).values(parent=parent))
+        for statement in SET_PARENT:
+            statement.run(db, [row.id for row in tops], parent)
 
     def _done(self, db: Connection, ids: Sequence[int], changes: Changes, kind: str, who: str, words: str) -> int:
         self._refresh(db, ids, changes)

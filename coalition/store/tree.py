@@ -57,6 +57,7 @@ COUNTS_OF = HotIn(
         .where(group_count.c.group_id.in_(ids))
     )
 )
+IDS = HotIn(lambda ids: select(job.c.id, job.c.is_group).where(job.c.id.in_(ids)))
 COUNTERS_OF = HotIn(
     lambda ids: select(group_count.c.group_id, *(group_count.c[name] for name in COUNTED)).where(group_count.c.group_id.in_(ids))
 )
@@ -239,7 +240,7 @@ class Tree(Base):
 
     def _existing(self, db: Connection, ids: Sequence[int]) -> list[int]:
         """The ids, each once; NotFound names those that no job has."""
-        there = {row.id for row in self._nodes(db, list(ids))}
+        there = {row[0] for row in IDS.all(db, list(ids))}
         missing = sorted(set(ids) - there)
         if missing:
             names = ", ".join(str(job_id) for job_id in missing[:10])
