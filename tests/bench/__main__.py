@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from coalition.client import Client
-from tests.bench.farm import Rate, dispatch, server
+from tests.bench.farm import Rate, dispatch, idle, server
 
 CONNECTIONS = 32
 
@@ -39,7 +39,7 @@ def bench_dispatch(folder: Path, quick: bool) -> Iterator[Figure]:
     """(a) one-slot workers at 1,000 and 100,000 waiting, (b) 32-slot workers: one sync per job or batch, over HTTP."""
     jobs = 2_000 if quick else 10_000
     with server(folder) as address:
-        client = Client(address)
+        client = Client(address, timeout_s=300)
         small = _at_backlog(client, address, 1_000, jobs)
         yield _rate("dispatch, one slot, 1,000 waiting", small, "1,500 jobs/s")
         large = _at_backlog(client, address, 100_000, jobs)
@@ -72,7 +72,7 @@ def bench_end_to_end(folder: Path, quick: bool) -> Iterator[Figure]:
     peer = _xargs(jobs)
     yield Figure("xargs -P2 sh -c true", peer, "jobs/s", "the peer")
     with server(folder) as address, _worker(folder, address):
-        client = Client(address)
+        client = Client(address, timeout_s=300)
         client.wait([client.submit(title="warm", command="true", frames="1-200")])
         begun = time.perf_counter()
         client.wait([client.submit(title="no-op", command="true", frames=f"1-{jobs}")])
@@ -179,6 +179,14 @@ def bench_tree(folder: Path, quick: bool) -> Iterator[Figure]:
                 yield Figure(f"{action} {what} {count:,}", time.perf_counter() - begun, "s", "2 s")
 
 
+def bench_idle(folder: Path, quick: bool) -> Iterator[Figure]:
+    """10,000 workers that sync every 10 s and find nothing to do, heartbeats written."""
+    count = 1_000 if quick else 10_000
+    with server(folder) as address:
+        cores = idle(address, count, 10.0, 20.0)
+        yield Figure(f"{count:,} idle workers, sync every 10 s", cores, "cores", "0.5")
+
+
 ACTIONS: dict[str, Callable[[Client, Any, int], object]] = {
     "pause": lambda client, jobs, into: client.pause(jobs),
     "start": lambda client, jobs, into: client.start(jobs),
@@ -196,6 +204,7 @@ BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "submit": bench_submit,
     "list": bench_list,
     "tree": bench_tree,
+    "idle": bench_idle,
 }
 
 

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from coalition.client import Client
 from coalition.errors import ServerUnreachable
@@ -101,10 +103,11 @@ class SimulatedWorker:
         return dict(json.loads(body[:length]))
 
 
-def enrol(address: str, name: str, slots: int) -> SimulatedWorker:
-    port = int(address.rpartition(":")[2])
-    connection = socket.create_connection(("127.0.0.1", port))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def enrol(address: str, name: str, slots: int, connection: socket.socket | None = None) -> SimulatedWorker:
+    """A worker with a connection of its own, or on one that it shares."""
+    if connection is None:
+        connection = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     body = json.dumps({"name": name, "session": f"bench-{name}-0123456789", "slots": slots, "facts": {"cpus": slots}}).encode()
     head = (
         "POST /api/v1/workers/enrol HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -159,3 +162,39 @@ def dispatch(address: str, connections: int, slots: int, jobs: int) -> Rate:
         worker.socket.close()
     order = sorted(times)
     return Rate(done, seconds, order[len(order) // 2] * 1e3, order[int(len(order) * 0.99)] * 1e3)
+
+
+def idle(address: str, count: int, every_s: float, seconds: float, connections: int = 50) -> float:
+    """The cores that the server uses while `count` workers without jobs sync every `every_s` seconds, over shared connections."""
+    first = [enrol(address, f"idle-{number}", 1) for number in range(connections)]
+    workers = first + [
+        enrol(address, f"idle-{number}", 1, first[number % connections].socket) for number in range(connections, count)
+    ]
+    _round(workers, connections, 0.0)  # each worker's first sync is no idle one: the server gets to know it
+    begun, used = time.monotonic(), _cpu_s()
+    while time.monotonic() < begun + seconds:
+        _round(workers, connections, every_s)
+    cores = (_cpu_s() - used) / (time.monotonic() - begun)
+    for worker in first:
+        worker.socket.close()
+    return cores
+
+
+def _round(workers: Sequence[SimulatedWorker], connections: int, every_s: float) -> None:
+    """One sync of each worker, evenly over `every_s`."""
+    begun = time.monotonic()
+    for start in range(0, len(workers), connections):
+        some = workers[start : start + connections]
+        time.sleep(max(0.0, begun + every_s * start / len(workers) - time.monotonic()))
+        for worker in some:
+            worker.send()
+        for worker in some:
+            while worker.receive() is None:
+                pass
+    time.sleep(max(0.0, begun + every_s - time.monotonic()))
+
+
+def _cpu_s() -> float:
+    """What this process's children have used, all together."""
+    times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(one.user + one.system for one in times)
