@@ -12,12 +12,6 @@ from coalition.config import BudgetSettings
 Part = tuple[tuple[str, float], int]  # ((budget, start of its window), amount)
 
 
-def sponsors(pool: str, payer: str, budgets: Iterable[BudgetSettings]) -> tuple[str, ...]:
-    """The budgets that all of an instance counts against: those of the farm and of its pool, soft ones too, and its payer's."""
-    paying = set(filter(None, payer.split("|")))
-    return tuple(sorted(b.name for b in budgets if b.applies_to in ("farm", f"pool:{pool}") or b.name in paying))
-
-
 @dataclass(frozen=True)
 class Short:
     """A budget that cannot pay."""

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from autoscaler.budget import Part, Purse, Short, sponsors
+from autoscaler.budget import Part, Purse, Short
 from autoscaler.snapshot import LAUNCH_WINDOW_S, Demand, Instance, Pool, Snapshot, Worker
 from coalition import ledger, matching
-from coalition.matching import Capacity, Requirement
+from coalition.matching import Capacity, Requirement, sponsors
 from coalition.states import InstanceState, WorkerState
 from providers.base import Deadline, Offering
 

@@ -354,6 +354,10 @@ class Client:
         """GET /workers."""
         return [_read(Worker, worker) for worker in self._list("/workers", "workers")]
 
+    def explain_worker(self, worker: int) -> dict[str, Any]:
+        """GET /workers/{id}/explain: {worker, name, state, reasons: [{code, text}...]}, why it is idle or takes no more."""
+        return self._get(f"/workers/{int(worker)}/explain")
+
     def edit_workers(self, ids: Ids, **changes: Any) -> int:
         """PATCH /workers: change fields of model.WorkerChanges, such as `affinity` (tag lists, best first), `active`, `hours`
         and `note`. Returns how many were changed.

@@ -207,6 +207,12 @@ def payer(budgets: Iterable[BudgetSettings], user: str, titles: Sequence[str], t
     return "|".join(sorted(budget.name for budget in budgets if budget.hard and budget.applies_to in marks))
 
 
+def sponsors(pool: str, payer: str, budgets: Iterable[BudgetSettings]) -> tuple[str, ...]:
+    """The budgets that all of an instance counts against: those of the farm and of its pool, soft ones too, and its payer's."""
+    paying = set(filter(None, payer.split("|")))
+    return tuple(sorted(b.name for b in budgets if b.applies_to in ("farm", f"pool:{pool}") or b.name in paying))
+
+
 def order_key(prio_path: str) -> tuple[int, ...]:
     """Sorts priority paths (hex, two digits a level, no trailing zeros) highest first, level by level.
 

@@ -1155,7 +1155,7 @@ class TestReasons:
         submit(store, a_job(), a_job(priority=200))
         job_id = one(store)
         one(store)
-        assert store.explain(job_id)[0]["text"] == "2 jobs before it on the 1 workers that match"
+        assert store.explain(job_id)[0]["text"] == "2 jobs before it on the 1 worker that matches"
 
 
 class TestBacklog:

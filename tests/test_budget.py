@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_decide import machine, money
 
-from autoscaler.budget import Purse, sponsors
+from autoscaler.budget import Purse
 from coalition import ledger
+from coalition.matching import sponsors
 from tests.cloud_world import DOLLAR, START, budget
 
 

@@ -198,6 +198,11 @@ def test_explain_says_why(farm: Client) -> None:
     job = farm.submit(command="true", paused=True)
     assert "paused" in coalition("explain", str(job)).stdout
     assert document("explain", str(job))["reasons"][0]["code"]
+    HandWorker(farm.url, name="idler")
+    worker = next(one for one in farm.workers() if one.name == "idler")
+    assert worker.name in coalition("explain", "--worker", worker.name).stdout
+    assert document("explain", "--worker", str(worker.id))["reasons"][0]["text"]
+    assert "name a job, or a worker" in coalition("explain", code=2).stderr
 
 
 LISTS = [

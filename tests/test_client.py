@@ -131,6 +131,7 @@ def test_each_method_calls_its_route(api: Api, client: Client) -> None:
         (lambda: client.reset(1, errors_only=True), "POST", "/jobs/reset", {"changed": 1}, {}, {"ids": [1], "errors_only": True}),
         (lambda: client.delete({1}), "POST", "/jobs/delete", {"changed": 1}, {}, {"ids": [1]}),
         (lambda: client.explain(1), "GET", "/jobs/1/explain", {"reasons": []}, {}, None),
+        (lambda: client.explain_worker(3), "GET", "/workers/3/explain", {"reasons": []}, {}, None),
         (lambda: client.edit_workers(3, active=False), "PATCH", "/workers", {"changed": 1}, {},
          {"ids": [3], "changes": {"active": False}}),
         (lambda: client.drain_workers(3), "POST", "/workers/drain", {"changed": 1}, {}, {"ids": [3]}),

@@ -12,7 +12,6 @@ from coalition.model import Worker, WorkerChanges, from_dict
 from coalition.store import Store, lists
 from coalition.store.lists import JobQuery
 from tests.builders import Clock, Hand, a_group, a_job
-from tests.contract_rules import needing
 from tests.contract_store import beat
 from tests.databases import KINDS
 
@@ -157,38 +156,3 @@ class TestWhyAWorkerIsIdle:
         assert worker(store, hand).reason == "finishes what it runs and takes no more"
         edit_worker(store, hand, active=False)
         assert worker(store, hand).reason == "is switched off"
-
-
-def why(store: Store, job_id: int) -> list[str]:
-    return [reason["text"] for reason in store.explain(job_id)]
-
-
-class TestWhyAJobWaits:
-    def test_a_limit_is_told_with_what_is_used_of_it(self, store: Store, hand: Hand) -> None:
-        store.set_limit("nuke", 1)
-        first, second = (needing(store, title, limits=(("nuke", 1),)) for title in "ab")
-        other = needing(store, "c", limits=(("x", 1),))
-        hand.take_one()
-        assert why(store, second)[0] == "limit nuke is exhausted: 1 of 1 used"
-        assert why(store, other)[0] == "limit x is not defined, so that nobody gets its tokens"
-        assert "is running on w1" in why(store, first)[0]
-
-    def test_workers_that_match_and_take_nothing_now_are_named_with_why(self, store: Store, hand: Hand, clock: Clock) -> None:
-        other = Hand(store, "w2")
-        (job_id,) = store.submit([a_job()]).ids
-        store.drain_workers([other.id])
-        edit_worker(store, hand, hours="mon 10:00-11:00")
-        words = "w1 is outside its hours; opens Mon 10:00; w2 is draining"
-        assert why(store, job_id) == [f"none of the 2 workers that match takes jobs now: {words}"]
-
-    def test_busy_workers_and_the_order_are_told_with_numbers(self, store: Store, hand: Hand) -> None:
-        store.submit([a_job() for _ in range(6)])
-        (last,) = store.submit([a_job()]).ids
-        hand.take(4)
-        assert why(store, last) == ["all 1 workers that match are busy", "2 jobs before it on the 1 workers that match"]
-
-    def test_a_group_tells_what_holds_the_first_of_its_jobs(self, store: Store, hand: Hand) -> None:
-        (group,) = store.submit([a_group("g", a_job(affinity=("gpu",)), a_job())]).ids
-        told = why(store, group)
-        assert told[0] == "has 2 jobs waiting and 0 held by dependencies"
-        assert told[1] == f"the first of them, #{group + 1}: none of the 1 workers fits: for example w1 lacks gpu"

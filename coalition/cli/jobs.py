@@ -373,15 +373,3 @@ class _Bars:
             share = (job.counts.finished + job.counts.error) / max(1, job.counts.total) if job.counts else job.progress
             over = job.state == "FINISHED"
             self.bars.update(self.tasks[job.id], completed=1 if over else share, done=f"{progress(job)} {state_of(job)}")
-
-
-@cli.command()
-@JOB
-@click.pass_obj
-def explain(call: Call, job: int) -> None:
-    """Say why a job is not running."""
-    answer = call.client().explain(job)
-    reasons = enumerate(answer.get("reasons", ()), 1)
-    told = ((f"reason {number}", reason.get("text")) for number, reason in reasons)
-    pairs = [("job", job), ("state", answer.get("state")), *told]
-    call.screen.details(answer, pairs)

@@ -114,3 +114,19 @@ def affinities(call: Call) -> None:
     found = call.client().affinities()
     rows = (texts(entry, "tag workers jobs") for entry in found)
     call.screen.table({"affinities": found}, "TAG* WORKERS> JOBS>", rows, "no tags")
+
+
+@cli.command()
+@click.argument("job", type=int, required=False)
+@click.option("--worker", metavar="NAME|ID", help="Why this worker is idle, instead.")
+@click.pass_obj
+def explain(call: Call, job: int | None, worker: str | None) -> None:
+    """Say why a job, or the jobs of a group, are not running; or why a worker is idle."""
+    if (job is None) == (worker is None):
+        raise click.UsageError("name a job, or a worker by --worker")
+    client = call.client()
+    answer = client.explain(job) if job is not None else client.explain_worker(_worker_ids(client, [worker or ""])[0])
+    reasons = enumerate(answer.get("reasons", ()), 1)
+    told = ((f"reason {number}", reason.get("text")) for number, reason in reasons)
+    subject = ("job", job) if job is not None else ("worker", answer.get("name"))
+    call.screen.details(answer, [subject, ("state", answer.get("state")), *told])

@@ -63,6 +63,7 @@ RIGHTS: dict[str, Right] = {
     "jobs.attempt_log": SEE,
     "jobs.append_log": AGENT,
     "workers.index": SEE,
+    "workers.explain": SEE,
     "workers.edit": ADMINS,
     "workers.drain": ADMINS,
     "workers.resume": ADMINS,

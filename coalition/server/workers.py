@@ -10,8 +10,8 @@ from dataclasses import asdict
 from flask import Blueprint, Response, g, request
 
 from coalition.config import Settings
-from coalition.errors import BadInput, LogGap
-from coalition.model import PROTOCOL, Enrol, Enrolled, Result, Selection, Sync, SyncReply, WorkerEdit
+from coalition.errors import BadInput, LogGap, NotFound
+from coalition.model import MAX_INT, PROTOCOL, Enrol, Enrolled, Result, Selection, Sync, SyncReply, WorkerEdit
 from coalition.server import web
 from coalition.server.auth import in_networks
 from coalition.server.dispatcher import Session
@@ -26,6 +26,14 @@ OLDEST_PROTOCOL = 1
 @blueprint.get("/workers")
 def index() -> Response:
     return web.reply({"workers": web.farm().store.workers()})
+
+
+@blueprint.get("/workers/<int:worker_id>/explain")
+def explain(worker_id: int) -> Response:
+    if worker_id > MAX_INT:
+        raise NotFound(f"there is no worker {worker_id}")
+    worker, reasons = web.farm().store.explain_worker(worker_id)
+    return web.reply({"worker": worker.id, "name": worker.name, "state": worker.state, "reasons": reasons})
 
 
 @blueprint.patch("/workers")

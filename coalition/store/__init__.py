@@ -3,14 +3,14 @@
 base.py          engine, transactions, retries          dispatch.py  results, leases, heartbeats, loss
 tree.py          handed down, counted up, order         workers.py   enrolment, tokens, fleet
 dependencies.py  who waits for whom, no cycles          cloud.py     instances, intents, money
-submit.py        new jobs, groups and frame ranges      views.py     what people look at: lists, events (lists.py, explain.py)
-jobs.py          edit, move, pause, reset, delete
+submit.py        new jobs, groups and frame ranges      views.py     what people look at: lists, events (lists.py)
+jobs.py          edit, move, pause, reset, delete       explain.py   why jobs wait (explain_*.py, moment.py)
 """
 
 from __future__ import annotations
 
-from coalition.store.explain import Explain
+from coalition.store.explain_workers import ExplainWorkers
 
 
-class Store(Explain):
+class Store(ExplainWorkers):
     """All of it. Thread-safe: any thread may call any method."""

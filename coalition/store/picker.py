@@ -59,6 +59,19 @@ RUNNING_BY = Hot(
 )
 
 
+def shares(db: Connection, keys: Sequence[str], now: float, half_life_s: float) -> dict[str, float]:
+    """What each sharer has used lately and uses now, in slot-seconds."""
+    if not keys:
+        return {}
+    use = dict.fromkeys(keys, 0.0)
+    for key, used_s, at in SHARES_OF.all(db, keys):
+        use[key] = matching.decayed(used_s, now - at, half_life_s)
+    for key, count, leased in RUNNING_BY.all(db):
+        if key in use:
+            use[key] += count * (now + LOOK_S) - float(leased)
+    return use
+
+
 @dataclass(frozen=True)
 class Pick:
     """A job for a worker."""
@@ -98,7 +111,8 @@ class Picker:
         self.holds = _Holds(self.store, db) if self.heavy else None
         fair = store.settings.scheduler.fair != "no"
         self.fair_keys = {row[0]: row[4] if fair else "" for row in rows}
-        self.use = self._shares(sorted({key for key in self.fair_keys.values() if key}))
+        keys = sorted({key for key in self.fair_keys.values() if key})
+        self.use = shares(db, keys, now, store.settings.scheduler.fair_half_life_s)
         self.heads: dict[int, list[tuple[Any, ...]]] = {}  # class -> (id, avoid) fetched and not yet dealt, lowest last
         self.last: dict[int, int] = {}
         self.dry: set[int] = set()
@@ -108,19 +122,6 @@ class Picker:
 
     def _tokens_for(self, class_id: int, worker_id: int | None) -> bool:
         return self.tokens is None or self.tokens.times(self.needs[class_id], worker_id) > 0
-
-    def _shares(self, keys: Sequence[str]) -> dict[str, float]:
-        """What each sharer has used lately and uses now, in slot-seconds."""
-        if not keys:
-            return {}
-        half_life_s = self.store.settings.scheduler.fair_half_life_s
-        use = dict.fromkeys(keys, 0.0)
-        for key, used_s, at in SHARES_OF.all(self.db, keys):
-            use[key] = matching.decayed(used_s, self.at - at, half_life_s)
-        for key, count, leased in RUNNING_BY.all(self.db):
-            if key in use:
-                use[key] += count * (self.at + LOOK_S) - float(leased)
-        return use
 
     # ------------------------------------------------------------ dealing
 

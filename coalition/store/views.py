@@ -214,6 +214,11 @@ class Views(Cloud):
         now = self.clock()
         return [_worker(row, sorted(held.get(row.id, [])), now) for row in db.execute(query)]
 
+    def _worker_shown(self, db: Connection, row: Any) -> Worker:
+        """One worker, from its row."""
+        held = db.execute(select(attempt.c.job_id).where(attempt.c.open_worker == row.id)).scalars()
+        return _worker(row, sorted(held), self.clock())
+
     @reads
     def farm_jobs(self, db: Connection) -> dict[str, int]:
         """Leaves by state over the whole farm."""

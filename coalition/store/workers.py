@@ -395,7 +395,7 @@ def _worker_select() -> Any:
 
 def _worker_row(row: Any, running: int) -> WorkerRow:
     payer = row.payer if row.instance_id is not None else None
-    capacity = _capacity(row.facts, row.affinity, payer, row.name)
+    capacity = capacity_of(row.facts, row.affinity, payer, row.name)
     return WorkerRow(
         row.id,
         row.name,
@@ -416,7 +416,7 @@ def _worker_row(row: Any, running: int) -> WorkerRow:
 
 
 @lru_cache(maxsize=20_000)
-def _capacity(facts: str, affinity: str, payer: str | None, name: str) -> Capacity:
+def capacity_of(facts: str, affinity: str, payer: str | None, name: str) -> Capacity:
     """What a worker offers, from the JSON of its row, which seldom changes."""
     told = json.loads(facts)
     lines = tuple(tuple(line) for line in json.loads(affinity))

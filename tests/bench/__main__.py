@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coalition.client import Client
-from tests.bench.farm import Rate, dispatch, idle, server
+from tests.bench.farm import Rate, dispatch, enrol, idle, server
 
 CONNECTIONS = 32
 
@@ -130,13 +131,7 @@ def bench_list(folder: Path, quick: bool) -> Iterator[Figure]:
     count = 50_000 if quick else 500_000
     with server(folder) as address:
         client = Client(address, timeout_s=300)
-        group = client.submit(title="frames", command="render {frame}", frames=f"1-{count}", user="ann")
-        for first in range(0, count, 50_000):
-            jobs = [
-                {"title": f"job {n}", "command": "true", "user": f"u{n % 7}", "priority": 100 + n % 50}
-                for n in range(first, first + 50_000)
-            ]
-            client.submit_many(jobs)
+        group = _submit_all(client, count)
         times = sorted(_page_ms(client, parent, sort, fields) for parent in (0, group) for sort in ORDERS for fields in FILTERS)
         yield Figure(
             f"first page of {2 * count:,}, p95",
@@ -145,6 +140,49 @@ def bench_list(folder: Path, quick: bool) -> Iterator[Figure]:
             "50 ms",
             f"median {times[len(times) // 2]:.0f} ms",
         )
+
+
+def _submit_all(client: Client, count: int) -> int:
+    """`count` frames in a group, whose id it returns, and as many loose jobs of seven users and fifty priorities."""
+    group = client.submit(title="frames", command="render {frame}", frames=f"1-{count}", user="ann")
+    for first in range(0, count, 50_000):
+        jobs = [
+            {"title": f"job {n}", "command": "true", "user": f"u{n % 7}", "priority": 100 + n % 50}
+            for n in range(first, first + 50_000)
+        ]
+        client.submit_many(jobs)
+    return group
+
+
+def bench_explain(folder: Path, quick: bool) -> Iterator[Figure]:
+    """Why jobs, a group and workers wait, over HTTP: among a million jobs and 1,000 workers, nine in ten of them busy."""
+    count, fleet = (50_000, 100) if quick else (500_000, 1_000)
+    with server(folder, lease="2h") as address:
+        client = Client(address, timeout_s=300)
+        group = _submit_all(client, count)
+        lost = client.submit(title="nobody's", command="true", frames="1-1000", affinity=["gpu"])
+        workers = [_once(address, number, busy=number % 10 > 0) for number in range(fleet)]
+        asked: dict[str, list[Callable[[], object]]] = {
+            "a job": [partial(client.explain, group + 1 + n * (count // 50)) for n in range(100)],
+            "a group": [partial(client.explain, one) for one in (group, lost) * 25],
+            "a worker": [partial(client.explain_worker, one) for one in workers[:: fleet // 50]],
+        }
+        for what, questions in asked.items():
+            times = sorted(_ms(question) for question in questions)
+            p50, p95 = times[len(times) // 2], times[int(len(times) * 0.95)]
+            note = f"p50 {p50:.0f} ms, longest {times[-1]:.0f} ms"
+            yield Figure(f"explain {what}, p95", p95, "ms", "50 ms", f"{note}; {2 * count:,} jobs, {fleet:,} workers")
+
+
+def _once(address: str, number: int, busy: bool) -> int:
+    """A worker that enrols and, if it is to be busy, takes 8 jobs; its id. It never calls again."""
+    worker = enrol(address, f"sim-{number}", 8)
+    if busy:
+        worker.send()
+        while worker.receive() is None:
+            pass
+    worker.socket.close()
+    return worker.worker
 
 
 ORDERS = ("id", "-id", "priority", "-priority", "title", "-title")
@@ -159,8 +197,12 @@ FILTERS: tuple[dict[str, Any], ...] = (
 
 
 def _page_ms(client: Client, parent: int, sort: str, fields: dict[str, Any]) -> float:
+    return _ms(partial(client.page, parent=parent, sort=sort, **fields))
+
+
+def _ms(question: Callable[[], object]) -> float:
     begun = time.perf_counter()
-    client.page(parent=parent, sort=sort, **fields)
+    question()
     return (time.perf_counter() - begun) * 1e3
 
 
@@ -205,6 +247,7 @@ BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "list": bench_list,
     "tree": bench_tree,
     "idle": bench_idle,
+    "explain": bench_explain,
 }
 
 

@@ -30,13 +30,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(folder: Path, **knobs: str) -> Iterator[str]:
+def server(folder: Path, lease: str = "60s", **knobs: str) -> Iterator[str]:
     """A `coalition serve` on SQLite and loopback; yields its address, and ends it."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     lines = ["[server]", f"listen = 127.0.0.1:{port}", f"data_dir = {folder / 'data'}", "discovery = no"]
     lines += [f"{name} = {value}" for name, value in knobs.items()]
-    (folder / "cloud.ini").write_text("\n".join([*lines, "[autoscaler]", "enabled = no", ""]))
+    (folder / "cloud.ini").write_text("\n".join([*lines, "[worker]", f"lease = {lease}", "[autoscaler]", "enabled = no", ""]))
     command = [sys.executable, "-m", "coalition", "serve", "--config", str(folder / "cloud.ini")]
     log = (folder / "server.log").open("wb")
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
