@@ -201,6 +201,9 @@ class ServerSettings:
     data_dir: str = knob("~/.coalition", a_text, "logs, the SQLite file and secrets live here")
     database: str = knob("", a_text, "an SQLAlchemy address; empty: SQLite in data_dir")
     processes: int = knob("1", a_count, "server processes on this machine; more than 1 not with SQLite", low=1, high=64)
+    durability: str = knob(
+        "power", one_of("power", "process"), "what acknowledged calls survive: a power cut, or only kill -9 (faster)"
+    )
     threads: int = knob("64", a_count, "requests each process serves at a time; half may wait in long polls", low=4)
     discovery: bool = knob("yes", a_flag, "answer workers that look for the server by UDP broadcast")
     discovery_port: int = knob("0", a_count, "UDP port of discovery; 0: the port of `listen`", high=65_535)
@@ -414,11 +417,25 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
             if entry.name in seen:
                 raise reader.error_at(entry.line, f"[{kind} {entry.name}] is there already, in line {seen[entry.name]}")
             seen[entry.name] = entry.line
+    _check_durability(settings, reader)
     for pool in settings.pools:
         if pool.min > pool.max:
             raise reader.error(f"pool {pool.name}", "min", f"{pool.min} is more than `max`, which is {pool.max}")
     for budget in settings.budgets:
         _check_budget(budget, settings.pools, reader)
+
+
+def _check_durability(settings: Settings, reader: _Reader) -> None:
+    """What was reserved must be known after a power cut, and MariaDB lets no single user choose."""
+    if settings.server.durability == "power":
+        return
+    if settings.pools:
+        why = "there are pools, and money that was reserved must be known after a power cut"
+    elif settings.database_url.startswith(("mysql", "mariadb")):
+        why = "MariaDB's own innodb_flush_log_at_trx_commit decides"
+    else:
+        return
+    raise reader.error("server", "durability", f'"{settings.server.durability}" is not allowed; allowed: power: {why}')
 
 
 def _check_budget(budget: BudgetSettings, pools: tuple[PoolSettings, ...], reader: _Reader) -> None:

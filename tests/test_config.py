@@ -109,6 +109,15 @@ def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None
             'cloud.ini:2: [server] processes: "2" is not allowed; allowed: 1, as the database is SQLite',
         ),
         ("[server]\ndatabase = sqlite:///x\nprocesses = 2\n", 'cloud.ini:3: [server] processes: "2" is not allowed; allowed: 1'),
+        ("[server]\ndurability = no\n", 'cloud.ini:2: [server] durability: "no" is not allowed'),
+        (
+            "[server]\ndatabase = mariadb://h/x\ndurability = process\n",
+            'cloud.ini:3: [server] durability: "process" is not allowed; allowed: power: MariaDB',
+        ),
+        (
+            "[server]\ndurability = process\n[pool p]\nprovider = local\n",
+            'cloud.ini:2: [server] durability: "process" is not allowed; allowed: power: there are pools',
+        ),
         ("[server]\ndiscovery_port = 65536\n", "cloud.ini:2: [server] discovery_port: "),
         ("[worker]\nwait = 2m\n", 'cloud.ini:2: [worker] wait: "2m" is not allowed: 60 or less'),
         ("[worker]\nlease = 5s\n", "cloud.ini:2: [worker] lease: must be longer than `sync`"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ def test_the_database_is_durable_and_keeps_foreign_keys(store: WatchedStore) -> 
     with store.engine.connect() as db:
         found = [db.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")]
     assert found == ["wal", 2, 1]
+
+
+def test_without_pools_a_farm_may_do_without_a_write_through_to_the_disk(tmp_path: Path) -> None:
+    store = Store(replace(settings(tmp_path), server=ServerSettings(data_dir=str(tmp_path), durability="process")))
+    with store.engine.connect() as db:
+        assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+    store.close()
 
 
 def test_a_call_in_the_midst_of_anothers_transaction_waits_for_its_turn(store: WatchedStore, tmp_path: Path) -> None:

@@ -61,11 +61,12 @@ class Base:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         self.engine = create_engine(self.url, **_engine_options(self.url, self.wait_s))
         self._reader = self.engine
+        durable = settings.server.durability == "power"
         if self.sqlite:
-            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "connect", functools.partial(_prepare_sqlite, durable))
             event.listen(self.engine, "begin", _begin_sqlite)
         elif self.url.get_backend_name() == "postgresql":
-            event.listen(self.engine, "connect", functools.partial(_prepare_postgresql, self.wait_s))
+            event.listen(self.engine, "connect", functools.partial(_prepare_postgresql, self.wait_s, durable))
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def close(self) -> None:
@@ -252,15 +253,17 @@ def _mysql_session(wait_s: int) -> str:
     return f"SET SESSION innodb_lock_wait_timeout = {wait_s}, wait_timeout = {STALLED_S}, sql_mode = '{modes}'"
 
 
-def _prepare_postgresql(wait_s: int, connection: Any, _record: Any) -> None:
+def _prepare_postgresql(wait_s: int, durable: bool, connection: Any, _record: Any) -> None:
     connection.execute(f"SET lock_timeout = '{wait_s}s'; SET idle_in_transaction_session_timeout = '{STALLED_S}s'")
+    connection.execute(f"SET synchronous_commit = {'on' if durable else 'off'}")
     connection.commit()
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
+def _prepare_sqlite(durable: bool, connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, never by the driver
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-65536", "temp_store=MEMORY"):
+    synchronous = f"synchronous={'FULL' if durable else 'NORMAL'}"
+    for pragma in ("journal_mode=WAL", synchronous, "foreign_keys=ON", "cache_size=-65536", "temp_store=MEMORY"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
