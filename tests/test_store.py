@@ -12,13 +12,15 @@ from hypothesis import HealthCheck, strategies
 from hypothesis import settings as rules
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from coalition.config import ServerSettings
 from coalition.errors import BadInput
 from coalition.model import JobChanges
+from coalition.store import Store
 from coalition.store.lists import JobQuery
 from tests.builders import Clock, Hand, WatchedStore, a_group, a_job, settings
 from tests.contract_rules import *  # noqa: F403
 from tests.contract_store import *  # noqa: F403
-from tests.databases import KINDS
+from tests.databases import KINDS, Databases, missing
 
 
 @pytest.fixture(params=KINDS)
@@ -128,3 +130,17 @@ def test_random_walks_keep_every_invariant(new_database: Path) -> None:
             max_examples=25, stateful_step_count=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+@pytest.mark.parametrize(("durability", "expected"), [("power", "on"), ("process", "off")])
+def test_postgresql_waits_for_its_disk_as_the_farm_asks(
+    databases: Databases, tmp_path: Path, durability: str, expected: str
+) -> None:
+    if why := missing("postgresql"):
+        pytest.skip(f"PostgreSQL is not installed: {why}")
+    with databases.taken("postgresql") as url:
+        server = ServerSettings(data_dir=str(tmp_path), database=url, durability=durability)
+        store = Store(replace(settings(tmp_path), server=server))
+        with store.read() as db:
+            assert db.exec_driver_sql("SHOW synchronous_commit").scalar() == expected
+        store.close()
