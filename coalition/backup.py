@@ -239,6 +239,6 @@ def follow_ids(db: Connection, tables: Iterable[Table]) -> None:
     for table in tables:
         for column in table.primary_key.columns:
             sequence = db.execute(select(func.pg_get_serial_sequence(table.name, column.name))).scalar()
-            highest = db.execute(select(func.max(column))).scalar()
-            if sequence is not None and highest is not None:
+            highest = db.execute(select(func.max(column))).scalar() if sequence is not None else None
+            if highest is not None:
                 db.execute(select(func.setval(sequence, highest)))

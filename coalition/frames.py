@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 
-from coalition.errors import BadInput
+from coalition.errors import BadInput, TooLarge
 from coalition.model import MAX_FRAMES
 
+Piece = tuple[int, int, int]  # the frames of one job: first, last, and the distance from one to the next
+MAX_PAIRS = 4_000_000
 PART = re.compile(r"^(-?\d{1,9})(?:-(-?\d{1,9})(?:x(\d{1,9}))?)?$")
 PLACEHOLDER = re.compile(r"\{(frame|start|end)(?::(0?\d{1,2})d)?\}")
 ALLOWED = 'write for example "1-100", "1-100x2" or "1,5,9-12"'
@@ -23,22 +26,49 @@ def parse(text: str) -> list[int]:
     return list(frames)
 
 
-def chunks(text: str, size: int = 1) -> list[tuple[int, int]]:
-    """The first and last frame of each job of a range, `size` frames a job. BadInput as `parse`.
+def chunks(text: str, size: int = 1) -> list[Piece]:
+    """The frames of each job of a range, `size` frames a job. BadInput as `parse`.
 
-    The frames of a job follow each other at the step of one part of the range, so that first and last say all of it:
-    "1,5,9-12" by 10 makes three jobs.
+    The frames of a job follow each other at the step of one part of the range: "1,5,9-12" by 10 makes three jobs.
     """
     frames = parse(text)
     if size == 1:
-        return [(frame, frame) for frame in frames]
+        return [(frame, frame, 1) for frame in frames]
     left = set(frames)
-    pieces: list[tuple[int, int]] = []
+    pieces: list[Piece] = []
     for part in _parts(text):
         for row in _unbroken(part, left):
-            pieces += [(row[at], row[min(at + size, len(row)) - 1]) for at in range(0, len(row), size)]
+            pieces += [_piece(row[at : at + size]) for at in range(0, len(row), size)]
         left.difference_update(part)
     return pieces
+
+
+def _piece(row: Sequence[int]) -> Piece:
+    return row[0], row[-1], row[1] - row[0] if len(row) > 1 else 1
+
+
+def overlaps(waiting: Sequence[Piece], there: Sequence[Piece], step: int = 1, shift: int = 0) -> Iterator[tuple[int, int]]:
+    """The places (in `waiting`, in `there`) of pieces of which frame n of the one is frame n * step + shift of the other.
+
+    TooLarge where they cross each other too often to be looked at.
+    """
+    order = sorted(range(len(there)), key=lambda at: there[at][0])
+    firsts = [there[at][0] for at in order]
+    widest = max((last - first for first, last, _ in there), default=0)
+    looked_at = 0
+    for place, (first, last, by) in enumerate(waiting):
+        wanted = range(first * step + shift, last * step + shift + 1, by * step)
+        low, high = bisect_left(firsts, wanted[0] - widest), bisect_right(firsts, wanted[-1])
+        looked_at += high - low
+        if looked_at > MAX_PAIRS:
+            raise TooLarge(f"two frame ranges cross each other in more than {MAX_PAIRS:,} places; give them another chunk")
+        yield from ((place, at) for at in order[low:high] if _meet(wanted, there[at]))
+
+
+def _meet(wanted: range, piece: Piece) -> bool:
+    has = range(piece[0], piece[1] + 1, piece[2])
+    few, many = (wanted, has) if len(wanted) < len(has) else (has, wanted)
+    return any(frame in many for frame in few)
 
 
 def _unbroken(part: range, left: set[int]) -> Iterator[list[int]]:

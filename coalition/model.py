@@ -34,6 +34,7 @@ MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 127
 INLINE_LOG_BYTES = 4_096
 HOURS_ENDS = ("finish", "requeue")
+UNTIL = ("finished", "done")
 TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}\Z")
 OWN_LIMITS = ("group#", "user#")  # names of limits that the farm keeps itself, for max_running
 WORKER_NAME = re.compile(r"^[\w.\-]{1,128}\Z")
@@ -93,9 +94,12 @@ def _text(value: str | None) -> str | None:
     return "holds a NUL byte" if value and "\0" in value else None
 
 
-def _depends(value: Sequence[int | str]) -> str | None:
+def _depends(value: Sequence[Any]) -> str | None:
     bad = [x for x in value if (isinstance(x, int) and x <= 0) or x == ""]
-    return f"{bad[0]!r} is not a job; give ids, or the `ref` of a job in the same call" if bad else None
+    if bad:
+        return f"{bad[0]!r} is not a job; give ids, or the `ref` of a job in the same call"
+    whole = [x for x in value if isinstance(x, Dependency) and not x.frames and (x.step, x.shift) != (1, 0)]
+    return "`step` and `shift` are for a dependency with `frames`" if whole else None
 
 
 def _patterns(value: Sequence[str]) -> str | None:
@@ -120,6 +124,22 @@ def _worker_names(value: Sequence[str]) -> str | None:
 
 
 @dataclass(frozen=True)
+class Dependency:
+    """One dependency in full. `on` is an id, or the `ref` of a job in the same call.
+
+    `until` finished: the target must be FINISHED; done: it may also have ended in ERROR. With `frames`, between two frame ranges,
+    frame n waits for frame n * step + shift of the other, a job of several frames for every job that has one of these; a frame
+    that is not there is not waited for.
+    """
+
+    on: int | str = spec(check=lambda v: _depends((v,)))
+    until: str = spec("finished", check=lambda v: None if v in UNTIL else f"is one of {', '.join(UNTIL)}")
+    frames: bool = False
+    step: int = spec(1, low=1, high=MAX_FRAMES)
+    shift: int = spec(0, low=-(10**9), high=10**9)
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """What a client submits: one job, a group with `children`, or a frame range.
 
@@ -139,7 +159,8 @@ class JobSpec:
     paused: bool = False
     timeout_s: float = spec(0.0, low=0, help="0: none")
     retries: int = spec(0, low=0, high=1_000, help="how many errors are run again")
-    depends_on: Sequence[int | str] = spec(tuple, length=10_000, check=_depends)
+    depends_on: Sequence[int | str | Dependency] = spec(tuple, length=10_000, check=lambda v: _depends(v))
+    depends_any: bool = spec(False, help="one of `depends_on` is enough; frame by frame, all are needed")
     url: str = spec("", length=MAX_TEXT, check=_text)
     progress_pattern: str | None = spec(None, length=MAX_TEXT, check=_pattern)
     cpus: int = spec(0, low=0, high=65_536)
@@ -151,6 +172,7 @@ class JobSpec:
     not_workers: Sequence[str] = spec(tuple, length=1_000, check=_worker_names, help="names that may not run it")
     limits: Mapping[str, int] = spec(dict, length=64, check=_limits, help="tokens held while it runs, by the limit's name")
     max_running: int = spec(0, low=0, high=1_000_000, help="of a group: so many of its jobs at a time; 0: any number")
+    decrease_priority_after: int = spec(0, low=0, high=1_000_000, help="of a group: so many errors, then it sinks; 0: never")
     timeout_output_s: float = spec(0.0, low=0, help="killed after so long without output; 0: never")
     timeout_progress_s: float = spec(0.0, low=0, help="killed after so long without progress; 0: never")
     error_patterns: Sequence[str] = spec(tuple, length=64, check=_patterns, help="of log lines that mean ERROR")
@@ -178,7 +200,8 @@ class JobChanges:
     affinity: Sequence[str] | None = spec(None, length=64, check=lambda v: _tags(v or ()))
     timeout_s: float | None = spec(None, low=0)
     retries: int | None = spec(None, low=0, high=1_000)
-    depends_on: Sequence[int] | None = spec(None, length=10_000, check=lambda v: _depends(v or ()))
+    depends_on: Sequence[int | Dependency] | None = spec(None, length=10_000, check=lambda v: _depends(v or ()))
+    depends_any: bool | None = None
     url: str | None = spec(None, length=MAX_TEXT, check=_text)
     progress_pattern: str | None = spec(None, length=MAX_TEXT, check=_pattern)
     cpus: int | None = spec(None, low=0, high=65_536)
@@ -190,6 +213,7 @@ class JobChanges:
     not_workers: Sequence[str] | None = spec(None, length=1_000, check=lambda v: _worker_names(v or ()))
     limits: Mapping[str, int] | None = spec(None, length=64, check=lambda v: _limits(v or {}))
     max_running: int | None = spec(None, low=0, high=1_000_000)
+    decrease_priority_after: int | None = spec(None, low=0, high=1_000_000)
     timeout_output_s: float | None = spec(None, low=0)
     timeout_progress_s: float | None = spec(None, low=0)
     error_patterns: Sequence[str] | None = spec(None, length=64, check=lambda v: _patterns(v or ()))
@@ -240,18 +264,22 @@ class Job:
     ended_at: float | None
     run_s: float
     cost_micro: int
-    depends_on: Sequence[int]
+    depends_on: Sequence[int]  # whom it names itself
     attempt: int
     worker: str
     counts: Counts | None
     reason: str
     allowed_actions: Sequence[str]
+    dependencies: Sequence[Dependency] = ()  # the same in full
+    depends_any: bool = False
     gpu_memory_bytes: int = 0
     exclusive: bool = False
     workers: Sequence[str] = ()
     not_workers: Sequence[str] = ()
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     max_running: int = 0
+    decrease_priority_after: int = 0
+    sunk_from: int | None = None  # of a group that sank: its priority before
     timeout_output_s: float = 0.0
     timeout_progress_s: float = 0.0
     error_patterns: Sequence[str] = ()
@@ -260,6 +288,7 @@ class Job:
     first_frame: int | None = None
     last_frame: int | None = None
     chunk: int | None = None  # of a frame range
+    skipped: bool = False  # FINISHED by hand
     note: str = ""
 
 
@@ -595,11 +624,12 @@ def _union_reader(args: tuple[Any, ...]) -> tuple[str, Reader]:
             return None
         if len(readers) == 1:
             return readers[0][1](value, path)
-        for _, reader in readers:
+        for kind, reader in readers:
             try:
                 return reader(value, path)
             except BadInput:
-                continue
+                if kind == "an object" and isinstance(value, Mapping):
+                    raise  # it was meant, and the error says which of its fields is wrong
         raise _wrong(path, value, words)
 
     return words, read

@@ -61,14 +61,21 @@ job = _table(
     Column("state", String(10), nullable=False),  # a group's is what its counters say
     Column("paused", Boolean, nullable=False),
     Column("holds", Integer, nullable=False, server_default="0"),  # own dependencies that are not met
-    Column("errors", Integer, nullable=False, server_default="0"),  # attempts in error since the last reset
+    Column("errors", Integer, nullable=False, server_default="0"),  # attempts in error since the last reset, of a group all below
     Column("retries", Integer, nullable=False, server_default="0"),
     Column("not_before", Seconds, nullable=False, server_default="0"),
     Column("attempt_id", Id, nullable=False, server_default="0"),  # the newest lease; a late result of an older one is refused
     Column("first_frame", Integer),  # of an array: the frames this leaf is for, both ends; NULL elsewhere
     Column("last_frame", Integer),
+    Column("frame_step", Integer),  # ... and the distance from one to the next; NULL: 1
     Column("avoid", Id, nullable=False, server_default="0"),  # the worker it failed on last; copied to its ready row
     Column("max_running", Integer, nullable=False, server_default="0"),  # of a group: 0 is any number
+    Column("needs_any", Boolean, nullable=False, server_default=false()),  # one of its own dependencies is enough
+    Column("skipped", Boolean, nullable=False, server_default=false()),  # FINISHED by hand
+    Column("sink_after", Integer, nullable=False, server_default="0"),  # of a group: errors after which it sinks; 0: never
+    Column("sunk_from", SmallInteger),  # of a group that sank: its priority before
+    Column("started_at", Seconds),  # of a leaf: its first lease since it was reset
+    Column("ended_at", Seconds),  # of a leaf that is FINISHED or in ERROR
     Index("ix_job_parent_id", "parent", "id"),
     Index("ix_job_state_parent_id", "state", "parent", "id"),
     Index("ix_job_parent_prio_id", "parent", "prio", "id"),
@@ -96,12 +103,27 @@ spec = _table(
     Index("ix_spec_parent_title_job_id", "parent", "title", "job_id"),
 )
 
+# Who waits for whom. What a job names itself, and, of the frames of ranges, what follows from a frame rule.
 dependency = _table(
     "dependency",
     Column("job_id", Id, primary_key=True, autoincrement=False),
+    Column("by_rule", Boolean, primary_key=True, autoincrement=False),
     Column("on_id", Id, primary_key=True, autoincrement=False),
     Column("met", Boolean, nullable=False),
+    Column("done", Boolean, nullable=False, server_default=false()),  # met also when the target has ended in ERROR
     Index("ix_dependency_on_id", "on_id"),
+    rowid=False,
+)
+
+# Between two frame ranges: frame n of the one waits for frame n * step + shift of the other.
+frame_rule = _table(
+    "frame_rule",
+    Column("job_id", Id, primary_key=True, autoincrement=False),
+    Column("on_id", Id, primary_key=True, autoincrement=False),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("shift", Integer, primary_key=True, autoincrement=False),
+    Column("done", Boolean, nullable=False),
+    Index("ix_frame_rule_on_id", "on_id"),
     rowid=False,
 )
 
@@ -115,7 +137,7 @@ group_inherited = _table(
     Column("holds", Integer, nullable=False),
 )
 
-# The leaves below a group, by state; below 0, all of the farm.
+# The leaves below a group, by state; below 0, all of the farm. Times: the earliest start and the latest end of those below.
 group_count = _table(
     "group_count",
     Column("group_id", Id, primary_key=True, autoincrement=False),

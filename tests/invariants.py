@@ -61,6 +61,10 @@ class World:
         self.jobs = {row.id: row for row in _rows(db, schema.job)}
         self.specs = {row.job_id: row for row in _rows(db, schema.spec)}
         self.edges = _rows(db, schema.dependency)
+        self.edges_of: dict[int, list[Any]] = {}
+        for edge in self.edges:
+            self.edges_of.setdefault(edge.job_id, []).append(edge)
+        self.rules_between = _rows(db, schema.frame_rule)
         self.inherited = {row.group_id: row for row in _rows(db, schema.group_inherited)}
         self.counts = {row.group_id: row for row in _rows(db, schema.group_count)}
         self.sets = {row.id: Requirement.from_json(row.json) for row in _rows(db, schema.reqset)}
@@ -123,12 +127,40 @@ class World:
         assert all(self.jobs[parent].is_group for parent in parents), "a leaf has children"
 
     def check_dependencies(self) -> None:
-        unmet = dict.fromkeys(self.jobs, 0)
+        """Rows are met as their targets say, those by rule are the ones that follow, and holds are a recount."""
         for edge in self.edges:
             assert {edge.job_id, edge.on_id} <= self.jobs.keys(), f"dependency {edge} of or on a job that is not there"
-            assert edge.met == (self.state(edge.on_id) == "FINISHED"), f"{edge}, but its target is {self.state(edge.on_id)}"
-            unmet[edge.job_id] += not edge.met
-        assert {row.id: row.holds for row in self.jobs.values()} == unmet, "holds are not the unmet dependencies"
+            assert edge.met == self.is_over(edge.on_id, edge.done), f"{edge}, but its target is {self.state(edge.on_id)}"
+        ruled = {(edge.job_id, edge.on_id): edge.done for edge in self.edges if edge.by_rule}
+        assert ruled == self.follows(), "rows by rule are not those that follow from the rules"
+        holds = {row.id: self.holds(row) for row in self.jobs.values()}
+        assert {row.id: row.holds for row in self.jobs.values()} == holds, "holds are not the unmet dependencies"
+
+    def is_over(self, job_id: int, done: bool) -> bool:
+        states = {leaf.state for leaf in self.below(job_id)}
+        return bool(states) and states <= ({"FINISHED", "ERROR"} if done else {"FINISHED"})
+
+    def follows(self) -> dict[tuple[int, int], bool]:
+        edges: dict[tuple[int, int], bool] = {}
+        for rule in self.rules_between:
+            assert {rule.job_id, rule.on_id} <= self.jobs.keys(), f"rule {rule} of or on a range that is not there"
+            for ours in map(self.jobs.__getitem__, self.children.get(rule.job_id, ())):
+                wanted = {frame * rule.step + rule.shift for frame in self.frames(ours)}
+                for theirs in map(self.jobs.__getitem__, self.children.get(rule.on_id, ())):
+                    if wanted & self.frames(theirs):
+                        edges[ours.id, theirs.id] = edges.get((ours.id, theirs.id), True) and bool(rule.done)
+        return edges
+
+    @staticmethod
+    def frames(row: Any) -> set[int]:
+        return set() if row.first_frame is None else set(range(row.first_frame, row.last_frame + 1, row.frame_step or 1))
+
+    def holds(self, row: Any) -> int:
+        mine = self.edges_of.get(row.id, ())
+        own = [edge.met for edge in mine if not edge.by_rule]
+        return sum(not edge.met for edge in mine if edge.by_rule) + (
+            int(bool(own) and not any(own)) if row.needs_any else own.count(False)
+        )
 
     def check_counters(self) -> None:
         groups = {row.id for row in self.jobs.values() if row.is_group}

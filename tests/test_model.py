@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from coalition import model
 from coalition.errors import BadInput
-from coalition.model import MAX_INT, Facts, JobSpec, from_dict, to_dict
+from coalition.model import MAX_INT, Dependency, Facts, JobSpec, from_dict, to_dict
 
 KINDS = [kind for kind in vars(model).values() if dataclasses.is_dataclass(kind)]
 TAGS = st.lists(st.from_regex(r"[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,10}", fullmatch=True), max_size=3).map(tuple)
@@ -25,7 +25,12 @@ WORKERS = st.lists(st.from_regex(r"[\w.\-]{1,20}", fullmatch=True), max_size=3).
 PATTERNS = st.lists(st.sampled_from(["Error", "no (licence|license)", "^Fatal: "]), max_size=2).map(tuple)
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "environment": st.dictionaries(NAMES, TEXT, max_size=3),
-    "depends_on": st.lists(st.integers(1, MAX_INT), max_size=3).map(tuple),
+    "depends_on": st.lists(
+        st.integers(1, MAX_INT) | st.builds(Dependency, st.integers(1, MAX_INT), until=st.sampled_from(["finished", "done"])),
+        max_size=3,
+    ).map(tuple),
+    "on": st.integers(1, MAX_INT) | TEXT.filter(bool),
+    "until": st.sampled_from(["finished", "done"]),
     "limits": st.dictionaries(NAMES, st.integers(1, 9), max_size=3),
     "workers": WORKERS,
     "not_workers": WORKERS,
@@ -49,6 +54,8 @@ def values(kind: type, depth: int = 0) -> st.SearchStrategy[Any]:
         if field.name == "affinity":
             nested = "Sequence[typing.Sequence" in str(hints["affinity"]).replace("collections.abc", "typing")
             fields[field.name] = st.lists(TAGS, max_size=3).map(tuple) if nested else TAGS
+        elif kind is model.Job and field.name == "depends_on":
+            fields[field.name] = st.lists(st.integers(1, MAX_INT), max_size=3).map(tuple)
         elif kind is model.Result and field.name == "state":
             fields[field.name] = st.sampled_from(["FINISHED", "ERROR", "STOPPED"])
         else:
@@ -118,13 +125,16 @@ def base_of(kind: type) -> dict[str, Any]:
         origin, args = typing.get_origin(hint), typing.get_args(hint)
         if type(None) in args:
             base[field.name] = None
+        elif origin in (typing.Union, types.UnionType):
+            base[field.name] = by_type[args[0]]
         elif dataclasses.is_dataclass(hint):
             base[field.name] = base_of(hint)  # type: ignore[arg-type]
         elif origin is not None:
             base[field.name] = {} if issubclass(origin, Mapping) else [1] if field.name == "ids" else []
         else:
             base[field.name] = by_type[hint]
-    return {**base, "state": "FINISHED"} if kind is model.Result else base
+    special = {model.Result: {"state": "FINISHED"}, model.Dependency: {"on": 1, "until": "finished"}}
+    return {**base, **special.get(kind, {})}
 
 
 def fields_of(data: Any, kind: type = JobSpec) -> dict[str, str]:

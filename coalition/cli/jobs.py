@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -42,6 +43,29 @@ def _numbers(context: click.Context, option: click.Parameter, texts: Sequence[st
         raise click.BadParameter("job ids with commas between them, such as 12,13", context, option) from None
 
 
+FRAMES = re.compile(r"(?P<on>\d+)(?:x(?P<step>\d+))?(?P<shift>[+-]\d+)?(?P<done>:done)?")
+
+
+def _frame_rules(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[dict[str, Any]]:
+    rules = []
+    for text in parts(texts):
+        match = FRAMES.fullmatch(text)
+        if match is None:
+            raise click.BadParameter(f"{text!r}: write ID[xSTEP][+SHIFT][:done], for example 12, 12-1 or 12x2+1", context, option)
+        rule = {"on": int(match["on"]), "frames": True, "step": int(match["step"] or 1), "shift": int(match["shift"] or 0)}
+        rules.append({**rule, "until": "done" if match["done"] else "finished"})
+    return rules
+
+
+def depending(given: dict[str, Any]) -> dict[str, Any]:
+    """The options for dependencies as one field."""
+    names = ("depends_on", "depends_done", "depends_frames")
+    if given.keys().isdisjoint(names):
+        return given
+    on, done, frames = (given.pop(name, []) for name in names)
+    return {**given, "depends_on": [*on, *({"on": one, "until": "done"} for one in done), *frames]}
+
+
 def tags_of(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[str]:
     return parts(texts)
 
@@ -58,6 +82,15 @@ FIELDS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     click.option("--timeout", "timeout_s", type=DURATION, help="Stop it as an error after this time, such as 30m."),
     click.option("--retries", type=int, help="How many errors are run again."),
     click.option("--depends-on", metavar="ID,ID", multiple=True, callback=_numbers, help="Jobs that must be finished before."),
+    click.option("--depends-done", metavar="ID,ID", multiple=True, callback=_numbers, help="The same, but they may also fail."),
+    click.option(
+        "--depends-frames",
+        metavar="ID[xSTEP][+SHIFT],...",
+        multiple=True,
+        callback=_frame_rules,
+        help="Of a frame range: frame n waits for frame n*STEP+SHIFT of these ranges; ID:done if that may also fail.",
+    ),
+    click.option("--depends-any/--depends-all", default=None, help="One of --depends-on and --depends-done is enough, or all."),
     click.option("--url", help="Where its result can be seen."),
     click.option("--progress-pattern", metavar="REGEX", help="With %percent or %one where its output tells the progress."),
     click.option("--cpus", type=int, help="How many it needs."),
@@ -101,7 +134,7 @@ def submit(context: click.Context, /, command: Sequence[str], waits: bool, **opt
     from coalition.model import JobSpec, from_dict
 
     call: Call = context.obj
-    given = written(context, options)
+    given = depending(written(context, options))
     if command:
         given["command"] = command[0] if len(command) == 1 else shlex.join(command)
     elif not options["group"]:
@@ -124,7 +157,7 @@ def submit(context: click.Context, /, command: Sequence[str], waits: bool, **opt
 def edit(context: click.Context, /, ids: Sequence[int], **options: Any) -> None:
     """Change fields of jobs. --env, --affinity and --depends-on replace what was there."""
     call: Call = context.obj
-    given = written(context, options)
+    given = depending(written(context, options))
     if not given:
         raise click.UsageError("name at least one field to change")
     call.changed(call.client().edit(ids, **given))

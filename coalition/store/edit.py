@@ -15,13 +15,14 @@ from coalition.matching import Requirement
 from coalition.model import JobChanges
 from coalition.schema import job, spec
 from coalition.store.base import HotIn, writes
+from coalition.store.dependencies import FRAMES_BY_ID, NEED_ANY, RECOUNT, Frame
 from coalition.store.sets import AMOUNTS, NEEDS, Sets, group_limit, requirement_of
 from coalition.store.submit import OF_GROUPS, RULES, Submit, Template, rules_json
-from coalition.store.tree import IDS, Chains, Changes
+from coalition.store.tree import IDS, Chains, Changes, Node
 
 FILLED = ("title", "command", "url")  # of a range: what its frames' are made of
 SPEC_FIELDS = (*FILLED, "dir", "environment", "user", "timeout_s", "progress_pattern", "note")
-JOB_FIELDS = {"priority": "prio", "retries": "retries", "max_running": "max_running"}
+JOB_FIELDS = {"priority": "prio", "retries": "retries", "max_running": "max_running", "decrease_priority_after": "sink_after"}
 PASSED_ON = ("dir", "environment", "user", "timeout_s", "progress_pattern", "retries", *RULES)  # by a range to its frames
 
 SET_OWN = HotIn(lambda ids: update(job).where(job.c.id.in_(ids)).values(own_set=bindparam("b_set")), "b_set")
@@ -85,8 +86,12 @@ class Edits(Submit):
             self._limit_groups(db, ids, given["max_running"])
         if "parent" in given:
             self._move(db, ids, given["parent"], changes)
+        if "depends_any" in given:
+            NEED_ANY.run(db, ids, given["depends_any"])
         if "depends_on" in given:
             self._depend(db, ids, given["depends_on"])
+        elif "depends_any" in given:
+            RECOUNT.run(db, ids)
         if given.keys() & {"parent", "depends_on"}:
             self._refuse_cycle(db, ids)
         return self._done(db, ids, changes, "job.edit", who, "changed " + ", ".join(sorted(given)))
@@ -195,6 +200,18 @@ class Edits(Submit):
             changes.count(new_chain, **values)
         for statement in SET_PARENT:
             statement.run(db, [row.id for row in tops], parent)
+        self._move_frames(db, tops, parent, changes)
+
+    def _move_frames(self, db: Connection, tops: Sequence[Node], parent: int, changes: Changes) -> None:
+        """Rules frame by frame are between those that stand in the ranges now."""
+        leaves = [row.id for row in tops if not row.is_group]
+        ranges = {row.parent for row in tops if not row.is_group} | {parent}
+        if leaves and self._rules_at(db, sorted(ranges)):
+            moved = [Frame.of(*row) for row in FRAMES_BY_ID.all(db, leaves)]
+            ids = [frame.id for frame in moved]
+            self._unlink(db, ids, changes)
+            self._link(db, {parent: moved}, changes)
+            RECOUNT.run(db, ids)
 
     def _done(self, db: Connection, ids: Sequence[int], changes: Changes, kind: str, who: str, words: str) -> int:
         self._refresh(db, ids, changes)

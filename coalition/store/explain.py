@@ -5,7 +5,9 @@ Groups and workers: explain_groups.py, explain_workers.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, case, func, select
 
@@ -80,21 +82,34 @@ class Explain(Views):
         return int(db.execute(select(job.c.parent).where(job.c.id == job_id)).scalar_one())
 
     def _why_pending(self, db: Connection, job_id: int) -> str:
-        """The dependencies of a job that are not met, those that failed first; nothing if all are."""
-        sums = select(func.count(), func.sum(case((dependency.c.met.is_(False), 1), else_=0)))
-        total, unmet = db.execute(sums.where(dependency.c.job_id == job_id)).one()
-        if not unmet:
-            return ""
+        """The dependencies that hold a job: those it names itself, then what follows frame by frame; nothing if none does."""
+        total: Counter[bool] = Counter()
+        unmet: Counter[bool] = Counter()
+        sums = select(dependency.c.by_rule, dependency.c.met, func.count().label("n")).where(dependency.c.job_id == job_id)
+        for row in db.execute(sums.group_by(dependency.c.by_rule, dependency.c.met)):
+            total[row.by_rule] += row.n
+            unmet[row.by_rule] += 0 if row.met else row.n
+        needs_any = db.execute(select(job.c.needs_any).where(job.c.id == job_id)).scalar()
+        told = []
+        if unmet[False] and not (needs_any and unmet[False] < total[False]):
+            of = f"any of {total[False]}" if needs_any else f"{unmet[False]} of {total[False]}"
+            told.append(f"waits for {of} dependencies: {self._unmet(db, job_id, False, unmet[False])}")
+        if unmet[True]:
+            of = f"{unmet[True]} of {total[True]} jobs: " if total[True] > 1 else ""
+            told.append(f"waits for {of}{self._unmet(db, job_id, True, unmet[True])}")
+        return "; ".join(told)
+
+    def _unmet(self, db: Connection, job_id: int, by_rule: bool, count: int) -> str:
+        """The targets that a job waits for, those that failed first."""
         failed_first = case((job.c.state == str(JobState.ERROR), 0), else_=1)
         rows = db.execute(
-            select(dependency.c.on_id, job.c.state)
+            select(job.c.id, job.c.parent, job.c.state, job.c.first_frame, job.c.last_frame, dependency.c.done)
             .join(job, job.c.id == dependency.c.on_id)
-            .where(dependency.c.job_id == job_id, dependency.c.met.is_(False))
+            .where(dependency.c.job_id == job_id, dependency.c.by_rule == by_rule, dependency.c.met.is_(False))
             .order_by(failed_first, dependency.c.on_id)
             .limit(NAMED_TARGETS)
         )
-        names = ", ".join(f"#{row.on_id} {row.state}" for row in rows) + (", ..." if unmet > NAMED_TARGETS else "")
-        return f"waits for {unmet} of {total} dependencies: {names}"
+        return ", ".join(_target(row, by_rule) for row in rows) + (", ..." if count > NAMED_TARGETS else "")
 
     def _why_delayed(self, db: Connection, not_before: float, attempt_id: int, errors: int) -> list[Reason]:
         delay = not_before - self.clock()
@@ -272,6 +287,14 @@ def _why_no_match(need: Requirement, moment: Moment) -> Reason:
 def _money_left(budget: BudgetSettings, left_micro: int) -> str:
     left, cap = (ledger.money(amount, budget.currency) for amount in (left_micro, budget.amount_micro))
     return f"{left} of {cap} left" + ("" if budget.window == "total" else f" this {budget.window}")
+
+
+def _target(row: Any, by_rule: bool) -> str:
+    state = f"{row.state}, until it has ended" if row.done else row.state
+    if not by_rule:
+        return f"#{row.id} {state}"
+    frames = f"frame {row.first_frame}" if row.first_frame == row.last_frame else f"frames {row.first_frame}-{row.last_frame}"
+    return f"{frames} of #{row.parent} (#{row.id} {state})"
 
 
 def few(texts: Sequence[str]) -> str:

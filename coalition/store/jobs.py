@@ -77,7 +77,7 @@ class Jobs(Edits):
         ended = [row for row in leaves if row.state != JobState.WORKING]
         for (parent, state), jobs in Counter((row.parent, row.state) for row in ended).items():
             changes.moved(chains[parent], state, after(JOB, state, "reset"), jobs)
-        changes.flips.update((row.id, False) for row in ended if row.state == JobState.FINISHED)
+        changes.flips.update((row.id, (False, False)) for row in ended)
         MAKE_FRESH.run(db, [row.id for row in leaves])
         return self._done(db, ids, changes, "job.reset", who, f"reset, {len(leaves):,} jobs run again")
 

@@ -20,7 +20,7 @@ from coalition.schema import attempt, fair_use, group_count, job, worker
 from coalition.states import ATTEMPT, ENDED_JOBS, JOB, OPEN_ATTEMPTS, WORKER, AttemptState, JobState, after, allows
 from coalition.store.base import Hot, HotIn
 from coalition.store.jobs import Jobs
-from coalition.store.tree import DELETE_READY, Changes
+from coalition.store.tree import DELETE_READY, Changes, over
 
 HOUR_MS = 3_600_000
 VERBS = {"FINISHED": "finish", "ERROR": "fail", "STOPPED": "stop"}
@@ -233,8 +233,8 @@ class Results(Jobs):
             self._give_back(db, row.set_id, row.worker_id, changes)
         if row.fair_key:
             taken.used[row.fair_key] = taken.used.get(row.fair_key, 0.0) + result.run_s
-        if fate.state == JobState.FINISHED:
-            changes.flips[row.job_id] = True
+        if fate.state in ENDED_JOBS:
+            changes.flips[row.job_id] = over(fate.state)
 
     # ------------------------------------------------------------ retries
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,21 +12,22 @@ from sqlalchemy import Connection, bindparam, insert
 
 from coalition import frames
 from coalition.errors import BadInput, TooLarge
-from coalition.model import DEFAULT_PRIORITY, MAX_CHILDREN, MAX_TITLE, JobSpec
+from coalition.frames import Piece
+from coalition.model import DEFAULT_PRIORITY, MAX_CHILDREN, MAX_TITLE, Dependency, JobSpec
 from coalition.schema import farm_limit, group_count, group_inherited, job, ready, spec
 from coalition.states import JobState
 from coalition.store.base import Hot, writes
-from coalition.store.dependencies import INSERT_DEPENDENCY, Dependencies
+from coalition.store.dependencies import Dependencies, Edge, Frame, Waits, cannot_be, holds_of
 from coalition.store.sets import Sets, group_limit
 from coalition.store.tree import COLUMN_OF, FARM, MAX_DEPTH, Above, Chains, Changes, path_below
 
 MAX_NODES = 2 * MAX_CHILDREN  # jobs and groups of one call
 RULES = ("timeout_output_s", "timeout_progress_s", "error_patterns", "licence_patterns", "licence_codes")
-OF_GROUPS = ("max_running",)
+OF_GROUPS = ("max_running", "decrease_priority_after")
 
 JOB_COLUMNS = (
     *("id", "parent", "is_group", "prio", "own_set", "class_id", "state", "paused", "holds", "retries"),
-    *("first_frame", "last_frame", "max_running"),
+    *("first_frame", "last_frame", "frame_step", "max_running", "needs_any", "sink_after"),
 )
 INSERT_JOB = Hot(insert(job).values({c: bindparam(c) for c in JOB_COLUMNS}), *JOB_COLUMNS)
 SPEC_COLUMNS = (
@@ -45,7 +46,7 @@ class Entry:
     parent: int  # index of the parent entry, or -1
     path: str  # where it stands in the call, for messages
     is_group: bool
-    frames: Sequence[tuple[int, int]] = ()
+    frames: Sequence[Piece] = ()
     id: int = 0
 
 
@@ -80,11 +81,13 @@ class Submit(Dependencies):
             entry.id = following
             following += 1 + len(entry.frames)
         refs = _refs(entries)
-        edges = self._edges(db, entries, refs)
+        waits = self._waits(db, entries, refs)
+        edges = self._edges_of(db, waits, _new_frames(entries, waits))
         changes = Changes()
         self._insert(db, entries, edges, changes)
-        if edges:
-            self._refuse_cycle(db, sorted({job_id for job_id, _ in edges}))
+        self._write_waits(db, waits, edges)
+        if waits.whole or waits.rules:
+            self._refuse_cycle(db, sorted({job_id for job_id, *_ in (*waits.whole, *waits.rules)}))
         self._settle(db, changes)
         tops = tuple(entry.id for entry in entries if entry.parent < 0)
         words = f"{count:,} jobs submitted" if count > 1 else "submitted"
@@ -92,43 +95,46 @@ class Submit(Dependencies):
         self._bump(db, "backlog")
         return Submitted(tops, count, refs)
 
-    def _edges(self, db: Connection, entries: list[Entry], refs: Mapping[str, int]) -> dict[tuple[int, int], bool]:
-        """(job, target) -> met, of all dependencies in the call."""
-        edges: dict[tuple[int, int], bool] = {}
-        problems: dict[str, str] = {}
+    def _waits(self, db: Connection, entries: Sequence[Entry], refs: Mapping[str, int]) -> Waits:
+        """What the jobs of a call are to wait for; BadInput names all that cannot be."""
+        asked = [
+            (entry, f"{entry.path}.depends_on[{index}]", one, one.on if isinstance(one, Dependency) else one)
+            for entry in entries
+            for index, one in enumerate(entry.spec.depends_on)
+        ]
+        if not asked:
+            return Waits()
         new = {entry.id for entry in entries}
-        for entry in entries:
-            for index, target in enumerate(entry.spec.depends_on):
-                on = refs.get(target, 0) if isinstance(target, str) else target
-                place = f"{entry.path}.depends_on[{index}]"
-                if not on:
-                    problems[place] = f"no job in this call has ref {target!r}"
-                elif on == entry.id:
-                    problems[place] = "a job cannot depend on itself"
-                edges[entry.id, on] = False
-        old = sorted({on for _, on in edges if on not in new and on})
-        states = self._states(db, old)
-        for entry in entries:
-            for index, target in enumerate(entry.spec.depends_on):
-                if isinstance(target, int) and target not in new and target not in states:
-                    problems[f"{entry.path}.depends_on[{index}]"] = f"there is no job {target}"
+        old = sorted({target for *_, target in asked if isinstance(target, int)} - new)
+        there = self._states(db, old).keys() | new
+        ranges = self._ranges(db, old) | {entry.id for entry in entries if entry.spec.frames is not None}
+        problems: dict[str, str] = {}
+        waits = Waits()
+        for entry, place, one, target in asked:
+            on = refs.get(target, 0) if isinstance(target, str) else target
+            if on not in there:
+                words = f"no job in this call has ref {target!r}" if isinstance(target, str) else f"there is no job {target}"
+                problems[place] = words
+            elif problem := cannot_be(entry.id, on, one, ranges):
+                problems[place] = problem
+            waits.add(entry.id, on, one)
         if problems:
             raise BadInput(fields=problems)
-        return {(one, on): states.get(on) == JobState.FINISHED for one, on in edges}
+        return waits
 
-    def _insert(self, db: Connection, entries: list[Entry], edges: Mapping[tuple[int, int], bool], changes: Changes) -> None:
-        holds: dict[int, int] = {}
-        for (one, _), met in edges.items():
-            holds[one] = holds.get(one, 0) + (not met)
+    def _insert(self, db: Connection, entries: list[Entry], edges: Sequence[Edge], changes: Changes) -> None:
+        holds = holds_of(edges, {entry.id for entry in entries if entry.spec.depends_any})
         adding = _Adding(self, db, entries, changes)
         for entry in entries:
-            adding.add(entry, holds.get(entry.id, 0))
+            adding.add(entry, holds)
         adding.count_up()
-        rows = adding.rows
+        self._add(db, adding.rows)
+
+    def _add(self, db: Connection, rows: Rows) -> None:
+        """Writes what was made."""
         INSERT_JOB.many(db, rows.jobs)
         INSERT_SPEC.many(db, rows.specs)
         self._many(db, INSERT_READY, rows.ready)
-        self._many(db, INSERT_DEPENDENCY, [(one, on, met) for (one, on), met in edges.items()])
         db.execute(self._insert_new(group_count).values(group_id=FARM))
         if rows.groups:
             db.execute(insert(group_inherited), rows.groups)
@@ -149,8 +155,8 @@ class _Adding:
         self._classes: dict[tuple[int, int, int, str], int] = {}
         self._new: Counter[tuple[int, JobState]] = Counter()
 
-    def add(self, entry: Entry, holds: int) -> None:
-        one = entry.spec
+    def add(self, entry: Entry, all_holds: Mapping[int, int]) -> None:
+        one, holds = entry.spec, all_holds.get(entry.id, 0)
         parent = self.entries[entry.parent].id if entry.parent >= 0 else one.parent
         if parent not in self._above:
             self._above[parent] = self.store._above(self.db, parent, f"{entry.path}.parent")
@@ -164,12 +170,14 @@ class _Adding:
             state = JobState.PENDING if holds + up.holds else JobState.WAITING
             self.count(parent, class_id, state, (entry.id,), up.paused or one.paused)
         order = (one.priority, own, class_id, str(state), one.paused, holds, one.retries)
-        self.rows.jobs.append((entry.id, parent, entry.is_group, *order, None, None, one.max_running))
+        rules = (one.max_running, one.depends_any, one.decrease_priority_after)
+        self.rows.jobs.append((entry.id, parent, entry.is_group, *order, None, None, None, *rules))
         template = Template.of(one)
         self.rows.specs.append(template.row(entry.id, parent, self.now, one.note, one.chunk if entry.frames else None))
         if entry.frames:
             leaf = JobSpec(user=one.user)
-            self.add_frames(entry.id, entry.id + 1, entry.frames, template, self.sets.own(leaf, is_group=False), one.retries)
+            own = self.sets.own(leaf, is_group=False)
+            self.add_frames(entry.id, entry.id + 1, entry.frames, template, own, one.retries, all_holds)
 
     def _class(self, parent: int, own: int, priority: int, user: str, place: str) -> int:
         key = (parent, own, priority, user)
@@ -193,17 +201,29 @@ class _Adding:
             self.rows.limits.append(limit)
 
     def add_frames(
-        self, group: int, first_id: int, pieces: Sequence[tuple[int, int]], template: Template, own: int, retries: int
+        self,
+        group: int,
+        first_id: int,
+        pieces: Sequence[Piece],
+        template: Template,
+        own: int,
+        retries: int,
+        holds: Mapping[int, int],
     ) -> None:
         """The jobs of a range; all they need of a worker is their range's."""
         up = self._above[group]
         class_id = self._class(group, own, DEFAULT_PRIORITY, template.user, "frames")
-        state = JobState.PENDING if up.holds else JobState.WAITING
-        order = (DEFAULT_PRIORITY, own, class_id, str(state), False, 0, retries)
         ids = range(first_id, first_id + len(pieces))
-        self.rows.jobs += [(one, group, False, *order, *piece, 0) for one, piece in zip(ids, pieces, strict=True)]
+        by_state: dict[JobState, list[int]] = {}
+        for one, (first, last, step) in zip(ids, pieces, strict=True):
+            held = holds.get(one, 0)
+            state = JobState.PENDING if held or up.holds else JobState.WAITING
+            by_state.setdefault(state, []).append(one)
+            order = (DEFAULT_PRIORITY, own, class_id, str(state), False, held, retries)
+            self.rows.jobs.append((one, group, False, *order, first, last, step if step > 1 else None, 0, False, 0))
         self.rows.specs += template.filled(group, first_id, pieces, self.now)
-        self.count(group, class_id, state, ids, up.paused)
+        for state, those in by_state.items():
+            self.count(group, class_id, state, those, up.paused)
 
     def count(self, parent: int, class_id: int, state: JobState, ids: Sequence[int], paused: bool) -> None:
         if state == JobState.WAITING and not paused:
@@ -243,15 +263,15 @@ class Template:
     def _rest(self, now: float) -> tuple[Any, ...]:
         return (self.dir, self.environment, self.user, self.timeout_s, self.progress_pattern, now, self.rules)
 
-    def texts(self, pieces: Sequence[tuple[int, int]]) -> Iterator[tuple[str, str, str]]:
+    def texts(self, pieces: Iterable[Sequence[int]]) -> Iterator[tuple[str, str, str]]:
         """Title, command and url of the job for each of these frames."""
         title, command, url = (frames.filler(text or "") for text in (self.title, self.command, self.url))
         if title(0, 0) == self.title:
             title = _numbered(self.title)
-        for first, last in pieces:
+        for first, last, *_ in pieces:
             yield title(first, last)[:MAX_TITLE], command(first, last), url(first, last)
 
-    def filled(self, parent: int, first_id: int, pieces: Sequence[tuple[int, int]], now: float) -> list[tuple[Any, ...]]:
+    def filled(self, parent: int, first_id: int, pieces: Sequence[Piece], now: float) -> list[tuple[Any, ...]]:
         rest = self._rest(now)
         return [(first_id + at, parent, *texts, *rest, "", None) for at, texts in enumerate(self.texts(pieces))]
 
@@ -288,7 +308,7 @@ def _flatten(specs: Sequence[JobSpec]) -> list[Entry]:
     return entries
 
 
-def _pieces(text: str, chunk: int, place: str) -> list[tuple[int, int]]:
+def _pieces(text: str, chunk: int, place: str) -> list[Piece]:
     try:
         return frames.chunks(text, chunk)
     except BadInput as error:
@@ -314,6 +334,16 @@ def _check_entry(one: JobSpec, parent: int, path: str, depth: int, is_group: boo
             problems[f"{path}.{name}"] = "is for groups and frame ranges"
     if problems:
         raise BadInput(fields=problems)
+
+
+def _new_frames(entries: Sequence[Entry], waits: Waits) -> dict[int, list[Frame]]:
+    """The frames of a call's ranges that rules are about."""
+    ruled = {one for rule in waits.rules for one in rule[:2]}
+    return {
+        entry.id: [Frame(entry.id + 1 + at, entry.id, piece, "") for at, piece in enumerate(entry.frames)]
+        for entry in entries
+        if entry.id in ruled and entry.frames
+    }
 
 
 def _refs(entries: Sequence[Entry]) -> dict[str, int]:

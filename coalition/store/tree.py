@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from coalition.config import Settings
 from coalition.errors import BadInput, NotFound
 from coalition.matching import Requirement
 from coalition.schema import attempt, group_count, group_inherited, job, klass, ready, spec
-from coalition.states import JOB, JobState, after
+from coalition.states import ENDED_JOBS, JOB, JobState, after
 from coalition.store.base import Base, Hot, HotIn, chunks
 from coalition.store.sets import SET_JSON, Sets, group_limit
 
@@ -126,7 +126,7 @@ class Changes:
 
     counts: dict[int, list[int]] = field(default_factory=dict)
     fed: set[int] = field(default_factory=set)
-    flips: dict[int, bool] = field(default_factory=dict)  # job or group -> is it FINISHED now
+    flips: dict[int, tuple[bool, bool]] = field(default_factory=dict)  # job or group -> is it FINISHED now, has it ended
     tokens: dict[tuple[str, int], int] = field(default_factory=dict)  # (limit, worker) -> given back
     reclassed: dict[int, list[int]] = field(default_factory=dict)  # class -> running jobs that stand in it now
 
@@ -254,14 +254,20 @@ class Tree(Base):
 
     def _states(self, db: Connection, ids: Sequence[int]) -> dict[int, str]:
         """The states of jobs and groups that exist."""
-        states: dict[int, str] = {}
+        return {row.id: group_state(row) if row.is_group else row.state for row in self._with_counts(db, ids)}
+
+    def _over(self, db: Connection, ids: Sequence[int]) -> dict[int, tuple[bool, bool]]:
+        """Of jobs and groups that exist: are they FINISHED, have they ended."""
+        return {
+            row.id: group_over(row.total, row.finished, row.error) if row.is_group else over(row.state)
+            for row in self._with_counts(db, ids)
+        }
+
+    def _with_counts(self, db: Connection, ids: Sequence[int]) -> Iterator[Any]:
+        query = select(job.c.id, job.c.is_group, job.c.state, group_count)
+        query = query.outerjoin(group_count, group_count.c.group_id == job.c.id)
         for chunk in chunks(list(ids)):
-            query = select(job.c.id, job.c.is_group, job.c.state, group_count).outerjoin(
-                group_count, group_count.c.group_id == job.c.id
-            )
-            for row in db.execute(query.where(job.c.id.in_(chunk))):
-                states[row.id] = group_state(row) if row.is_group else row.state
-        return states
+            yield from db.execute(query.where(job.c.id.in_(chunk)))
 
     # ------------------------------------------------------------ counting up
 
@@ -284,15 +290,14 @@ class Tree(Base):
         changes.counts = {}
         order = sorted(deltas)
         self._many(db, ADD_COUNTS, [(*deltas[group], group) for group in order])
-        total, finished = COUNTED.index("total"), COUNTED.index("finished")
         states = []
         for row in map(Counted._make, COUNTS_OF.all(db, order)):
             # Groups are found by state like leaves: what the counters say is written beside them where it is another.
             if group_state(row) != row.state:
                 states.append((str(group_state(row)), row.id))
-            is_now = row.total > 0 and row.total == row.finished
-            before = row.total - deltas[row.id][total], row.finished - deltas[row.id][finished]
-            if is_now != (before[0] > 0 and before[0] == before[1]):
+            mine = deltas[row.id]
+            before = [getattr(row, name) - mine[PLACE_OF[name]] for name in ("total", "finished", "error")]
+            if (is_now := group_over(row.total, row.finished, row.error)) != group_over(*before):
                 changes.flips[row.id] = is_now
         self._many(db, SET_STATE, states)
 
@@ -399,6 +404,16 @@ def group_state(row: Any) -> str:
     if row.working:
         return JobState.WORKING
     return JobState.WAITING if row.waiting else JobState.PENDING
+
+
+def over(state: str) -> tuple[bool, bool]:
+    """Of a leaf: is it FINISHED, has it ended."""
+    return state == JobState.FINISHED, state in ENDED_JOBS
+
+
+def group_over(total: int, finished: int, error: int) -> tuple[bool, bool]:
+    """Of a group: are all below it FINISHED, have all ended. An empty one has not."""
+    return 0 < total == finished, 0 < total == finished + error
 
 
 def path_below(up: Above, priority: int, place: str) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from coalition.errors import NotFound
-from coalition.model import Attempt, Counts, Job, Worker
-from coalition.schema import attempt, dependency, event, group_count, group_inherited, job, spec, worker
+from coalition.model import UNTIL, Attempt, Counts, Dependency, Job, Worker
+from coalition.schema import attempt, dependency, event, frame_rule, group_count, group_inherited, job, spec, worker
 from coalition.states import AttemptState, JobState, WorkerState
 from coalition.store import lists
 from coalition.store.base import chunks, reads
@@ -64,13 +64,22 @@ class Views(Cloud):
         return found
 
     def _shown(self, db: Connection, rows: Sequence[Any]) -> list[Job]:
-        edges: dict[int, list[Any]] = {}
-        for chunk in chunks([row.id for row in rows]):
-            query = select(dependency).where(dependency.c.job_id.in_(chunk))
-            for edge in db.execute(query.order_by(dependency.c.job_id, dependency.c.on_id)):
-                edges.setdefault(edge.job_id, []).append(edge)
+        edges = self._named(db, [row.id for row in rows])
         costs = self._costs(db, [row.id for row in rows if not row.is_group])
         return [self._show(db, row, edges.get(row.id, ()), costs.get(row.id, 0)) for row in rows]
+
+    def _named(self, db: Connection, ids: Sequence[int]) -> dict[int, list[Dependency]]:
+        """What each of these jobs waits for by its own words; what follows from rules for frames is left to `explain`."""
+        edges: dict[int, list[Dependency]] = {}
+        for chunk in chunks(ids):
+            whole = select(dependency).where(dependency.c.job_id.in_(chunk), dependency.c.by_rule.is_(False))
+            for row in db.execute(whole.order_by(dependency.c.job_id, dependency.c.on_id)):
+                edges.setdefault(row.job_id, []).append(Dependency(row.on_id, UNTIL[row.done]))
+            ruled = select(frame_rule).where(frame_rule.c.job_id.in_(chunk))
+            for row in db.execute(ruled.order_by(*frame_rule.primary_key.columns)):
+                asked = Dependency(row.on_id, UNTIL[row.done], True, row.step, row.shift)
+                edges.setdefault(row.job_id, []).append(asked)
+        return edges
 
     def _costs(self, db: Connection, ids: Sequence[int]) -> dict[int, int]:
         """What all the attempts of each of these leaves cost, the failed ones too, as their groups count it."""
@@ -80,7 +89,7 @@ class Views(Cloud):
             costs.update((row.job_id, int(row.cost)) for row in db.execute(sums.group_by(attempt.c.job_id)))
         return costs
 
-    def _show(self, db: Connection, row: Any, edges: Sequence[Any], cost_micro: int) -> Job:
+    def _show(self, db: Connection, row: Any, edges: Sequence[Dependency], cost_micro: int) -> Job:
         own = self._requirement(db, row.own_set)
         rules = json.loads(row.rules) if row.rules else {}
         state = group_state(row) if row.is_group else row.state
@@ -110,22 +119,25 @@ class Views(Cloud):
             progress_pattern=row.progress_pattern,
             progress=_progress(row, state),
             created_at=row.created_at,
-            started_at=row.group_started_at if row.is_group else (row.started_at or row.leased_at),
+            started_at=row.group_started_at if row.is_group else (row.run_started_at or row.leased_at),
             ended_at=(row.group_ended_at if state in ("FINISHED", "ERROR") else None) if row.is_group else _ended(row),
             run_s=self._run_s(row),
             cost_micro=row.group_cost_micro if row.is_group else cost_micro,
-            depends_on=tuple(edge.on_id for edge in edges),
+            depends_on=tuple(dict.fromkeys(int(edge.on) for edge in edges)),
             attempt=row.attempt_id,
             worker=row.worker_name or "",
             counts=counts,
             reason=_short_reason(row, state, paused_above, held_above),
             allowed_actions=_job_actions(row, state),
+            dependencies=tuple(edges),
+            depends_any=row.needs_any,
             gpu_memory_bytes=own.gpu_memory_bytes,
             exclusive=own.exclusive,
             workers=own.workers,
             not_workers=own.not_workers,
             limits=dict(own.limits),
             max_running=row.max_running,
+            decrease_priority_after=row.sink_after,
             first_frame=row.first_frame,
             last_frame=row.last_frame,
             chunk=row.chunk,
@@ -136,8 +148,8 @@ class Views(Cloud):
     def _run_s(self, row: Any) -> float:
         if row.is_group:
             return float(row.group_run_ms) / 1_000
-        if row.state == JobState.WORKING and row.started_at:
-            return max(0.0, self.clock() - float(row.started_at))
+        if row.state == JobState.WORKING and row.run_started_at:
+            return max(0.0, self.clock() - float(row.run_started_at))
         return float(row.run_ms or 0) / 1_000
 
     # ------------------------------------------------------------ attempts, events
@@ -253,8 +265,8 @@ def _job_select() -> Any:
             group_count.c.started_at.label("group_started_at"),
             group_count.c.ended_at.label("group_ended_at"),
             attempt.c.leased_at,
-            attempt.c.started_at,
-            attempt.c.ended_at,
+            attempt.c.started_at.label("run_started_at"),
+            attempt.c.ended_at.label("run_ended_at"),
             attempt.c.run_ms,
             attempt.c.progress,
             attempt.c.reason,
@@ -309,7 +321,7 @@ def _progress(row: Any, state: str) -> float:
 
 
 def _ended(row: Any) -> float | None:
-    return row.ended_at if row.state in (JobState.FINISHED, JobState.ERROR) else None
+    return row.run_ended_at if row.state in (JobState.FINISHED, JobState.ERROR) else None
 
 
 def _short_reason(row: Any, state: str, paused_above: bool, held_above: bool) -> str:
