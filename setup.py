@@ -28,6 +28,7 @@ EXTRAS = {
         "pytest-cov>=6",
         "pytest-timeout>=2.3",
         "hypothesis>=6.100",
+        "schemathesis>=4",
         "ruff>=0.8",
         "mypy>=1.13",
         "import-linter>=2.1",

@@ -1,0 +1,304 @@
+"""The API's own description: OpenAPI 3.1 at /api/openapi.json (as a page: docs.py).
+
+Bodies and answers are drawn from the dataclasses of the wire (coalition/model.py); what else a route takes and gives stands in
+OPERATIONS, where a route without a line fails a test.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Blueprint, Flask, Response, current_app
+
+import coalition
+from coalition import model
+from coalition.logs import MAX_READ
+from coalition.server import cloud, jobs, system, web
+from coalition.server.auth import ANYONE, RIGHTS, WORKER
+from coalition.states import InstanceState, JobState
+from coalition.store.lists import SORTS
+
+blueprint = Blueprint("openapi", __name__)
+
+Schema = dict[str, Any]
+SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+ID: Schema = {"type": "integer", "minimum": 0, "maximum": model.MAX_INT}
+
+
+def _whole(low: int, high: int) -> Schema:
+    return {"type": "integer", "minimum": low, "maximum": high}
+
+
+def _words(*allowed: str) -> Schema:
+    return {"type": "string", "enum": list(allowed)}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a route takes and gives. `reply` is a shape: a type, [a type], or a dict of shapes; None: bytes or a page."""
+
+    summary: str
+    reply: Any = None
+    body: type | None = None
+    query: Mapping[str, Schema] = field(default_factory=dict)
+    status: int = 200
+    media: str = "application/json"
+    accepts: str = "application/json"
+
+
+CHANGED = {"changed": int}
+REASONS = [str]
+PIECE = {"offset": _whole(-model.MAX_INT, model.MAX_INT), "limit": _whole(1, MAX_READ)}
+LOG = functools.partial(Operation, query=PIECE, media="application/octet-stream")
+ROWS = [dict[str, Any]]
+JOB_FILTERS: dict[str, Schema] = {
+    "parent": ID,
+    "state": _words(*JobState),
+    "user": {"type": "string"},
+    "title": {"type": "string", "description": "a part of the title"},
+    "paused": _words("0", "1"),
+    "sort": _words(*SORTS, *(f"-{name}" for name in SORTS)),
+    "limit": _whole(1, jobs.MAX_LIST),
+    "cursor": {"type": "string", "description": "`next` of the page before"},
+}
+EVENT_FILTERS: dict[str, Schema] = {
+    **dict.fromkeys(("job", "worker", "instance", "since", "until", "before"), ID),
+    "user": {"type": "string"},
+    "kind": {"type": "string"},
+    "limit": _whole(1, 1_000),
+}
+
+OPERATIONS: dict[str, Operation] = {
+    "system.healthz": Operation("Whether the server and its database answer", {"ok": bool}),
+    "openapi.spec": Operation("This description", dict[str, Any]),
+    "docs.page": Operation("This description as a page", media="text/html"),
+    "docs.style": Operation("That page's style", media="text/css"),
+    "system.server": Operation(
+        "The server, and who calls",
+        {"farm": str, "version": str, "protocol": int, "now": float, "auth": str, "user": str, "role": str, "url": str},
+    ),
+    "system.farm": Operation("Counts of jobs, workers and instances, budgets, and what the machines cost now", dict[str, Any]),
+    "system.events": Operation("What happened, newest first", {"events": ROWS}, query=EVENT_FILTERS),
+    "system.tokens": Operation("The tokens, without their secrets", {"tokens": ROWS}),
+    "system.create_token": Operation("A new token, shown once", {"id": str, "token": str}, system.NewToken, status=201),
+    "system.delete_token": Operation("Revokes a token", CHANGED),
+    "jobs.submit": Operation(
+        "Submits jobs, groups and frame ranges, all or none",
+        {"ids": [int], "count": int, "refs": dict[str, int]},
+        jobs.Submission,
+        status=201,
+    ),
+    "jobs.index": Operation("A page of jobs", dict[str, Any], query=JOB_FILTERS),
+    "jobs.show": Operation("One job", model.Job),
+    "jobs.edit": Operation("Changes fields of jobs; `parent` moves them", CHANGED, model.Edit),
+    "jobs.pause": Operation("Holds jobs and all below them; what runs is stopped and put back", CHANGED, model.Selection),
+    "jobs.start": Operation("Takes the pause off jobs", CHANGED, model.Selection),
+    "jobs.reset": Operation("Runs jobs again, or those in error", CHANGED, model.ResetSelection),
+    "jobs.delete": Operation("Removes jobs and all below them", CHANGED, model.Selection),
+    "jobs.attempts": Operation("The attempts of a job, newest first", {"attempts": [model.Attempt]}),
+    "jobs.explain": Operation("Why a job is not running", dict[str, Any]),
+    "jobs.log": LOG("The log of a job's newest attempt; X-Log-* headers tell where it is"),
+    "jobs.attempt_log": LOG("The log of an attempt"),
+    "jobs.append_log": Operation(
+        "Appends to the log of an attempt, at an offset",
+        {"size": int},
+        query={"offset": ID},
+        accepts="application/octet-stream",
+    ),
+    "workers.index": Operation("The workers", {"workers": [model.Worker]}),
+    "workers.explain": Operation("Why a worker is idle", dict[str, Any]),
+    "workers.edit": Operation("Changes fields of workers", CHANGED, model.WorkerEdit),
+    "workers.drain": Operation("Lets workers end what they run, and take no more", CHANGED, model.Selection),
+    "workers.resume": Operation("Lets workers take jobs again; forgives sick ones", CHANGED, model.Selection),
+    "workers.delete": Operation("Removes workers; what they run is put back", CHANGED, model.Selection),
+    "workers.enrol": Operation("Lets a worker in", model.Enrolled, model.Enrol),
+    "workers.sync": Operation("Heartbeat, report, renewal and fetch in one call", model.SyncReply, model.Sync),
+    "workers.affinities": Operation("The tags that jobs and workers name", {"affinities": ROWS}),
+    "limits.index": Operation("The limits and their use", {"limits": [model.Limit]}),
+    "limits.put": Operation("Defines a limit", CHANGED, model.LimitChanges),
+    "limits.delete": Operation("Forgets a limit", CHANGED),
+    "cloud.pools": Operation("The pools of cloud.ini and their machines", {"pools": ROWS}),
+    "cloud.resume_pools": Operation("Lets blocked pools start machines again", CHANGED, cloud.Names),
+    "cloud.instances": Operation(
+        "The cloud machines",
+        {"instances": ROWS},
+        query={
+            "state": _words(*InstanceState),
+            "pool": {"type": "string"},
+            "all": _words("0", "1"),
+            "limit": _whole(1, 10_000),
+        },
+    ),
+    "cloud.drain_instances": Operation("Lets machines end what they run, then ends them", CHANGED, model.Selection),
+    "cloud.terminate_instances": Operation("Ends machines at once", CHANGED, model.Selection),
+    "cloud.budgets": Operation("The budgets, with what is spent and reserved", {"budgets": ROWS}),
+    "cloud.ledger": Operation(
+        "What was spent, by day or by pool", {"entries": ROWS}, query={"since": ID, "group_by": _words("day", "pool")}
+    ),
+    "cloud.decisions": Operation(
+        "What the autoscaler did or not, and why",
+        {"decisions": ROWS},
+        query={"limit": _whole(1, 1_000), "pool": {"type": "string"}},
+    ),
+}
+
+
+# ---------------------------------------------------------------- from types to schemas
+
+
+class Schemas:
+    """JSON schemas of types; each dataclass stands once, among the components."""
+
+    def __init__(self, *, answers: bool) -> None:
+        self.answers = answers  # every field is there, and no other
+        self.named: dict[str, Schema] = {}
+
+    def of(self, shape: Any) -> Schema:
+        """The schema of a type, of [a type], or of a dict of shapes."""
+        if isinstance(shape, list):
+            return {"type": "array", "items": self.of(shape[0])}
+        if isinstance(shape, dict):
+            parts = {name: self.of(part) for name, part in shape.items()}
+            return {"type": "object", "properties": parts, "required": list(parts), "additionalProperties": False}
+        if dataclasses.is_dataclass(shape):
+            return self._component(shape)  # type: ignore[arg-type]
+        return self._generic(shape)
+
+    def _generic(self, hint: Any) -> Schema:
+        origin, args = typing.get_origin(hint), typing.get_args(hint)
+        if hint is Any:
+            return {}
+        if origin in (typing.Union, types.UnionType):
+            return {"anyOf": [self.of(arg) for arg in args]}
+        if origin is not None and issubclass(origin, Mapping):
+            values = self.of(args[1])
+            return {"type": "object", **({"additionalProperties": values} if values else {})}
+        if origin is not None and issubclass(origin, Sequence):
+            return {"type": "array", "items": self.of(args[0])}
+        return {"type": SCALARS[hint]}
+
+    def _component(self, kind: type) -> Schema:
+        name = kind.__name__
+        if name not in self.named:
+            self.named[name] = {}  # it may hold itself
+            hints = typing.get_type_hints(kind)
+            fields = {one.name: self._field(hints[one.name], one) for one in dataclasses.fields(kind)}
+            must = [one.name for one in dataclasses.fields(kind) if self.answers or _is_required(one)]
+            self.named[name] = {"type": "object", "properties": fields, "additionalProperties": False}
+            if must:
+                self.named[name]["required"] = must
+            if kind.__doc__ and not kind.__doc__.startswith(f"{name}("):
+                self.named[name]["description"] = kind.__doc__.partition("\n\n")[0]
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def _field(self, hint: Any, one: dataclasses.Field[Any]) -> Schema:
+        schema = self.of(hint)
+        rules = {name: value for name, value in one.metadata.items() if value is not None and value != ""}
+        for part in schema.get("anyOf", [schema]):
+            part.update(_bounds(part.get("type", ""), rules))
+        if "help" in rules:
+            schema["description"] = rules["help"]
+        if isinstance(one.default, (str, int, float, bool)) and not self.answers:
+            schema["default"] = one.default
+        return schema
+
+
+def _is_required(one: dataclasses.Field[Any]) -> bool:
+    return one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+
+
+def _bounds(kind: str, rules: Mapping[str, Any]) -> Schema:
+    if kind in ("integer", "number"):
+        bounds = {"minimum": rules.get("low"), "maximum": rules.get("high", model.MAX_INT if kind == "integer" else None)}
+    else:
+        names = {"string": "maxLength", "array": "maxItems", "object": "maxProperties"}
+        bounds = {names[kind]: rules.get("length")} if kind in names else {}
+    return {name: value for name, value in bounds.items() if value is not None}
+
+
+# ---------------------------------------------------------------- the document
+
+PROBLEM: Schema = {
+    "type": "object",
+    "description": "RFC 9457; `fields` says of each wrong field what is wrong with it",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "fields": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+    "required": ["title", "status"],
+}
+
+
+def document(app: Flask) -> dict[str, Any]:
+    """The whole description of an application's routes."""
+    taken, given = Schemas(answers=False), Schemas(answers=True)
+    paths: dict[str, dict[str, Any]] = {}
+    for path, method, endpoint in sorted(_routes(app)):
+        paths.setdefault(_template(path), {})[method] = _operation(path, endpoint, OPERATIONS[endpoint], taken, given)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Coalition", "version": coalition.__version__},
+        "paths": paths,
+        "components": {
+            "schemas": {"Problem": PROBLEM, **dict(sorted({**taken.named, **given.named}.items()))},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _routes(app: Flask) -> Iterator[tuple[str, str, str]]:
+    for rule in app.url_map.iter_rules():
+        if not rule.endpoint.startswith("page."):
+            for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+                yield rule.rule, method.lower(), rule.endpoint
+
+
+def _template(path: str) -> str:
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path)
+
+
+def _operation(path: str, endpoint: str, one: Operation, taken: Schemas, given: Schemas) -> dict[str, Any]:
+    answer: Schema = {"schema": given.of(one.reply)} if one.reply is not None else {}
+    described: dict[str, Any] = {
+        "operationId": endpoint,
+        "summary": one.summary,
+        "tags": [path.removeprefix("/api/v1/").split("/")[0] if path.startswith("/api/v1/") else "server"],
+        "responses": {
+            str(one.status): {"description": one.summary, "content": {one.media: answer}},
+            "default": {
+                "description": "a problem",
+                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            },
+        },
+    }
+    places = [
+        {"name": name, "in": "path", "required": True, "schema": ID if kind == "int:" else {"type": "string"}}
+        for kind, name in re.findall(r"<(\w+:)?(\w+)>", path)
+    ]
+    asked = [{"name": name, "in": "query", "schema": schema} for name, schema in one.query.items()]
+    if places or asked:
+        described["parameters"] = places + asked
+    if one.body:
+        described["requestBody"] = {"required": True, "content": {one.accepts: {"schema": taken.of(one.body)}}}
+    elif one.accepts != "application/json":
+        described["requestBody"] = {"required": True, "content": {one.accepts: {}}}
+    roles = RIGHTS[endpoint].roles
+    if ANYONE not in roles:
+        described["security"] = [{"token": []}]
+    described["x-who"] = sorted(roles) if WORKER not in roles else ["the worker itself"]
+    return described
+
+
+@blueprint.get("/api/openapi.json")
+def spec() -> Response:
+    return web.reply(document(current_app))

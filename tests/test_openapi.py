@@ -1,0 +1,99 @@
+"""The API describes itself, and is as it says: every route stands in the description, and every answer fits its schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import schemathesis
+from flask import Flask
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+
+from coalition.server.openapi import OPERATIONS
+from coalition.store import Store
+from tests.builders import Caller, Hand, a_group, a_job, a_range
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+EXAMPLES = 25
+
+
+@pytest.fixture
+def call(app: Flask) -> Caller:
+    return Caller(app)
+
+
+def test_every_route_is_described_and_nothing_else_is(app: Flask) -> None:
+    routes = {rule.endpoint for rule in app.url_map.iter_rules() if not rule.endpoint.startswith("page.")}
+    assert routes == OPERATIONS.keys()
+
+
+def test_the_description_names_bounds_required_fields_and_who_may(call: Caller) -> None:
+    status, answer = call("GET", "/api/openapi.json")
+    assert (status, answer["openapi"]) == (200, "3.1.0")
+    job = answer["components"]["schemas"]["JobSpec"]
+    assert job["properties"]["priority"] == {"type": "integer", "minimum": 0, "maximum": 255, "default": 127}
+    assert job["additionalProperties"] is False
+    assert answer["components"]["schemas"]["LimitChanges"]["required"] == ["maximum"]
+    assert answer["paths"]["/api/v1/limits/{name}"]["put"]["x-who"] == ["admin"]
+    assert answer["paths"]["/api/v1/jobs/{job_id}"]["get"]["parameters"][0]["name"] == "job_id"
+
+
+def test_the_page_shows_every_operation_without_script_or_foreign_source(call: Caller) -> None:
+    text = call.raw("GET", "/api/docs").get_data(as_text=True)
+    assert all(f'id="{endpoint}"' in text for endpoint in OPERATIONS)
+    assert "<script" not in text
+    assert "//" not in text.replace("</", "")
+    assert "vertical-align" in call.raw("GET", "/api/docs.css").get_data(as_text=True)
+
+
+@pytest.mark.parametrize("endpoint", sorted(OPERATIONS))
+def test_whatever_comes_in_no_route_fails_and_every_answer_fits(app: Flask, store: Store, endpoint: str) -> None:
+    store.submit([a_group("g"), a_range("1-3"), a_job("j", affinity=("linux",), depends_on=(1,))])
+    schema = schemathesis.openapi.from_wsgi("/api/openapi.json", app)
+    operation = schema.find_operation_by_id(endpoint)
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy())
+    def is_answered(case: schemathesis.Case) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    is_answered()
+
+
+IDS = {"job_id": 1, "attempt_id": 1, "worker_id": 1, "name": "spare", "token_id": "x"}
+AGENTS = {"jobs.append_log", "workers.enrol", "workers.sync"}
+OF_THE_CLOUD = {"cloud.drain_instances", "cloud.terminate_instances", "cloud.resume_pools"}  # here is neither pool nor instance
+THERE = sorted(set(OPERATIONS) - AGENTS - OF_THE_CLOUD - {"system.delete_token"})
+
+
+@pytest.mark.parametrize("endpoint", THERE)
+def test_what_is_there_is_answered_as_described(app: Flask, store: Store, endpoint: str) -> None:
+    store.submit([a_group("g"), a_range("1-3"), a_job("j", affinity=("linux",), limits={"nuke": 1})])
+    store.set_limit("nuke", 2)
+    store.set_limit("spare", 1)
+    hand = Hand(store, "w1", ("linux",))
+    hand.fail(hand.take_one(), hand.take_one())
+    store.drain_workers([hand.id])
+    operation = schemathesis.openapi.from_wsgi("/api/openapi.json", app).find_operation_by_id(endpoint)
+    places = {one.name: IDS[one.name] for one in operation.path_parameters}
+    body = {"body": BODIES.get(endpoint, {"ids": [1]}), "media_type": "application/json"} if operation.body else {}
+    answer = operation.Case(path_parameters=places, **body).call_and_validate(checks=CHECKS)
+    assert answer.status_code in (200, 201)
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "jobs.submit": {"jobs": [{"title": "new", "command": "true"}]},
+    "jobs.edit": {"ids": [1], "changes": {"priority": 3}},
+    "workers.edit": {"ids": [1], "changes": {"note": "new"}},
+    "limits.put": {"maximum": 3},
+    "system.create_token": {"kind": "enrol"},
+}
