@@ -1,8 +1,9 @@
 """decide(snapshot) -> Plan: what to start, pay on, drain and end, and what not, each with its reason in words. Pure and total.
 
-Slots wanted = the sum over waiting jobs of min(1, estimate / slot_target), an unknown estimate counting 1, rounded up to whole
-instances. Slots at hand come off: free ones, those that boot, and those whose job is short and young. The rest is bought, of
-each requirement's offers the smallest size within 10 % of the cheapest price per slot, as far as pool and budgets allow.
+Slots wanted = the sum over waiting jobs of min(1, estimate / slot_target), an unknown estimate counting 1, times the slots that
+one of them takes up where it runs (several if it asks for much of the machine), rounded up to whole instances. Slots at hand come
+off: free ones, those that boot, and those whose job is short and young. The rest is bought, of each requirement's offers the
+smallest size within 10 % of the cheapest place for a job, as far as pool and budgets allow.
 """
 
 from __future__ import annotations
@@ -105,17 +106,19 @@ class _Bin:
     """Slots of one kind: free now or soon, and (each worth 1 - weight of a job) those of young jobs."""
 
     capacity: Capacity
-    free: float
+    slots: int  # of each machine
+    free: float = 0.0
     young: float = 0.0
 
-    def give(self, need: float, weight: float) -> float:
-        """Takes up to `need` slots; how many it gave."""
-        given = min(need, self.free)
-        self.free -= given
+    def give(self, demand: Demand, need: float, weight: float) -> float:
+        """Takes slots for up to `need` jobs; for how many it had some."""
+        takes = _takes(demand.requirement, self.capacity, self.slots)
+        given = min(need, self.free / takes)
+        self.free -= given * takes
         worth = 1.0 - weight
         if given < need and worth > EPSILON:
-            shared = min(need - given, self.young * worth)
-            self.young -= shared / worth
+            shared = min(need - given, self.young * worth / takes)
+            self.young -= shared * takes / worth
             given += shared
         return given
 
@@ -296,20 +299,20 @@ class _Decision:
         """Slots that live, boot, or are kept, merged by what they can run."""
         instances = {one.id: one for one in self.snap.instances}
         named = any(demand.requirement.named for demand in self.demands)
-        bins: dict[tuple[Capacity, str], _Bin] = {}
+        bins: dict[tuple[Capacity, int, str], _Bin] = {}
         for worker in self.snap.workers:
             one = instances.get(worker.instance_id or 0)
             kept = one is not None and self._is_kept(one)
             ending = one is not None and (one.id in self.leaving or (one.state != InstanceState.RUNNING and not kept))
             if ending or not worker.active or not (worker.state in SERVING or kept):
                 continue
-            key = (worker.capacity, worker.name if named else "")
-            here = bins.setdefault(key, _Bin(worker.capacity, 0.0))
+            key = (worker.capacity, worker.slots, worker.name if named else "")
+            here = bins.setdefault(key, _Bin(worker.capacity, worker.slots))
             here.free += max(0, worker.slots - worker.running)
             here.young += min(worker.young, worker.slots)
         for one in self.snap.instances:
             if one.state in BOOTING and one.id not in self.leaving:
-                bins.setdefault((one.capacity, ""), _Bin(one.capacity, 0.0)).free += one.slots
+                bins.setdefault((one.capacity, one.slots, ""), _Bin(one.capacity, one.slots)).free += one.slots
         return list(bins.values())
 
     # ------------------------------------------------------------ demand
@@ -321,7 +324,7 @@ class _Decision:
             need = demand.waiting * weight
             for here in self.bins:
                 if need > EPSILON and matching.line(demand.requirement, here.capacity) is not None:
-                    need -= here.give(need, weight)
+                    need -= here.give(demand, need, weight)
             if need > EPSILON:
                 self._buy(demand, need)
 
@@ -332,7 +335,7 @@ class _Decision:
         offers = self._offers(demand.requirement)
         if not offers and not self._somebody_can(demand.requirement):
             self._say_impossible(demand)
-        for pool, offer in _by_preference(offers):
+        for pool, offer in _by_preference(offers, demand.requirement):
             if need <= EPSILON:
                 return
             if self._may_fit(pool, offer, demand.requirement.payer):
@@ -349,27 +352,30 @@ class _Decision:
     def _use_spare(self, demand: Demand, need: float) -> float:
         """What earlier demands leave free of the instances in this plan."""
         for group in self.groups.values():
-            fits = matching.line(demand.requirement, _capacity(group.pool, group.offer, group.payer)) is not None
+            capacity = _capacity(group.pool, group.offer, group.payer)
+            fits = matching.line(demand.requirement, capacity) is not None
             if need > EPSILON and fits and group.spare > 0:
-                given = min(need, group.spare)
-                group.spare -= given
+                takes = _takes(demand.requirement, capacity, group.offer.slots)
+                given = min(need, group.spare / takes)
+                group.spare -= given * takes
                 need -= given
                 group.jobs += demand.waiting
                 group.tags.update(demand.requirement.tags)
         return need
 
     def _buy_of(self, pool: Pool, offer: Offering, demand: Demand, need: float) -> float:
-        """Plans instances of one offer; how many slots are still needed."""
-        wanted = math.ceil(need / offer.slots - EPSILON)
+        """Plans instances of one offer; for how many jobs slots are still needed."""
         payer = demand.requirement.payer
+        takes = _takes(demand.requirement, _capacity(pool, offer, payer), offer.slots)
+        wanted = math.ceil(need * takes / offer.slots - EPSILON)
         count, group = self._afford(pool, offer, payer, wanted, _wait(demand))
         if count == 0 or group is None:
             return need
         got = count * offer.slots
         group.jobs += demand.waiting
         group.tags.update(demand.requirement.tags)
-        group.spare += max(0.0, got - need)
-        return max(0.0, need - got)
+        group.spare += max(0.0, got - need * takes)
+        return max(0.0, need - got / takes)
 
     def _afford(self, pool: Pool, offer: Offering, payer: str, wanted: int, why: str) -> tuple[int, _Group | None]:
         """Adds as many instances to the plan as pool and budgets allow; notes what is in the way of more."""
@@ -452,7 +458,8 @@ class _Decision:
         for number, capacity in self._shapes.items():
             if matching.line(requirement, replace(capacity, payer=requirement.payer)) is not None:
                 fits.add(number)
-        return [(pool, offer) for pool, offer, number in self._ranked if number in fits]
+        found = [(pool, offer) for pool, offer, number in self._ranked if number in fits]
+        return sorted(found, key=lambda entry: _per_job(requirement, *entry)) if requirement.heavy else found
 
     def _somebody_can(self, requirement: Requirement) -> bool:
         """Whether a worker or booting instance can run it, though it is busy now."""
@@ -477,7 +484,7 @@ class _Decision:
         for pool in self.snap.pools:
             name = pool.settings.name
             have = sum(1 for _ in self._live(name)) + sum(g.count for g in self.groups.values() if g.pool is pool)
-            for _, offer in _by_preference([(p, offer) for p, offer, _ in self._ranked if p is pool]):
+            for _, offer in _by_preference([(p, offer) for p, offer, _ in self._ranked if p is pool], Requirement()):
                 lack = pool.settings.min - have
                 if lack > 0:
                     have += self._afford(pool, offer, "", lack, f"pool {name} keeps {pool.settings.min}, {have} are there")[0]
@@ -564,18 +571,31 @@ def _full(pool: Pool) -> str:
     return f"pool {pool.settings.name} is at its maximum of {most} instance{'s' * (most != 1)}"
 
 
-def _by_preference(ranked: Sequence[tuple[Pool, Offering]]) -> Iterator[tuple[Pool, Offering]]:
-    """Of those within 10 % of the cheapest slot the smallest first, then the same of the rest."""
+def _by_preference(ranked: Sequence[tuple[Pool, Offering]], requirement: Requirement) -> Iterator[tuple[Pool, Offering]]:
+    """Of those within 10 % of the cheapest place for a job the smallest first, then the same of the rest."""
     start = 0
+    costs = [_per_job(requirement, *entry) for entry in ranked]
     while start < len(ranked):
-        limit = _per_slot(ranked[start][1]) * NEAR_CHEAPEST
-        end = next((i for i in range(start, len(ranked)) if _per_slot(ranked[i][1]) > limit), len(ranked))
+        limit = costs[start] * NEAR_CHEAPEST
+        end = next((i for i in range(start, len(ranked)) if costs[i] > limit), len(ranked))
         yield from sorted(ranked[start:end], key=lambda entry: entry[1].slots)
         start = end
 
 
 def _per_slot(offer: Offering) -> float:
     return offer.price_micro / max(1, offer.slots) if offer.price_micro > 0 else math.inf
+
+
+def _per_job(requirement: Requirement, pool: Pool, offer: Offering) -> float:
+    """The price of the slots that one such job takes up."""
+    if not requirement.heavy:
+        return _per_slot(offer)
+    return _per_slot(offer) * _takes(requirement, _capacity(pool, offer, requirement.payer), offer.slots)
+
+
+def _takes(requirement: Requirement, capacity: Capacity, slots: int) -> float:
+    """How many slots of such a machine one job takes up: of 16 slots 8, if two of these jobs fill its memory."""
+    return slots / max(1, matching.fitting(requirement, capacity, slots)) if requirement.heavy else 1.0
 
 
 def _jobs(count: int) -> str:

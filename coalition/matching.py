@@ -151,6 +151,18 @@ def room(capacity: Capacity, held: Iterable[Requirement]) -> Room:
     return left
 
 
+def fitting(requirement: Requirement, capacity: Capacity, slots: int) -> int:
+    """How many such jobs a machine of so many slots runs at a time when it runs nothing else."""
+    if requirement.exclusive:
+        return min(1, slots)
+    asked = (
+        (capacity.cpus, requirement.cpus),
+        (capacity.memory_bytes, requirement.memory_bytes),
+        (capacity.gpus, requirement.gpus),
+    )
+    return min([slots, *(has // wants for has, wants in asked if wants)])
+
+
 def line(requirement: Requirement, capacity: Capacity) -> int | None:
     """The best of the worker's tag lines that fits (0 first), or None. Jobs without tags come after all lines."""
     if _resource_mismatch(requirement, capacity) is not None:

@@ -19,6 +19,7 @@ from tests.cloud_world import DOLLAR, LINUX, START, budget, pool
 RULES = AutoscalerSettings()
 TAGGED = Requirement(("linux",))
 ROOM = Capacity((("linux",),), 8, 16 << 30, 0, "")
+WIDE = replace(LINUX, name="wide", memory_bytes=ROOM.memory_bytes)
 
 
 def a_pool(offers: tuple[Offering, ...] = (LINUX,), deadline: Deadline = Deadline.PROVIDER, **changes: object) -> Pool:
@@ -105,6 +106,26 @@ def test_nothing_waits_and_nothing_is_started() -> None:
 
 def test_jobs_of_unknown_length_want_a_slot_each() -> None:
     assert started(plan(jobs(5))) == {"machine": 3}
+
+
+def test_jobs_that_fill_a_machine_get_one_each_whatever_its_slots() -> None:
+    assert started(plan(jobs(3, memory_bytes=LINUX.memory_bytes))) == {"machine": 3}
+    assert started(plan(jobs(3, exclusive=True))) == {"machine": 3}
+    assert started(plan(jobs(4, memory_bytes=LINUX.memory_bytes // 2))) == {"machine": 2}
+
+
+def test_a_machine_that_boots_counts_for_as_many_jobs_as_fit_it() -> None:
+    boots = (booting(), booting(2))
+    assert started(plan(jobs(3, memory_bytes=ROOM.memory_bytes), instances=boots, pools=(a_pool((WIDE,)),))) == {"wide": 1}
+    assert started(plan(jobs(4), instances=boots, pools=(a_pool((WIDE,)),))) == {}
+
+
+def test_heavy_jobs_are_bought_the_cheapest_place_for_a_job_not_the_cheapest_slot() -> None:
+    many = replace(LINUX, name="many", slots=16, price_micro=4 * DOLLAR)  # a quarter of a dollar for a slot
+    few = replace(LINUX, name="few", slots=2, price_micro=DOLLAR)  # half a dollar for a slot, and a dollar for one of these jobs
+    offers = (a_pool((many, few)),)
+    assert started(plan(jobs(2, memory_bytes=LINUX.memory_bytes), pools=offers)) == {"few": 2}
+    assert started(plan(jobs(16), pools=offers)) == {"many": 1}
 
 
 def test_short_jobs_share_slots() -> None:
