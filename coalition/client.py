@@ -410,6 +410,27 @@ class Client:
         query = {"job": job, "worker": worker, "instance": instance, "user": user, "kind": kind, "before": before}
         return self._list("/events", "events", {**query, "since": _second(since), "until": _second(until), "limit": limit})
 
+    def archive(
+        self,
+        *,
+        parent: int | None = None,
+        user: str | None = None,
+        title: str | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """GET /archive: jobs that were finished long ago, newest first, with `archived_at`.
+
+        They are the tops of trees, those in the group `parent`, or a `user`'s at any level. `title` is a part of it; `before` is
+        the id of the last one seen.
+        """
+        query = {"parent": parent, "user": user, "title": title, "before": before, "limit": limit}
+        return self._list("/archive", "jobs", query)
+
+    def archived(self, job: int) -> dict[str, Any]:
+        """GET /archive/{id}: an archived job as it was, with its attempts."""
+        return self._get(f"/archive/{int(job)}")
+
     # ------------------------------------------------------------ machines and money
 
     def pools(self) -> list[dict[str, Any]]:

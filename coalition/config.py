@@ -243,6 +243,8 @@ class SchedulerSettings:
 @dataclass(frozen=True)
 class KeepSettings:
     events_s: float = knob("90d", a_duration, "events older than this are forgotten; 0: never")
+    finished_s: float = knob("30d", a_duration, "trees that are finished for so long go into the archive; 0: never")
+    workers_s: float = knob("1h", a_duration, "workers of machines that are gone leave the list after so long")
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,20 @@ Index(
     postgresql_where=attempt.c.open_worker.is_not(None),
 )
 
+# Finished trees that have left the tables above: one row a job. Those whose parent is still there are counted in its counters.
+archive = _table(
+    "archive",
+    Column("job_id", Id, primary_key=True, autoincrement=False),
+    Column("parent", Id, nullable=False),
+    Column("is_group", Boolean, nullable=False),
+    _text("title", 255),
+    _text("user", 64),
+    Column("archived_at", Seconds, nullable=False),
+    Column("json", LongText, nullable=False),  # the job as it was shown, model.Job
+    Index("ix_archive_parent_job_id", "parent", "job_id"),
+    Index("ix_archive_user_job_id", "user", "job_id"),
+)
+
 # ---------------------------------------------------------------- workers, identity, history
 
 worker = _table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Connection, Table, select
@@ -82,14 +83,20 @@ class World:
         self.attempts_of: dict[int, list[Any]] = {}
         for attempt in self.attempts:
             self.attempts_of.setdefault(attempt.job_id, []).append(attempt)
+        self.archived: dict[int, list[Any]] = {}
+        for row in _rows(db, schema.archive):
+            self.archived.setdefault(row.parent, []).append(row)
+        self.kept = {row.job_id for rows in self.archived.values() for row in rows}
         self._handed: dict[int, Handed] = {0: Handed("", Requirement(), False, 0)}
 
     def below(self, job_id: int) -> Iterable[Any]:
-        """The leaves of a tree."""
-        if not self.jobs[job_id].is_group:
+        """The leaves of a tree, the archived ones too."""
+        if job_id in self.jobs and not self.jobs[job_id].is_group:
             yield self.jobs[job_id]
         for child in self.children.get(job_id, ()):
             yield from self.below(child)
+        for row in self.archived.get(job_id, ()) if job_id else ():
+            yield from self.below(row.job_id) if row.is_group else [SimpleNamespace(id=row.job_id, state="FINISHED")]
 
     def handed(self, job_id: int) -> Handed:
         if job_id not in self._handed:
@@ -129,8 +136,10 @@ class World:
     def check_dependencies(self) -> None:
         """Rows are met as their targets say, those by rule are the ones that follow, and holds are a recount."""
         for edge in self.edges:
-            assert {edge.job_id, edge.on_id} <= self.jobs.keys(), f"dependency {edge} of or on a job that is not there"
-            assert edge.met == self.is_over(edge.on_id, edge.done), f"{edge}, but its target is {self.state(edge.on_id)}"
+            assert edge.job_id in self.jobs, f"dependency {edge} of a job that is not there"
+            assert edge.on_id in self.jobs.keys() | self.kept, f"dependency {edge} on a job that is not there"
+            over = edge.on_id in self.kept or self.is_over(edge.on_id, edge.done)
+            assert edge.met == over, f"{edge}, but its target is {over}"
         ruled = {(edge.job_id, edge.on_id): edge.done for edge in self.edges if edge.by_rule}
         assert ruled == self.follows(), "rows by rule are not those that follow from the rules"
         holds = {row.id: self.holds(row) for row in self.jobs.values()}
@@ -168,7 +177,7 @@ class World:
         shown = {group: self.jobs[group].state for group in groups}
         assert shown == {group: self.state(group) for group in groups}, "a group's state is not what its leaves say"
         for group in self.counts:
-            leaves = self.leaves if group == FARM else list(self.below(group))
+            leaves = list(self.below(group))
             recount = {name: sum(leaf.state == name.upper() for leaf in leaves) for name in STATES}
             counted = {name: getattr(self.counts[group], name) for name in STATES}
             assert counted == recount, f"group {group}"

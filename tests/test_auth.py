@@ -48,6 +48,8 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/v1/jobs/<int:job_id>/attempts": SEE,
     "GET /api/v1/jobs/<int:job_id>/explain": SEE,
     "GET /api/v1/workers/<int:worker_id>/explain": SEE,
+    "GET /api/v1/archive": SEE,
+    "GET /api/v1/archive/<int:job_id>": SEE,
     "GET /api/v1/jobs/<int:job_id>/log": SEE,
     "GET /api/v1/attempts/<int:attempt_id>/log": SEE,
     "PUT /api/v1/attempts/<int:attempt_id>/log": AGENT,

@@ -215,6 +215,7 @@ LISTS = [
     "ledger",
     "decisions",
     "events",
+    "archive",
     "token list",
     "status",
     "jobs",

@@ -71,6 +71,7 @@ def test_whatever_comes_in_no_route_fails_and_every_answer_fits(app: Flask, stor
 
 
 IDS = {"job_id": 1, "attempt_id": 1, "worker_id": 1, "name": "spare", "token_id": "x"}
+OLD = 7  # the job that is archived
 AGENTS = {"jobs.append_log", "workers.enrol", "workers.sync"}
 OF_THE_CLOUD = {"cloud.drain_instances", "cloud.terminate_instances", "cloud.resume_pools"}  # here is neither pool nor instance
 THERE = sorted(set(OPERATIONS) - AGENTS - OF_THE_CLOUD - {"system.delete_token"})
@@ -79,13 +80,17 @@ THERE = sorted(set(OPERATIONS) - AGENTS - OF_THE_CLOUD - {"system.delete_token"}
 @pytest.mark.parametrize("endpoint", THERE)
 def test_what_is_there_is_answered_as_described(app: Flask, store: Store, endpoint: str) -> None:
     store.submit([a_group("g"), a_range("1-3"), a_job("j", affinity=("linux",), limits={"nuke": 1})])
+    store.submit([a_job("old", affinity=("linux",), priority=255)])
     store.set_limit("nuke", 2)
     store.set_limit("spare", 1)
     hand = Hand(store, "w1", ("linux",))
+    hand.finish(hand.take_one())
+    assert store.archive_some(OLD, 1) == 1
     hand.fail(hand.take_one(), hand.take_one())
     store.drain_workers([hand.id])
     operation = schemathesis.openapi.from_wsgi("/api/openapi.json", app).find_operation_by_id(endpoint)
-    places = {one.name: IDS[one.name] for one in operation.path_parameters}
+    ids = {**IDS, "job_id": OLD} if endpoint == "system.archived_job" else IDS
+    places = {one.name: ids[one.name] for one in operation.path_parameters}
     body = {"body": BODIES.get(endpoint, {"ids": [1]}), "media_type": "application/json"} if operation.body else {}
     answer = operation.Case(path_parameters=places, **body).call_and_validate(checks=CHECKS, headers=NOT_A_FORM)
     assert answer.status_code in (200, 201)

@@ -99,7 +99,7 @@ def worker(call: Call, /, **options: Any) -> int:
     return run_worker(WorkerOptions(**{name: value for name, value in {**common, **options}.items() if value}))
 
 
-# ---------------------------------------------------------------- events, tokens
+# ---------------------------------------------------------------- events, archive, tokens
 
 
 @cli.command()
@@ -118,6 +118,33 @@ def events(call: Call, /, **filters: Any) -> None:
     found = call.client().events(**filters)
     rows = ([moment(entry.get("at")), *texts(entry, "kind who job worker instance text")] for entry in found)
     call.screen.table({"events": found}, "TIME KIND WHO JOB> WORKER> INSTANCE> TEXT*", rows, "no events")
+
+
+@cli.command()
+@click.argument("group", type=int, required=False, metavar="[GROUP]")
+@click.option("--user", help="Whose, at any level.")
+@click.option("--title", help="A part of the title.")
+@click.option("--before", type=int, metavar="ID", help="Older than this job.")
+@LIMIT
+@click.pass_obj
+def archive(call: Call, /, group: int | None, limit: int, **filters: Any) -> None:
+    """List jobs that were finished long ago, newest first: the trees, or what is in GROUP.
+
+    `[keep] finished` says after how long a finished tree goes there.
+    """
+    from coalition.output import duration, moment
+
+    found = call.client().archive(parent=group, limit=limit, **filters)
+    rows = (
+        [
+            *texts(entry, "id title user"),
+            moment(entry.get("ended_at")),
+            duration(entry.get("run_s", 0.0)),
+            moment(entry["archived_at"]),
+        ]
+        for entry in found
+    )
+    call.screen.table({"jobs": found}, "ID> TITLE* USER ENDED RUN> ARCHIVED", rows, "nothing is archived")
 
 
 @cli.group()

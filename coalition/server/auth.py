@@ -49,6 +49,8 @@ RIGHTS: dict[str, Right] = {
     "system.server": SEE,
     "system.farm": SEE,
     "system.events": SEE,
+    "system.archive": SEE,
+    "system.archived_job": SEE,
     "system.tokens": ADMINS,
     "system.create_token": ADMINS,
     "system.delete_token": ADMINS,

@@ -1,4 +1,4 @@
-"""Forgets what is older than `[keep]` allows: one process does it, in small pieces, so that nobody waits for it."""
+"""Archives and forgets what is older than `[keep]` allows: one process does it, in small pieces, so that nobody waits for it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ log = logging.getLogger("coalition.housekeeping")
 ROLE = "housekeeper"
 INTERVAL_S = 60.0
 PIECE = 500  # rows of one transaction
+ARCHIVED = 200  # jobs of one transaction: a tenth of a second at most
+PAUSE_S = 0.01  # between them, for those who wait for their turn
 
 
 class Housekeeper:
@@ -43,14 +45,43 @@ class Housekeeper:
             try:
                 self.tidy()
             except (CoalitionError, SQLAlchemyError) as error:
-                log.warning("old events are not forgotten: %s", error)
+                log.warning("what is old is not put away: %s", error)
 
     def tidy(self) -> int:
-        """Forgets all that is too old, if this process is the one to do it; how many events."""
-        keep_s = self.settings.keep.events_s
-        if not keep_s or self.store.claim_leader(ROLE, self._holder, 3 * INTERVAL_S) is None:
+        """Puts away all that is too old, if this process is the one to do it; how many events were forgotten."""
+        if not self._leads():
             return 0
-        forgotten = 0
+        self.archive()
+        return self._forget()
+
+    def _leads(self) -> bool:
+        return self.store.claim_leader(ROLE, self._holder, 3 * INTERVAL_S) is not None
+
+    def archive(self) -> int:
+        """Moves trees that were finished long ago into the archive; how many jobs."""
+        keep_s, moved, last = self.settings.keep.finished_s, 0, 0
+        while keep_s and not self._stopping.is_set():
+            tops = self.store.finished_trees(self.store.clock() - keep_s, last, PIECE)
+            for top in tops:
+                moved += self._archive_tree(top)
+            if len(tops) < PIECE:
+                break
+            last = tops[-1]
+        return moved
+
+    def _archive_tree(self, top: int) -> int:
+        moved = 0
+        while not self._stopping.wait(PAUSE_S) and self._leads():
+            some = self.store.archive_some(top, ARCHIVED)
+            moved += some
+            if not some:
+                break
+        return moved
+
+    def _forget(self) -> int:
+        keep_s, forgotten = self.settings.keep.events_s, 0
+        if not keep_s:
+            return 0
         while not self._stopping.is_set():
             some = self.store.forget_events(self.store.clock() - keep_s, PIECE)
             forgotten += some

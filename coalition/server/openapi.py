@@ -68,6 +68,12 @@ JOB_FILTERS: dict[str, Schema] = {
     "limit": _whole(1, jobs.MAX_LIST),
     "cursor": {"type": "string", "description": "`next` of the page before"},
 }
+ARCHIVE_FILTERS: dict[str, Schema] = {
+    **dict.fromkeys(("parent", "before"), ID),
+    "user": {"type": "string"},
+    "title": {"type": "string", "description": "a part of the title"},
+    "limit": _whole(1, 1_000),
+}
 EVENT_FILTERS: dict[str, Schema] = {
     **dict.fromkeys(("job", "worker", "instance", "since", "until", "before"), ID),
     "user": {"type": "string"},
@@ -86,6 +92,8 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "system.farm": Operation("Counts of jobs, workers and instances, budgets, and what the machines cost now", dict[str, Any]),
     "system.events": Operation("What happened, newest first", {"events": ROWS}, query=EVENT_FILTERS),
+    "system.archive": Operation("Jobs that were finished long ago, newest first", {"jobs": ROWS}, query=ARCHIVE_FILTERS),
+    "system.archived_job": Operation("An archived job as it was, with its attempts", dict[str, Any]),
     "system.tokens": Operation("The tokens, without their secrets", {"tokens": ROWS}),
     "system.create_token": Operation("A new token, shown once", {"id": str, "token": str}, system.NewToken, status=201),
     "system.delete_token": Operation("Revokes a token", CHANGED),

@@ -10,6 +10,7 @@ import coalition
 from coalition.errors import NotFound
 from coalition.model import MAX_INT, PROTOCOL, spec
 from coalition.server import web
+from coalition.store.archive import ArchiveQuery
 from coalition.store.base import probe
 
 blueprint = Blueprint("system", __name__)
@@ -64,6 +65,23 @@ def events() -> Response:
     ends = {name: web.number(name, 0, 0, MAX_INT) for name in ("until", "before") if name in request.args}
     limit = web.number("limit", 100, 1, 1_000)
     return web.reply({"events": web.farm().store.events(filters, since, limit, **ends)})
+
+
+@blueprint.get("/api/v1/archive")
+def archive() -> Response:
+    web.refuse_unknown("parent", "user", "title", "before", "limit")
+    limit = web.number("limit", 100, 1, 1_000)
+    before = web.number("before", 0, 0, MAX_INT) if "before" in request.args else None
+    query = ArchiveQuery(web.number("parent", 0, 0, MAX_INT), web.word("user"), web.word("title"), before, limit)
+    return web.reply({"jobs": web.farm().store.archived(query)})
+
+
+@blueprint.get("/api/v1/archive/<int:job_id>")
+def archived_job(job_id: int) -> Response:
+    if job_id > MAX_INT:
+        raise NotFound(f"there is no archived job {job_id}")
+    store = web.farm().store
+    return web.reply({**store.archived_job(job_id), "attempts": store.attempts(job_id)})
 
 
 @blueprint.get("/api/v1/tokens")

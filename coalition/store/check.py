@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select
 
-from coalition.schema import attempt, budget_window, commitment, group_count, group_inherited, job, ready
+from coalition.schema import archive, attempt, budget_window, commitment, group_count, group_inherited, job, ready
 from coalition.states import JobState
 from coalition.store.tree import FARM, group_state
 
@@ -29,6 +29,8 @@ def _tree(db: Connection) -> Iterator[str]:
     """Every job hangs below the farm's root, and the counters and states of groups are those of the jobs below them."""
     groups = {row.id: row for row in db.execute(select(job.c.id, job.c.parent, job.c.state).where(job.c.is_group))}
     counts: Counts = {group: dict.fromkeys(STATES, 0) for group in (FARM, *groups)}
+    for group, jobs in _archived(db, groups.keys()).items():
+        counts[group]["finished"] += jobs
     leaves = select(job.c.parent, job.c.state, func.count().label("n")).where(job.c.is_group.is_(False))
     for row in db.execute(leaves.group_by(job.c.parent, job.c.state)):
         if row.parent in counts:
@@ -46,6 +48,20 @@ def _tree(db: Connection) -> Iterator[str]:
         yield from _group(f"group #{group}", counts[group], kept.get(group), groups[group].state)
     if groups or FARM in kept:
         yield from _group("the farm", counts[FARM], kept.get(FARM), None)
+
+
+def _archived(db: Connection, groups: Container[int]) -> dict[int, int]:
+    """group -> how many archived jobs it still counts: those from which the way up leads to it through archived groups."""
+    above = {row.job_id: row.parent for row in db.execute(select(archive.c.job_id, archive.c.parent).where(archive.c.is_group))}
+    found: dict[int, int] = {}
+    query = select(archive.c.parent, func.count().label("n")).where(archive.c.is_group.is_(False)).group_by(archive.c.parent)
+    for row in db.execute(query):
+        group = row.parent
+        while group not in groups and group in above:
+            group = above[group]
+        if group in groups:
+            found[group] = found.get(group, 0) + row.n
+    return found
 
 
 def _deepest_first(parents: dict[int, int]) -> list[int]:

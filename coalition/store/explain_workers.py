@@ -10,7 +10,6 @@ from coalition import matching
 from coalition.errors import NotFound
 from coalition.model import Worker
 from coalition.schema import event, ready, worker
-from coalition.states import WorkerState
 from coalition.store import lists
 from coalition.store.base import reads
 from coalition.store.explain import Reason, because
@@ -50,11 +49,11 @@ class ExplainWorkers(ExplainGroups):
 
     def _why_closed(self, db: Connection, shown: Worker) -> list[Reason]:
         """What keeps it from taking jobs whatever there is to do: who or what did that, when, and why."""
-        if not shown.reason and shown.state != WorkerState.TERMINATED:
+        if not shown.reason:
             return []
         code = "off" if not shown.active else shown.state.lower()
         code = "unavailable" if code in ("waiting", "working") else code
-        text = shown.reason or "is gone"
+        text = shown.reason
         kinds = CHANGED_BY.get(shown.state, ()) if shown.active else ("worker.edit",)
         told = db.execute(
             select(event.c.at, event.c.who, event.c.text)

@@ -15,7 +15,7 @@ from coalition import matching
 from coalition.config import Settings
 from coalition.errors import BadInput, NotFound
 from coalition.matching import Requirement
-from coalition.schema import attempt, group_count, group_inherited, job, klass, ready, spec
+from coalition.schema import archive, attempt, group_count, group_inherited, job, klass, ready, spec
 from coalition.states import ENDED_JOBS, JOB, JobState, after
 from coalition.store.base import Base, Hot, HotIn, chunks
 from coalition.store.sets import SET_JSON, Sets, group_limit
@@ -253,15 +253,24 @@ class Tree(Base):
         return [row for row in self._nodes(db, sorted(chosen)) if chosen.isdisjoint(chains[row.parent])]
 
     def _states(self, db: Connection, ids: Sequence[int]) -> dict[int, str]:
-        """The states of jobs and groups that exist."""
-        return {row.id: group_state(row) if row.is_group else row.state for row in self._with_counts(db, ids)}
+        """The states of jobs and groups that exist; what is archived is FINISHED."""
+        found = {row.id: group_state(row) if row.is_group else row.state for row in self._with_counts(db, ids)}
+        return found | dict.fromkeys(self._archived(db, ids), JobState.FINISHED)
 
     def _over(self, db: Connection, ids: Sequence[int]) -> dict[int, tuple[bool, bool]]:
-        """Of jobs and groups that exist: are they FINISHED, have they ended."""
-        return {
+        """Of jobs and groups that exist: are they FINISHED, have they ended. What is archived is both."""
+        found = {
             row.id: group_over(row.total, row.finished, row.error) if row.is_group else over(row.state)
             for row in self._with_counts(db, ids)
         }
+        return found | dict.fromkeys(self._archived(db, ids), (True, True))
+
+    def _archived(self, db: Connection, ids: Sequence[int]) -> list[int]:
+        """Those that have left for the archive."""
+        found: list[int] = []
+        for chunk in chunks(list(ids)):
+            found += db.execute(select(archive.c.job_id).where(archive.c.job_id.in_(chunk))).scalars()
+        return found
 
     def _with_counts(self, db: Connection, ids: Sequence[int]) -> Iterator[Any]:
         query = select(job.c.id, job.c.is_group, job.c.state, group_count)

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, or_, select
 
 from coalition.errors import NotFound
 from coalition.model import UNTIL, Attempt, Counts, Dependency, Job, Worker
-from coalition.schema import attempt, dependency, event, frame_rule, group_count, group_inherited, job, spec, worker
+from coalition.schema import archive, attempt, dependency, event, frame_rule, group_count, group_inherited, job, spec, worker
 from coalition.states import AttemptState, JobState, WorkerState
 from coalition.store import lists
 from coalition.store.base import chunks, reads
@@ -27,7 +27,7 @@ class Views(Cloud):
     def jobs(self, db: Connection, query: JobQuery) -> tuple[list[Job], Cursor | None]:
         """A page of jobs, and the cursor of the next one (None at the end). A page may be short where few jobs fit."""
         ids, cursor = lists.page(db, query)
-        found = {row.id: row for row in db.execute(_job_select().where(job.c.id.in_(ids)))} if ids else {}
+        found = {row.id: row for row in db.execute(job_rows().where(job.c.id.in_(ids)))} if ids else {}
         return self._shown(db, [found[job_id] for job_id in ids]), cursor
 
     @reads
@@ -42,9 +42,10 @@ class Views(Cloud):
     @reads
     def job(self, db: Connection, job_id: int) -> Job:
         """One job; NotFound if there is none."""
-        row = db.execute(_job_select().where(job.c.id == job_id)).first()
+        row = db.execute(job_rows().where(job.c.id == job_id)).first()
         if row is None:
-            raise NotFound(f"there is no job {job_id}")
+            kept = db.execute(select(archive.c.job_id).where(archive.c.job_id == job_id)).first()
+            raise NotFound(f"job {job_id} is archived; ask for /archive/{job_id}" if kept else f"there is no job {job_id}")
         return self._shown(db, [row])[0]
 
     @reads
@@ -218,12 +219,13 @@ class Views(Cloud):
 
     @reads
     def workers(self, db: Connection) -> list[Worker]:
-        """All workers that are not TERMINATED."""
+        """All workers; those of machines that are gone for a while yet, as `[keep] workers` says."""
         held: dict[int, list[int]] = {}
         for row in db.execute(select(attempt.c.open_worker, attempt.c.job_id).where(attempt.c.open_worker.is_not(None))):
             held.setdefault(row.open_worker, []).append(row.job_id)
-        query = select(worker).where(worker.c.state != str(WorkerState.TERMINATED)).order_by(worker.c.name)
         now = self.clock()
+        there = or_(worker.c.state != str(WorkerState.TERMINATED), worker.c.seen_at > now - self.settings.keep.workers_s)
+        query = select(worker).where(there).order_by(worker.c.name)
         return [_worker(row, sorted(held.get(row.id, [])), now) for row in db.execute(query)]
 
     def _worker_shown(self, db: Connection, row: Any) -> Worker:
@@ -252,7 +254,7 @@ class Views(Cloud):
         return {"workers": states, "slots": {"total": slots, "busy": taken}}
 
 
-def _job_select() -> Any:
+def job_rows() -> Any:
     above = group_inherited.alias("above")
     counted = [group_count.c[name] for name in ("total", "waiting", "pending", "working", "finished", "error")]
     return (
@@ -386,7 +388,7 @@ def _worker(row: Any, jobs: Sequence[int], now: float) -> Worker:
         sick_until=row.sick_until,
         note=row.note,
         reason=_why_idle(row, state, len(jobs), now),
-        allowed_actions=("edit", drain, "delete"),
+        allowed_actions=("delete",) if state == WorkerState.TERMINATED else ("edit", drain, "delete"),
     )
 
 
@@ -400,6 +402,7 @@ def _why_idle(row: Any, state: str, running: int, now: float) -> str:
     quiet = {
         "STARTING": "has enrolled and not called yet",
         "DRAINING": "finishes what it runs and takes no more",
+        "TERMINATED": "is gone, with its machine",
         "TIMEOUT": f"has not been heard of for {max(0.0, now - row.seen_at):.0f} s",
     }
     user_idle_s = None if row.used_at is None else max(0.0, now - row.used_at)

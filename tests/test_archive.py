@@ -1,0 +1,175 @@
+"""Finished trees leave the tables that the farm works on, and can be looked at; on each kind of database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from flask import Flask
+from sqlalchemy import func, select
+
+from coalition.config import KeepSettings
+from coalition.errors import NotFound
+from coalition.model import Dependency, JobChanges
+from coalition.schema import archive, attempt, job, spec
+from coalition.server import housekeeping
+from coalition.server.housekeeping import Housekeeper
+from coalition.store.archive import ArchiveQuery
+from coalition.store.check import problems
+from coalition.store.lists import JobQuery
+from tests.builders import Caller, Clock, Hand, WatchedStore, a_group, a_job, a_range
+from tests.databases import KINDS
+
+DAY_S = 86_400.0
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def hand(store: WatchedStore) -> Hand:
+    return Hand(store)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "PIECE", 2)
+    monkeypatch.setattr(housekeeping, "ARCHIVED", 2)
+
+
+def keeper(store: WatchedStore, days: float = 30) -> Housekeeper:
+    return Housekeeper(replace(store.settings, keep=KeepSettings(finished_s=days * DAY_S)), store)
+
+
+def titles(store: WatchedStore, **query: object) -> list[str]:
+    return [entry["title"] for entry in store.archived(ArchiveQuery(**query))]  # type: ignore[arg-type]
+
+
+def whole(store: WatchedStore) -> list[str]:
+    with store.read() as db:
+        return list(problems(db))
+
+
+def rows_of(store: WatchedStore) -> dict[str, int]:
+    with store.read() as db:
+        return {t.name: db.execute(select(func.count()).select_from(t)).scalar_one() for t in (job, spec, archive, attempt)}
+
+
+@pytest.mark.usefixtures("small_pieces")
+class TestArchiving:
+    def test_a_finished_tree_goes_whole_and_can_be_looked_at(self, store: WatchedStore, hand: Hand, clock: Clock) -> None:
+        inner = a_group("in", a_job("a", user="ann"), a_job("b", user="bob"))
+        (tree, other) = store.submit(
+            [a_group("tree", inner, a_range("1-5", "shot", max_running=9)), a_job("loose", user="ann")]
+        ).ids
+        hand.finish_all()
+        before = store.job(tree)
+        clock.advance(31 * DAY_S)
+        assert keeper(store).archive() == 11
+        assert rows_of(store) == {"job": 0, "spec": 0, "archive": 11, "attempt": 8}
+        assert (titles(store), titles(store, parent=tree), titles(store, user="ann")) == (
+            ["loose", "tree"],
+            ["shot", "in"],
+            ["loose", "a"],
+        )
+        kept = store.archived_job(tree)
+        assert (kept["counts"]["finished"], kept["run_s"], kept["archived_at"]) == (7, before.run_s, clock())
+        assert store.farm_jobs() == {"waiting": 0, "pending": 0, "working": 0, "finished": 0, "error": 0}
+        assert [event["text"] for event in store.events({"job": tree, "kind": "job.archive"}, 0, 9)] == ["archived with 7 jobs"]
+        assert len(store.attempts(other)) == 1
+        assert whole(store) == []
+        with pytest.raises(NotFound, match="is archived; ask for /archive"):
+            store.job(tree)
+
+    def test_what_is_young_open_in_error_or_part_of_an_open_tree_stays(
+        self, store: WatchedStore, hand: Hand, clock: Clock
+    ) -> None:
+        store.submit([a_job("error", priority=255), a_group("open", a_job("done"), a_job("held", paused=True)), a_group("empty")])
+        hand.fail(hand.take_one())
+        hand.finish_all()
+        clock.advance(31 * DAY_S)
+        store.submit([a_job("young")])
+        hand.finish_all()
+        assert keeper(store).archive() == 0
+        assert {one.title for one in store.jobs(JobQuery(parent=0))[0]} == {"error", "open", "empty", "young"}
+
+    def test_with_0_nothing_is_archived(self, store: WatchedStore, hand: Hand, clock: Clock) -> None:
+        store.submit([a_job()])
+        hand.finish_all()
+        clock.advance(10_000 * DAY_S)
+        assert keeper(store, days=0).archive() == 0
+
+    def test_dependencies_on_what_is_archived_stay_satisfied(self, store: WatchedStore, hand: Hand, clock: Clock) -> None:
+        (target,) = store.submit([a_group("target", a_job("t"))]).ids
+        (waiter, held) = store.submit(
+            [a_job("waiter", depends_on=(target,)), a_job("held", paused=True, depends_on=(target + 1,))]
+        ).ids
+        hand.finish_all()
+        clock.advance(DAY_S)
+        store.reset([waiter])
+        clock.advance(29.5 * DAY_S)
+        assert keeper(store).archive() == 2
+        store.start([held])
+        assert sorted(hand.titles()) == ["held", "waiter"]
+        (later,) = store.submit([a_job("later", depends_on=(target,))]).ids
+        store.edit([later], JobChanges(depends_on=(target + 1,)))
+        assert (store.job(later).state, store.job(later).depends_on) == ("WAITING", (target + 1,))
+
+    def test_frames_that_waited_for_archived_frames_go_on_without_them(self, store: WatchedStore, hand: Hand) -> None:
+        (first,) = store.submit([a_range("1-4", "first")]).ids
+        (then,) = store.submit([a_range("1-4", "then", depends_on=(Dependency(first, frames=True),))]).ids
+        hand.finish_all()
+        assert store.archive_some(first, 2) == 2
+        store.reset([then])
+        assert store.job(then).counts.waiting == 4  # type: ignore[union-attr]
+        assert (store.archive_some(first, 2), store.archive_some(first, 2)) == (2, 1)
+        assert (hand.finish_all(), whole(store)) == (4, [])
+
+    def test_half_a_tree_is_counted_as_a_whole_and_may_run_again(self, store: WatchedStore, hand: Hand, clock: Clock) -> None:
+        (tree,) = store.submit([a_group("tree", a_range("1-3", "first"), a_group("in", a_job("b"), a_job("c")))]).ids
+        (waiter,) = store.submit([a_job("waiter", depends_on=(tree,), paused=True)]).ids
+        hand.finish_all()
+        assert (store.archive_some(tree, 2), store.archive_some(tree, 2)) == (2, 2)
+        assert (store.job(tree).state, store.job(tree).counts.finished) == ("FINISHED", 5)  # type: ignore[union-attr]
+        assert whole(store) == []
+        store.reset([tree])
+        assert store.job(tree).state == "WAITING"
+        assert store.archive_some(tree, 2) == 0
+        assert hand.finish_all() == 1
+        assert store.job(waiter).state == "WAITING"
+        store.delete([tree])
+        assert (store.job(waiter).depends_on, whole(store)) == ((), [])
+
+    def test_another_tree_with_a_moved_half_stays_whole(self, store: WatchedStore, hand: Hand) -> None:
+        (tree, other) = store.submit([a_group("tree", a_group("in", a_job("a"), a_job("b"))), a_group("other", a_job("c"))]).ids
+        hand.finish_all()
+        assert store.archive_some(tree, 1) == 1
+        store.edit([tree + 1], JobChanges(parent=other))
+        store.delete([tree])
+        assert (store.job(other).counts.finished, whole(store)) == (3, [])  # type: ignore[union-attr]
+
+
+def test_lists_of_the_archive_go_page_by_page(store: WatchedStore, hand: Hand) -> None:
+    store.submit([a_job(title) for title in "abcA"])
+    hand.finish_all()
+    for number in (1, 2, 3, 4):
+        store.archive_some(number, 9)
+    assert titles(store, limit=2) == ["A", "c"]
+    assert titles(store, limit=2, before=3) == ["b", "a"]
+    assert titles(store, title="a") == ["A", "a"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_the_archive_is_asked_over_http(app: Flask, store: WatchedStore, hand: Hand) -> None:
+    call = Caller(app)
+    (job_id,) = call.submit({"command": "true", "title": "old", "note": "keep"})
+    hand.finish_all()
+    store.archive_some(job_id, 1)
+    (entry,) = call.ok("GET", "/archive?title=OL")["jobs"]
+    assert (entry["id"], entry["note"], entry["allowed_actions"]) == (job_id, "keep", [])
+    assert len(call.ok("GET", f"/archive/{job_id}")["attempts"]) == 1
+    assert "archive" in call("GET", f"/jobs/{job_id}")[1]["detail"]
+    assert [call("GET", f"/archive/{one}")[0] for one in (99, 2**70)] == [404, 404]
+    assert call("GET", "/archive?limit=0")[0] == 422
