@@ -42,7 +42,7 @@ def test_it_shows_what_is_open_and_who_works(server: RealServer) -> None:
     client.submit(title="needs a gpu", command="true", affinity=["gpu"])
     worker = HandWorker(server.url, "node1", slots=1)
     worker.take()
-    text = coalition("top", "--once").output
+    text = " ".join(coalition("top", "--once").output.split())
     assert "shot [bold]7[/]" in text
     assert "0/3" in text
     assert "needs a gpu" in text
