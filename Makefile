@@ -1,9 +1,9 @@
 # Each target calls one script, and CI calls the same targets. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test test-long lint bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
 
 install: ## make the environment in .venv and build the web page; done at once when nothing changed
 	@scripts/install.sh
@@ -13,6 +13,9 @@ demo: install ## run a farm here and render a film on it; KEEP=1 keeps the serve
 
 test: install ## lint, then all tests; CI=true allows no test to be skipped
 	@scripts/test.sh
+
+test-long: install ## the tests of several server processes at full size: 20,000 jobs, 64 workers
+	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/e2e/test_databases.py --durations=5
 
 lint: install ## ruff, mypy, import contracts, shellcheck
 	@scripts/lint.sh

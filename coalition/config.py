@@ -183,11 +183,21 @@ def knob(
     low: float | None = None,
     high: float | None = None,
     required: bool = False,
+    secret: bool = False,
 ) -> Any:
-    """A key of cloud.ini: its default as it would be written there (an example, if required), how it is read, what it is for."""
-    metadata = {"default": default, "read": read, "help": help, "low": low, "high": high, "required": required}
+    """A key of cloud.ini: its default as it would be written there (an example, if required), how it is read, what it is for.
+
+    What may hold a password is `secret`: it is shown without, and is not part of the settings' repr.
+    """
+    rules = {"default": default, "read": read, "help": help, "low": low, "high": high, "required": required, "secret": secret}
     value = read(default) if not required else dataclasses.MISSING
-    return dataclasses.field(default=value, metadata=metadata)
+    return dataclasses.field(default=value, metadata=rules, repr=not secret)
+
+
+def without_password(address: str) -> str:
+    """A database's address as it may be shown: `***` for its passwords, those among its options too."""
+    shown = re.sub(r"(?s)^(\w[\w+.\-]*://[^:/@]*):.*@", r"\1:***@", address)
+    return re.sub(r"(?i)([?&][^=&]*(?:passw|pwd|secret)[^=&]*=)[^&]*", r"\1***", shown)
 
 
 # ---------------------------------------------------------------- the knobs
@@ -199,7 +209,7 @@ class ServerSettings:
     listen: str = knob("127.0.0.1:19211", an_address, "address and port; beyond loopback needs authentication")
     url: str = knob("", a_url, "the address workers and people use, if it is not the one above")
     data_dir: str = knob("~/.coalition", a_text, "logs, the SQLite file and secrets live here")
-    database: str = knob("", a_text, "an SQLAlchemy address; empty: SQLite in data_dir")
+    database: str = knob("", a_text, "an SQLAlchemy address; empty: SQLite in data_dir", secret=True)
     processes: int = knob("1", a_count, "server processes on this machine; more than 1 not with SQLite", low=1, high=64)
     durability: str = knob(
         "power", one_of("power", "process"), "what acknowledged calls survive: a power cut, or only kill -9 (faster)"
@@ -525,7 +535,7 @@ class _Reader:
             if rules["high"] is not None and value > rules["high"]:
                 raise ValueError(f"{rules['high']:,.10g} or less")
         except ValueError as error:
-            shown = text[:80].replace("\n", "\\n")
+            shown = (without_password(text) if rules["secret"] else text)[:80].replace("\n", "\\n")
             raise self.error(section, key, f'"{shown}" is not allowed: {error}') from None
         return value
 
@@ -628,7 +638,8 @@ def _described(section: str, values: Any) -> Iterator[Knob]:
     for key, field in knobs(type(values)).items():
         rules = field.metadata
         default = None if rules["required"] else write(field.default, rules["read"])
-        yield Knob(section, key, write(getattr(values, field.name), rules["read"]), default, rules["help"])
+        value = write(getattr(values, field.name), rules["read"])
+        yield Knob(section, key, without_password(value) if rules["secret"] else value, default, rules["help"])
 
 
 def write(value: Any, read: Callable[[str], Any]) -> str:

@@ -390,6 +390,16 @@ class TestLimits:
         hand.finish(lease)
         assert self.used(store) == 0
 
+    @pytest.mark.parametrize("per_host", [False, True])
+    def test_what_several_workers_give_back_at_once_is_counted_of_each(self, store: Store, per_host: bool) -> None:
+        store.set_limit("maya", 9, per_host=per_host)
+        self.licensed(store, 6)
+        hands = [Hand(store, f"w{number}") for number in range(3)]
+        leases = [hand.take(2) for hand in hands]
+        assert self.used(store) == 6
+        store.exchange([hand.call(*map(a_result, given)) for hand, given in zip(hands, leases, strict=True)])
+        assert self.used(store) == 0
+
     def test_a_limit_per_host_counts_on_each_machine(self, store: Store) -> None:
         store.set_limit("usb", 1, per_host=True)
         self.licensed(store, 3, name="usb")

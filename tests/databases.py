@@ -1,8 +1,8 @@
 """Real database servers for the tests, started when the first test asks for one, and databases that tests take and give back.
 
-A server lives in a temporary folder, on a free port, and ends with the tests, also when those are killed. It does not wait for
-the disk: what is committed survives the server's end, but not the machine's. A database that is given back is emptied and
-taken again, because to make all tables anew costs ten times as much.
+A server lives in a temporary folder, on a free port, and ends with the tests, also when those are killed. Unless it is `durable`
+(for benchmarks) it does not wait for the disk: what is committed survives the server's end, not the machine's. A database that
+is given back is emptied and taken again, because to make all tables anew costs ten times as much.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Server(ABC):
     stop_signal = signal.SIGTERM
     impatient: dict[str, str] = {}  # connect arguments of who does not wait for locks
 
-    def __init__(self) -> None:
+    def __init__(self, durable: bool = False) -> None:
+        self.durable = durable
         self.folder = Path(tempfile.mkdtemp(prefix="coalition-db-"))
         self.folder.chmod(0o755)
         self.port = _free_port()
@@ -190,9 +191,14 @@ class MariaDB(Server):
             str(find("mariadbd")),
             *("--no-defaults", f"--user={_me()}", f"--datadir={self.folder / 'data'}", f"--socket={self.folder / 'socket'}"),
             *("--bind-address=127.0.0.1", f"--port={self.port}", f"--pid-file={self.folder / 'pid'}", "--skip-name-resolve"),
+            *(
+                "--innodb-log-file-size=64M",
+                "--innodb-buffer-pool-size=128M",
+                "--performance-schema=off",
+                "--max-connections=300",
+            ),
             # A write to the log at each commit, but no wait for the disk.
-            *("--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync", "--innodb-log-file-size=64M"),
-            *("--innodb-buffer-pool-size=128M", "--performance-schema=off", "--max-connections=300"),
+            *(() if self.durable else ("--innodb-flush-log-at-trx-commit=2", "--innodb-flush-method=nosync")),
         ]
 
 
@@ -234,8 +240,7 @@ class PostgreSQL(Server):
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": "",
-            "fsync": "off",
-            "full_page_writes": "off",
+            **({} if self.durable else {"fsync": "off", "full_page_writes": "off"}),
             "shared_buffers": "64MB",
             "max_connections": "150",
         }

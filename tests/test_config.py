@@ -253,3 +253,30 @@ def test_the_url_follows_the_address(listen: str, url: str) -> None:
 def test_the_url_of_a_server_on_every_interface_can_be_called_from_this_machine() -> None:
     for listen, url in (("0.0.0.0:8000", "http://127.0.0.1:8000"), ("[::]:8000", "http://[::1]:8000")):
         assert parse(f"[server]\nlisten = {listen}\n[auth]\nmode = token\n").url == url
+
+
+# ---------------------------------------------------------------- passwords
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://farm:hunter2@db/coalition", "postgresql://farm:***@db/coalition"),
+        ("mariadb+pymysql://farm:hunter2:x@y/z@db:3306/coalition", "mariadb+pymysql://farm:***@db:3306/coalition"),
+        ("postgresql://db/coalition?user=farm&password=hunter2", "postgresql://db/coalition?user=farm&password=***"),
+        ("mariadb://db/c?ssl_key_PASSWORD=hunter2&charset=utf8", "mariadb://db/c?ssl_key_PASSWORD=***&charset=utf8"),
+        ("postgresql://farm@db/coalition", "postgresql://farm@db/coalition"),
+        ("sqlite:////farm/a:b.db", "sqlite:////farm/a:b.db"),
+        ("", ""),
+    ],
+)
+def test_passwords_in_a_databases_address_are_not_shown(address: str, shown: str) -> None:
+    settings = parse(f"[server]\ndatabase = {address}\n")
+    assert {knob.key: knob.value for knob in describe(settings)}["database"] == shown
+    assert settings.database_url == (address or settings.database_url)
+    assert "hunter2" not in repr(settings)
+
+
+def test_an_address_that_is_refused_is_told_without_its_password() -> None:
+    told = refused("[server]\ndatabase = postgresql://farm:hunter2@db/c\n  and more\n")
+    assert told.startswith('cloud.ini:2: [server] database: "postgresql://farm:***@db/c\\nand more" is not allowed')

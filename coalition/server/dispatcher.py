@@ -82,6 +82,9 @@ class Session:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+Batch = list[tuple[Call, "Future[Outcome]"]]
+
+
 class Dispatcher:
     """One per process. Thread-safe."""
 
@@ -370,29 +373,29 @@ class Dispatcher:
 
     def _write(self) -> None:
         """The one writer: takes all queued syncs, runs one transaction, answers them all."""
-        while True:
-            first = self._queue.get()
-            if first is None:
-                return
-            batch = [first]
-            while len(batch) < COMBINED:
-                try:
-                    one = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if one is None:
-                    self._queue.put(None)
-                    break
-                batch.append(one)
-            self._run(batch)
+        while (first := self._queue.get()) is not None:
+            self._run([first], self._add_queued)
 
-    def _run(self, batch: list[tuple[Call, Future[Outcome]]]) -> None:
+    def _add_queued(self, batch: Batch) -> Batch:
+        """The batch with what came meanwhile. Only when it is this process's turn: others' transactions take their time."""
+        while len(batch) < COMBINED:
+            try:
+                one = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if one is None:
+                self._queue.put(None)
+                break
+            batch.append(one)
+        return batch
+
+    def _run(self, batch: Batch, complete: Callable[[Batch], Batch]) -> None:
         try:
-            outcomes = self.store.exchange([call for call, _ in batch])
+            outcomes = self.store.exchange_those(lambda: [call for call, _ in complete(batch)])
         except Exception as error:  # whoever waits must get it, whatever it is
             if len(batch) > 1 and not isinstance(error, Unavailable):  # one bad call must not fail the others
                 for single in batch:
-                    self._run([single])
+                    self._run([single], list)
                 return
             if not isinstance(error, CoalitionError):
                 log.exception("a worker's sync failed")

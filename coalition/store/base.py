@@ -9,24 +9,48 @@ different processes would wait for the counters of the groups above their jobs a
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import operator
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, Table, bindparam, create_engine, event, insert, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Engine,
+    FromClause,
+    Insert,
+    String,
+    Table,
+    bindparam,
+    column,
+    create_engine,
+    event,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+    update,
+)
+from sqlalchemy import cast as cast_to
+from sqlalchemy.dialects.mysql import dialect as mysql_dialect
 from sqlalchemy.dialects.mysql import insert as mysql_insert
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as NoneFree
-from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql import ClauseElement, visitors
+from sqlalchemy.types import TypeEngine
 
 from coalition import schema
 from coalition.config import Settings
@@ -237,13 +261,14 @@ def address_of(settings: Settings) -> URL:
 
 def _engine_options(url: URL, wait_s: int) -> dict[str, Any]:
     # Writers need one connection together; a read holds one for milliseconds.
-    pool = {"pool_size": 8, "max_overflow": 12, "pool_timeout": wait_s}
+    pool: dict[str, Any] = {"pool_size": 8, "max_overflow": 12, "pool_timeout": wait_s}
     if url.get_backend_name() == "sqlite":
         return {**pool, "connect_args": {"timeout": wait_s, "check_same_thread": False, "cached_statements": 512}}
     pool["pool_recycle"] = STALLED_S - 30
     if url.get_backend_name() == "postgresql":
         return {**pool, "isolation_level": "READ COMMITTED", "connect_args": {"connect_timeout": 10}}
     # The moment that a transaction sees begins with its first plain read, which is after the turn was taken.
+    pool["pool_reset_on_return"] = None  # every transaction has ended by then; to make sure would be one more journey
     return {**pool, "isolation_level": "REPEATABLE READ", "connect_args": {"init_command": _mysql_session(wait_s)}}
 
 
@@ -282,6 +307,8 @@ class Hot:
         self.statement = statement
         self.names = names
         self._compiled: dict[str, tuple[str, Callable[[tuple[Any, ...]], Any] | None]] = {}
+        self._together: dict[str, Together] = {}
+        self._inserts = isinstance(statement, Insert)  # of which MariaDB's driver makes one statement by itself, in bounds
 
     def _for(self, db: Connection) -> tuple[str, Callable[[tuple[Any, ...]], Any] | None]:
         """The text, and what turns a row into the driver's parameters (None: as it is)."""
@@ -294,11 +321,20 @@ class Hot:
         return self._compiled[dialect.name]
 
     def many(self, db: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Runs it for every row; how many rows it touched."""
+        """Runs it for every row; how many rows it touched. No two rows may be for the same row of the table."""
+        kind = db.dialect.name
+        if len(rows) > 1 and kind in GIVEN and not (self._inserts and kind != "postgresql"):
+            if kind not in self._together:
+                self._together[kind] = Together(self.statement, self.names, kind)
+            return self._together[kind].run(db, rows)
         sql, arrange = self._for(db)
         cursor = db.connection.cursor()
         try:
-            cursor.executemany(sql, rows if arrange is None else [arrange(row) for row in rows])
+            given = rows if arrange is None else [arrange(row) for row in rows]
+            if len(given) == 1:
+                cursor.execute(sql, given[0])
+            else:
+                cursor.executemany(sql, given)
             return int(cursor.rowcount)
         except db.dialect.loaded_dbapi.Error as error:
             raise _wrapped(db, sql, error) from error
@@ -316,6 +352,76 @@ class Hot:
             raise _wrapped(db, sql, error) from error
         finally:
             cursor.close()
+
+
+class Together:
+    """A hot statement for many rows at once: they are given to the server as a table, and joined to the one that is changed.
+
+    To a server over a network each statement is a journey there and back, and drivers run an UPDATE once for every row.
+    """
+
+    def __init__(self, statement: Any, names: Sequence[str], dialect: str) -> None:
+        types = _types_of(statement, names)
+        make, self.pack = GIVEN[dialect]
+        rows = make(types)
+
+        def column_of(element: Any, **_: Any) -> Any:
+            return rows.c[element.key] if isinstance(element, BindParameter) and element.key in types else None
+
+        joined = visitors.replacement_traverse(statement, {}, column_of)
+        if isinstance(statement, Insert):
+            columns, values = zip(*joined._values.items(), strict=True)
+            joined = insert(statement.table).from_select(list(columns), select(*values).select_from(rows))
+        self.types = list(types.values())
+        self.hot = Hot(joined, *([f"all_{name}" for name in names] if dialect == "postgresql" else ["all_rows"]))
+
+    def run(self, db: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        return sum(self.hot.many(db, [self.pack(piece, self.types)]) for piece in chunks(rows))
+
+
+def _types_of(statement: Any, names: Sequence[str]) -> dict[str, TypeEngine[Any]]:
+    """The type of each parameter: of the column it is compared with, or written to."""
+    types = {one.key: one.type for one in visitors.iterate(statement) if isinstance(one, BindParameter) and one.key in names}
+    for written, value in (getattr(statement, "_values", None) or {}).items():
+        if isinstance(value, BindParameter) and value.key in names:
+            types[value.key] = statement.table.c[getattr(written, "name", written)].type
+    return {name: types[name] for name in names}
+
+
+def _postgresql_rows(types: Mapping[str, TypeEngine[Any]]) -> FromClause:
+    arrays = [cast_to(bindparam(f"all_{name}"), ARRAY(kind)) for name, kind in types.items()]
+    return func.unnest(*arrays).table_valued(*map(column, types), name="given").render_derived()
+
+
+def _postgresql_pack(rows: Sequence[tuple[Any, ...]], types: Sequence[TypeEngine[Any]]) -> tuple[Any, ...]:
+    """A list for each column, in which all have one type, as the driver wants it."""
+    makers = [kind.python_type for kind in types]
+    columns = zip(*rows, strict=True)
+    return tuple(
+        [None if value is None else make(value) for value in values] for values, make in zip(columns, makers, strict=True)
+    )
+
+
+def _mysql_rows(types: Mapping[str, TypeEngine[Any]]) -> FromClause:
+    parts = [f"{name} {_mysql_type(kind)} PATH '$[{place}]'" for place, (name, kind) in enumerate(types.items())]
+    path: ColumnElement[str] = literal_column(f"'$[*]' COLUMNS ({', '.join(parts)})")
+    return func.json_table(bindparam("all_rows"), path).table_valued(*map(column, types), name="given")
+
+
+def _mysql_type(kind: TypeEngine[Any]) -> str:
+    text = kind.compile(dialect=mysql_dialect())
+    return text + " CHARACTER SET utf8mb4 COLLATE utf8mb4_bin" if isinstance(kind, String) else text
+
+
+def _mysql_pack(rows: Sequence[tuple[Any, ...]], _: Sequence[TypeEngine[Any]]) -> tuple[Any, ...]:
+    return (json.dumps([[int(value) if value is True or value is False else value for value in row] for row in rows]),)
+
+
+GIVEN = {
+    "postgresql": (_postgresql_rows, _postgresql_pack),
+    "mysql": (_mysql_rows, _mysql_pack),
+    "mariadb": (_mysql_rows, _mysql_pack),
+}
 
 
 def _wrapped(db: Connection, sql: str, error: Exception) -> Exception:

@@ -66,7 +66,7 @@ OPEN_OF = HotIn(
 
 def _later(column: ColumnElement[float], name: str) -> ColumnElement[float]:
     """The later of a time in the row and one that is given: what another process has written meanwhile is not set back."""
-    given: Any = bindparam(name)
+    given: Any = bindparam(name, type_=column.type)
     return case((column < given, given), else_=column)
 
 
@@ -166,6 +166,14 @@ class Dispatch(Results):
     @writes
     def exchange(self, db: Connection, calls: Sequence[Call]) -> list[Outcome]:
         """Takes all the results, then gives leases, in one transaction; one outcome per call, in order."""
+        return self._exchange(db, calls)
+
+    @writes
+    def exchange_those(self, db: Connection, gather: Callable[[], Sequence[Call]]) -> list[Outcome]:
+        """As `exchange`, of the calls that are there when it is this transaction's turn; asked again when it is run again."""
+        return self._exchange(db, gather())
+
+    def _exchange(self, db: Connection, calls: Sequence[Call]) -> list[Outcome]:
         now = self.clock()
         outcomes = [Outcome() for _ in calls]
         changes = Changes()

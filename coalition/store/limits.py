@@ -7,6 +7,7 @@ The limits "group#ID" and "user#NAME" are the farm's own, for max_running; the l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -44,12 +45,11 @@ TAKE = Hot(
     .values(used=limit_use.c.used + bindparam("b_count")),
     *("b_count", "b_name", "b_holder", "b_more", "b_maximum"),
 )
-# One of the two rows is there: the limit is of the farm, or of each machine.
 GIVE_BACK = Hot(
     update(limit_use)
-    .where(limit_use.c.name == bindparam("b_name"), limit_use.c.worker_id.in_([FARM, bindparam("b_worker")]))
+    .where(limit_use.c.name == bindparam("b_name"), limit_use.c.worker_id == bindparam("b_holder"))
     .values(used=limit_use.c.used - bindparam("b_count")),
-    *("b_count", "b_name", "b_worker"),
+    *("b_count", "b_name", "b_holder"),
 )
 HELD_SETS = HotIn(
     lambda ids: (
@@ -174,7 +174,11 @@ class Limits(Tree):
     def _return_tokens(self, db: Connection, changes: Changes) -> set[str]:
         """Writes what was given back; the names of the limits that have more left now."""
         tokens, changes.tokens = changes.tokens, {}
-        self._many(db, GIVE_BACK, [(count, *key) for key, count in sorted(tokens.items())])
+        held = Counter(tokens)
+        for (name, _), count in tokens.items():
+            held[name, FARM] += count
+        # Of a holder's row and the farm's one is there: the limit is of the farm, or of each machine.
+        self._many(db, GIVE_BACK, [(count, *key) for key, count in sorted(held.items())])
         return {name for name, _ in tokens}
 
 

@@ -14,13 +14,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from coalition.client import Client
 from tests.bench.farm import Rate, dispatch, enrol, idle, server
+from tests.databases import SERVERS
 
 CONNECTIONS = 32
 
@@ -52,6 +55,31 @@ def bench_dispatch(folder: Path, quick: bool) -> Iterator[Figure]:
             yield Figure("  1,000,000 against 1,000 waiting", huge.per_s / small.per_s, "x", "0.85 or more")
         client.submit(title="wide", command="true", frames=f"1-{jobs * 10}")
         yield _rate("dispatch, 32 slots", dispatch(address, CONNECTIONS, 32, jobs * 10), "10,000 jobs/s")
+
+
+def bench_databases(folder: Path, quick: bool) -> Iterator[Figure]:
+    """The same on MariaDB and PostgreSQL, with two server processes; both wait for the disk at each commit, as by default."""
+    jobs = 2_000 if quick else 10_000
+    for kind, make in SERVERS.items():
+        database = make(durable=True)
+        try:
+            with server(folder / kind, processes="2", database=database.take()) as address:
+                client = Client(address, timeout_s=120)
+                for slots, count, aim in ((1, jobs, "1,000 jobs/s"), (32, jobs * 5, "5,000 jobs/s")):
+                    client.submit(title=f"{slots} slots", command="true", frames=f"1-{count + 64 * slots}")
+                    before = _cpu_s()
+                    rate = dispatch(address, CONNECTIONS, slots, count)
+                    used = f"{(_cpu_s() - before) / rate.jobs * 1e6:.0f} us of CPU a job"
+                    figure = _rate(f"dispatch, {kind}, 2 processes, {slots} slot{'s' * (slots > 1)}", rate, aim)
+                    yield replace(figure, note=f"{figure.note}; {used}, server and database")
+        finally:
+            database.close()
+
+
+def _cpu_s() -> float:
+    """What the processes below this one have used of the CPUs."""
+    times = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+    return sum(one.user + one.system for one in times)
 
 
 def _at_backlog(client: Client, address: str, waiting: int, jobs: int) -> Rate:
@@ -242,6 +270,7 @@ ACTIONS: dict[str, Callable[[Client, Any, int], object]] = {
 
 BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "dispatch": bench_dispatch,
+    "databases": bench_databases,
     "end-to-end": bench_end_to_end,
     "submit": bench_submit,
     "list": bench_list,
@@ -265,7 +294,7 @@ def main() -> None:
                 figures.append(figure)
                 if not given.json:
                     print(
-                        f"{figure.what:38} {figure.value:10,.2f} {figure.unit:7} limit: {figure.limit}  {figure.note}", flush=True
+                        f"{figure.what:44} {figure.value:10,.2f} {figure.unit:7} limit: {figure.limit}  {figure.note}", flush=True
                     )
     if given.json:
         load = os.getloadavg()[0]

@@ -31,7 +31,7 @@ def free_port() -> int:
 
 @contextmanager
 def server(folder: Path, lease: str = "60s", **knobs: str) -> Iterator[str]:
-    """A `coalition serve` on SQLite and loopback; yields its address, and ends it."""
+    """A `coalition serve` on loopback, with SQLite unless it is told otherwise; yields its address, and ends it."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     lines = ["[server]", f"listen = 127.0.0.1:{port}", f"data_dir = {folder / 'data'}", "discovery = no"]

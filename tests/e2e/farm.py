@@ -34,9 +34,8 @@ class RealFarm:
         self.ini.write_text(self._ini(sections))
 
     def _ini(self, sections: dict[str, str]) -> str:
-        server = (
-            f"[server]\nfarm = {self.mark}\nlisten = 127.0.0.1:{self.port}\ndata_dir = {self.folder / 'data'}\nthreads = 16\n"
-        )
+        server = f"[server]\nfarm = {self.mark}\nlisten = 127.0.0.1:{self.port}\ndata_dir = {self.folder / 'data'}\n"
+        server += sections.pop("server", "threads = 16") + "\n"
         worker = sections.pop("worker", "sync = 500ms\nlease = 3s\nwait = 2s\ngrace = 1s").replace("500ms", "0.5")
         others = "".join(f"[{name.replace('_', ' ')}]\n{text}\n" for name, text in sections.items())
         return f"{server}[worker]\n{worker}\n{others}"
