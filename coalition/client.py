@@ -39,8 +39,10 @@ from coalition.model import (
     JobSpec,
     Limit,
     LimitChanges,
+    MoreFrames,
     ResetSelection,
     Selection,
+    SkipSelection,
     Worker,
     WorkerChanges,
     WorkerEdit,
@@ -85,6 +87,15 @@ class Submitted:
     ids: Sequence[int]
     count: int
     refs: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Appended:
+    """The jobs that were added to a group: `count` numbers from `first` on."""
+
+    group: int
+    first: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -244,6 +255,18 @@ class Client:
     def reset(self, ids: Ids, *, errors_only: bool = False) -> int:
         """POST /jobs/reset: run whole subtrees again, or only what failed in them."""
         return self._change("POST", "/jobs/reset", ResetSelection(_ids(ids), errors_only))
+
+    def skip(self, ids: Ids, *, why: str = "") -> int:
+        """POST /jobs/skip: whole subtrees count as FINISHED, by hand; what runs is stopped. A reset takes it back."""
+        return self._change("POST", "/jobs/skip", SkipSelection(_ids(ids), why))
+
+    def append(self, group: int, frames: str, **given: Any) -> Appended:
+        """POST /jobs/{id}/frames: add frames to a range; `chunk`, `title`, `command` and `url` as in model.MoreFrames.
+
+        BadInput names frames that are there already, and nothing is changed.
+        """
+        more = from_dict(MoreFrames, {"frames": frames, **given})
+        return _read(Appended, self._send("POST", f"/jobs/{int(group)}/frames", _sparse(more)))
 
     def delete(self, ids: Ids) -> int:
         """POST /jobs/delete: remove whole subtrees, with their logs; what runs is stopped."""

@@ -345,6 +345,25 @@ class ResetSelection(Selection):
 
 
 @dataclass(frozen=True)
+class SkipSelection(Selection):
+    why: str = spec("", length=1_000, check=_text)
+
+
+@dataclass(frozen=True)
+class MoreFrames:
+    """Frames to append to a range. What is left out is as it was submitted; what is given is for these frames only.
+
+    A group that is no frame range becomes one; then `command` must be given.
+    """
+
+    frames: str = spec(length=MAX_TEXT)
+    chunk: int | None = spec(None, low=1, high=MAX_FRAMES)
+    title: str | None = spec(None, length=MAX_TITLE, check=_text)
+    command: str | None = spec(None, length=MAX_COMMAND, check=_text)
+    url: str | None = spec(None, length=MAX_TEXT, check=_text)
+
+
+@dataclass(frozen=True)
 class Edit:
     ids: Sequence[int] = spec(length=1_000_000, check=lambda v: "is empty; name at least one" if not v else None)
     changes: JobChanges = spec(JobChanges)  # noqa: RUF009

@@ -230,7 +230,8 @@ class World:
         still_open = [attempt.id for attempt in attempts if attempt.state in OPEN]
         assert still_open == ([leaf.attempt_id] if leaf.state == "WORKING" else []), f"job {leaf.id}: {leaf}"
         assert leaf.attempt_id == max((attempt.id for attempt in attempts), default=0)
-        if leaf.state in ("FINISHED", "ERROR"):
+        assert not leaf.skipped or leaf.state == "FINISHED", f"job {leaf.id} is skipped and {leaf.state}"
+        if leaf.state in ("FINISHED", "ERROR") and not leaf.skipped:
             assert [a.state for a in attempts if a.id == leaf.attempt_id] == [leaf.state], f"job {leaf.id}: {attempts}"
         assert leaf.errors <= leaf.retries + 1 or leaf.state != "WAITING", f"job {leaf.id} was tried too often"
 

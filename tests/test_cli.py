@@ -22,6 +22,7 @@ import pytest
 from coalition.cli import cli
 from coalition.client import Client
 from coalition.errors import Conflict, Unavailable
+from coalition.model import Dependency
 from tests.commands import coalition, document
 from tests.fakes.api import Answer, Api, refusal
 from tests.fakes.server import HandWorker, RealServer
@@ -129,9 +130,35 @@ def test_every_field_has_its_option(farm: Client) -> None:
     assert (job.url, job.progress_pattern) == ("http://x/{frame}", "%percent")
 
 
+def test_dependencies_of_every_kind_are_given_and_replaced(farm: Client) -> None:
+    sim = int(coalition("submit", "--frames", "1-3", "sim {frame}").output)
+    one, two = (int(coalition("submit", "true").output) for _ in range(2))
+    frames = ("--depends-frames", f"{sim},{sim}x2-1:done")
+    words = (*frames, "--depends-on", str(one), "--depends-done", str(two), "--depends-any", "--decrease-priority-after", "3")
+    job = farm.job(int(coalition("submit", *words, "--frames", "1-3", "true").output))
+    assert job.dependencies == (
+        Dependency(one),
+        Dependency(two, "done"),
+        Dependency(sim, frames=True),
+        Dependency(sim, "done", frames=True, step=2, shift=-1),
+    )
+    assert (job.depends_any, job.decrease_priority_after) == (True, 3)
+    coalition("edit", str(job.id), "--depends-done", str(one), "--depends-all")
+    assert (farm.job(job.id).dependencies, farm.job(job.id).depends_any) == ((Dependency(one, "done"),), False)
+
+
+def test_frames_are_appended_and_jobs_skipped(farm: Client) -> None:
+    group = int(coalition("submit", "--frames", "1-3", "sim {frame}").output)
+    assert coalition("append", str(group), "4-7", "--chunk", "2").output == f"2 jobs appended to {group}\n"
+    assert "4, 7: there already" in coalition("append", str(group), "4,7", code=2).output
+    assert coalition("skip", str(group), "--why", "made before").output == "1 job changed\n"
+    assert (farm.job(group).state, farm.job(group).counts.finished) == ("FINISHED", 5)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["submit", "--depends-frames", "12x", "x"], "ID[xSTEP][+SHIFT][:done]"),
         (["submit"], "give a command, or --group"),
         (["submit", "--priority", "256", "x"], "priority: 256 is not allowed; 0 to 255"),
         (["submit", "--frames", "1-x", "x"], "frames"),

@@ -98,6 +98,7 @@ def test_what_is_there_is_answered_as_described(app: Flask, store: Store, endpoi
 
 BODIES: dict[str, dict[str, Any]] = {
     "jobs.submit": {"jobs": [{"title": "new", "command": "true"}]},
+    "jobs.append_frames": {"frames": "7-9", "command": "render {frame}"},
     "jobs.edit": {"ids": [1], "changes": {"priority": 3}},
     "workers.edit": {"ids": [1], "changes": {"note": "new"}},
     "limits.put": {"maximum": 3},

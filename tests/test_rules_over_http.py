@@ -59,3 +59,31 @@ def test_what_the_worker_must_know_of_a_job_comes_with_its_lease(app: Flask) -> 
     Caller(app).submit({**TRUE, "title": "strict", **rules})
     (lease,) = Agent(app).take()
     assert {name: lease[name] for name in rules} == rules
+
+
+def test_frames_are_appended_by_who_owns_the_range_and_those_there_are_named(app: Flask) -> None:
+    call = Caller(app)
+    (group,) = call.submit({"title": "shot", "command": "render {frame}", "frames": "1-2"})
+    status, made = call("POST", f"/jobs/{group}/frames", {"frames": "3-4"})
+    assert (status, made["group"], made["count"]) == (201, group, 2)
+    status, problem = call("POST", f"/jobs/{group}/frames", {"frames": "4-5"})
+    assert (status, problem["fields"]) == (422, {"frames": "4: there already; reset them to run them again"})
+    assert call("POST", "/jobs/999/frames", {"frames": "1"})[0] == 404
+    assert call("POST", f"/jobs/{group}/frames", {"frames": "9", "priority": 3})[1]["fields"].keys() == {"priority"}
+    assert [lease["command"] for lease in Agent(app, slots=9).take()] == [f"render {n}" for n in (1, 2, 3, 4)]
+
+
+def test_a_skipped_job_is_stopped_and_frees_who_waits_frame_by_frame(app: Flask) -> None:
+    call, agent = Caller(app), Agent(app, slots=4)
+    sim, render = call.submit(
+        {"title": "sim", "command": "sim {frame}", "frames": "1-2", "ref": "sim"},
+        {"title": "render", "command": "render {frame}", "frames": "1-2", "depends_on": [{"on": "sim", "frames": True}]},
+    )
+    first = agent.take()[0]
+    assert call.ok("POST", "/jobs/skip", {"ids": [first["job"]], "why": "simulated before"}) == {"changed": 1}
+    reply = agent.sync()
+    assert reply["stop"] == [first["attempt"]]
+    assert [lease["command"] for lease in reply["leases"]] == ["render 1"]
+    assert call.ok("GET", f"/jobs/{first['job']}")["skipped"]
+    reasons = call.ok("GET", f"/jobs/{render + 2}/explain")["reasons"]
+    assert reasons[0] == {"code": "dependencies", "text": f"waits for frame 2 of #{sim} (#{sim + 2} WORKING)"}

@@ -178,9 +178,9 @@ def test_an_edit_of_nothing_is_refused_and_leaves_no_event(call: Caller, body: d
 
 def test_what_a_job_allows_is_sent_with_it(call: Caller, app: Flask) -> None:
     (job_id,) = call.submit({"command": "a"})
-    assert call.ok("GET", f"/jobs/{job_id}")["allowed_actions"] == ["pause", "edit", "delete"]
+    assert call.ok("GET", f"/jobs/{job_id}")["allowed_actions"] == ["pause", "skip", "edit", "delete"]
     Agent(app).take()
-    assert call.ok("GET", f"/jobs/{job_id}")["allowed_actions"] == ["pause", "reset", "edit", "delete"]
+    assert call.ok("GET", f"/jobs/{job_id}")["allowed_actions"] == ["pause", "reset", "skip", "edit", "delete"]
     assert [reason["code"] for reason in call.ok("GET", f"/jobs/{job_id}/explain")["reasons"]] == ["running"]
 
 

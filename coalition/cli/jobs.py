@@ -101,6 +101,7 @@ FIELDS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     ),
     click.option("--exclusive/--shared", default=None, help="Alone on its worker, or beside others."),
     click.option("--max-running", type=int, help="Of a group or frame range: so many of its jobs at a time."),
+    click.option("--decrease-priority-after", type=int, help="Of a group: after so many errors it comes after its siblings."),
     click.option("--note", help="A remark, shown with it."),
 ]
 
@@ -195,6 +196,32 @@ def start(call: Call, ids: Sequence[int]) -> None:
 def reset(call: Call, ids: Sequence[int], errors: bool) -> None:
     """Run jobs again, with all that is below them."""
     call.changed(call.client().reset(ids, errors_only=errors))
+
+
+@cli.command()
+@IDS
+@click.option("--why", default="", help="Told with the event.")
+@click.pass_obj
+def skip(call: Call, ids: Sequence[int], why: str) -> None:
+    """Let jobs count as finished, with all that is below them; what runs is stopped, and what waited for them goes on."""
+    call.changed(call.client().skip(ids, why=why))
+
+
+@cli.command()
+@JOB
+@click.argument("frames", metavar="RANGE")
+@click.option("--chunk", type=int, help="Frames of one job; default: as before.")
+@click.option("--title", help="Of these frames.")
+@click.option("--command", help="The shell line of these frames.")
+@click.option("--url", help="Where the results of these frames can be seen.")
+@click.pass_context
+def append(context: click.Context, /, job: int, frames: str, **options: Any) -> None:
+    """Append frames to a frame range, or to a group with --command; what is not given is as it was submitted."""
+    from coalition.model import to_dict
+
+    call: Call = context.obj
+    made = call.client().append(job, frames, **written(context, options))
+    call.screen.said(to_dict(made), f"{made.count} job{'' if made.count == 1 else 's'} appended to {made.group}")
 
 
 @cli.command()

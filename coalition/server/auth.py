@@ -61,6 +61,8 @@ RIGHTS: dict[str, Right] = {
     "jobs.pause": OWN,
     "jobs.start": OWN,
     "jobs.reset": OWN,
+    "jobs.skip": OWN,
+    "jobs.append_frames": OWN,
     "jobs.delete": OWN,
     "jobs.attempts": SEE,
     "jobs.explain": SEE,

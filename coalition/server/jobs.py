@@ -10,7 +10,7 @@ from flask import Blueprint, Response, g, request
 
 from coalition.errors import BadInput, NotAllowed, NotFound, TooLarge
 from coalition.logs import MAX_READ
-from coalition.model import MAX_INT, Edit, JobSpec, ResetSelection, Selection, from_dict
+from coalition.model import MAX_INT, Edit, JobSpec, MoreFrames, ResetSelection, Selection, SkipSelection, from_dict
 from coalition.server import web
 from coalition.server.auth import ADMIN, Identity, must_own
 from coalition.states import AttemptState, JobState
@@ -151,6 +151,22 @@ def reset() -> Response:
     wanted = web.body(ResetSelection)
     must_own(web.farm(), wanted.ids)
     return _changed(web.farm().store.reset(wanted.ids, wanted.errors_only, _who()))
+
+
+@blueprint.post("/jobs/skip")
+def skip() -> Response:
+    wanted = web.body(SkipSelection)
+    must_own(web.farm(), wanted.ids)
+    return _changed(web.farm().store.skip(wanted.ids, wanted.why, _who()))
+
+
+@blueprint.post("/jobs/<int:job_id>/frames")
+def append_frames(job_id: int) -> Response:
+    more = web.body(MoreFrames)
+    must_own(web.farm(), [_bounded(job_id)], below=False)
+    made = web.farm().store.append(job_id, more, _who())
+    web.farm().dispatcher.kick()
+    return web.reply(made, 201)
 
 
 @blueprint.post("/jobs/delete")

@@ -109,6 +109,13 @@ OPERATIONS: dict[str, Operation] = {
     "jobs.pause": Operation("Holds jobs and all below them; what runs is stopped and put back", CHANGED, model.Selection),
     "jobs.start": Operation("Takes the pause off jobs", CHANGED, model.Selection),
     "jobs.reset": Operation("Runs jobs again, or those in error", CHANGED, model.ResetSelection),
+    "jobs.skip": Operation("Lets jobs and all below them count as finished", CHANGED, model.SkipSelection),
+    "jobs.append_frames": Operation(
+        "Appends frames to a range, or to a group with a command",
+        {"group": int, "first": int, "count": int},
+        model.MoreFrames,
+        status=201,
+    ),
     "jobs.delete": Operation("Removes jobs and all below them", CHANGED, model.Selection),
     "jobs.attempts": Operation("The attempts of a job, newest first", {"attempts": [model.Attempt]}),
     "jobs.explain": Operation("Why a job is not running", dict[str, Any]),

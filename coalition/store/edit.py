@@ -48,6 +48,9 @@ OWNERS = HotIn(
         .where(job.c.id.in_(ids))
     )
 )
+SUNK = HotIn(lambda ids: select(job.c.id).where(job.c.id.in_(ids), job.c.sunk_from.is_not(None)))
+RISE = HotIn(lambda ids: update(job).where(job.c.id.in_(ids), job.c.sunk_from.is_not(None)).values(prio=job.c.sunk_from))
+UNSINK = HotIn(lambda ids: update(job).where(job.c.id.in_(ids), job.c.is_group).values(sunk_from=None, errors=0))
 RANGES = HotIn(
     lambda ids: (
         select(spec.c.job_id, *(spec.c[name] for name in Template.__dataclass_fields__))
@@ -82,6 +85,8 @@ class Edits(Submit):
         self._edit_frames(db, ranges, given)
         if given.keys() & {*NEEDS, "user", "title"}:
             self._edit_requirements(db, ids, given)
+        if "priority" in given:
+            self._lift(db, ids, "priority given by hand", who, keep=True)
         if "max_running" in given:
             self._limit_groups(db, ids, given["max_running"])
         if "parent" in given:
@@ -212,6 +217,15 @@ class Edits(Submit):
             self._unlink(db, ids, changes)
             self._link(db, {parent: moved}, changes)
             RECOUNT.run(db, ids)
+
+    def _lift(self, db: Connection, groups: Sequence[int], why: str, who: str, *, keep: bool = False) -> None:
+        """Groups that sank get back the priority that they had (`keep`: not the one they have now), and count errors anew."""
+        sunk = [row[0] for row in SUNK.all(db, groups)]
+        if not keep:
+            RISE.run(db, groups)
+        UNSINK.run(db, groups if not keep else sunk)
+        if sunk:
+            self._tell(db, sunk, "job.lift", who, f"is sunk no longer: {why}")
 
     def _done(self, db: Connection, ids: Sequence[int], changes: Changes, kind: str, who: str, words: str) -> int:
         self._refresh(db, ids, changes)

@@ -63,7 +63,7 @@ class Explain(Views):
             reasons += self._why_full(moment, set_id, takers, shown.id)
             if not blocked:
                 reasons += self._why_later(moment, row.class_id, shown.id, takers)
-        return reasons
+        return reasons + self._why_sunk(db, shown.id)
 
     # ------------------------------------------------------------ held
 
@@ -77,6 +77,21 @@ class Explain(Views):
             if told := self._why_pending(db, one):
                 reasons.append(because("dependencies", words + told))
         return reasons
+
+    def _why_sunk(self, db: Connection, job_id: int) -> list[Reason]:
+        """The groups from a job upwards that sank."""
+        chain = (job_id, *self._ancestors(db, self._parent_of(db, job_id)))
+        rows = db.execute(
+            select(job.c.id, job.c.sunk_from, job.c.errors).where(job.c.id.in_(chain), job.c.sunk_from.is_not(None))
+        )
+        words = "sank from priority {} to 0 after {}; reset it, or give it a priority, to lift it"
+        return [
+            because(
+                "sunk",
+                ("" if row.id == job_id else f"group #{row.id} ") + words.format(row.sunk_from, counted(row.errors, "error")),
+            )
+            for row in rows
+        ]
 
     def _parent_of(self, db: Connection, job_id: int) -> int:
         return int(db.execute(select(job.c.parent).where(job.c.id == job_id)).scalar_one())

@@ -74,7 +74,7 @@ class ExplainGroups(Explain):
         counts = shown.counts or Counts()
         if not counts.total:
             return [because("empty", "is an empty group: submit jobs into it, or delete it")]
-        told = [_tally(shown.state, counts)]
+        told = [_tally(shown.state, counts), *self._why_sunk(db, shown.id)]
         held = self._why_held(db, shown.id) if counts.waiting + counts.pending else []
         if held:  # all that is below waits for that
             return [*held, *told] if shown.state in (JobState.WAITING, JobState.PENDING) else [*told, *held]

@@ -12,30 +12,65 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import BigInteger, Connection, Double, bindparam, case, cast, delete, func, or_, select, update
 
 from coalition.schema import attempt, dependency, group_count, group_inherited, job, spec
 from coalition.states import ENDED_JOBS, JOB, AttemptState, JobState, after
+from coalition.store.append import Appends
 from coalition.store.base import HotIn, chunks, writes
-from coalition.store.edit import Edits
-from coalition.store.tree import SPENT, UNREADY, Chains, Changes, Node
+from coalition.store.tree import SPENT, UNREADY, Chains, Changes, Node, over
 
 FAIR = ("no", "user", "group")
+FRESH = {"errors": 0, "not_before": 0.0, "avoid": 0}
 SET_PAUSED = HotIn(lambda ids: update(job).where(job.c.id.in_(ids)).values(paused=bindparam("b_paused")), "b_paused")
 MAKE_FRESH = HotIn(
-    lambda ids: update(job).where(job.c.id.in_(ids)).values(state=str(JobState.WAITING), errors=0, not_before=0, avoid=0)
+    lambda ids: (
+        update(job)
+        .where(job.c.id.in_(ids))
+        .values({**FRESH, "state": str(JobState.WAITING), "skipped": False, "started_at": None, "ended_at": None})
+    )
 )
+MAKE_SKIPPED = HotIn(
+    lambda ids: (
+        update(job)
+        .where(job.c.id.in_(ids))
+        .values(state=str(JobState.FINISHED), skipped=True, not_before=0, avoid=0, ended_at=bindparam("b_at"))
+    ),
+    "b_at",
+)
+# What waits after errors.
+STRAINED = HotIn(
+    lambda ids: select(job.c.id, job.c.class_id).where(
+        job.c.id.in_(ids), or_(job.c.errors > 0, job.c.not_before > 0, job.c.avoid > 0)
+    )
+)
+CLEAR = HotIn(lambda ids: update(job).where(job.c.id.in_(ids)).values(FRESH))
 PUT_BACK = HotIn(lambda ids: update(job).where(job.c.id.in_(ids)).values(state=str(JobState.WAITING)))
 HOLDERS = HotIn(
     lambda ids: select(attempt.c.set_id, attempt.c.worker_id).where(attempt.c.job_id.in_(ids), attempt.c.open_worker.is_not(None))
 )
+RAN_S = bindparam("b_at", type_=Double) - func.coalesce(attempt.c.started_at, bindparam("b_at", type_=Double))
 STOP = HotIn(
     lambda ids: (
         update(attempt)
         .where(attempt.c.job_id.in_(ids), attempt.c.open_worker.is_not(None))
-        .values(state=str(AttemptState.STOPPED), ended_at=bindparam("b_at"), open_worker=None, reason=bindparam("b_reason"))
+        .values(
+            state=str(AttemptState.STOPPED),
+            ended_at=bindparam("b_at"),
+            open_worker=None,
+            reason=bindparam("b_reason"),
+            run_ms=case((RAN_S > 0, cast(RAN_S * 1_000, BigInteger)), else_=0),
+        )
     ),
     *("b_at", "b_reason"),
+)
+STOPPED_MS = HotIn(
+    lambda ids: (
+        select(job.c.parent, func.sum(attempt.c.run_ms))
+        .join(attempt, attempt.c.id == job.c.attempt_id)
+        .where(job.c.id.in_(ids))
+        .group_by(job.c.parent)
+    )
 )
 DELETES = [
     HotIn(lambda ids, column=column: delete(column.table).where(column.in_(ids)))  # type: ignore[misc]
@@ -47,7 +82,7 @@ DELETES_OF_GROUPS = [
 ]
 
 
-class Jobs(Edits):
+class Jobs(Appends):
     """Actions on selections of jobs."""
 
     @writes
@@ -72,7 +107,11 @@ class Jobs(Edits):
         ids = self._existing(db, ids)
         changes, chains = Changes(), Chains(db)
         wanted = (JobState.ERROR,) if errors_only else (*ENDED_JOBS, JobState.WORKING)
-        leaves = [row for row in self._below(db, ids) if row.state in wanted]
+        groups, below = self._walk(db, ids)
+        leaves = [row for row in below if row.state in wanted]
+        self._lift(db, [row.id for row in groups], f"reset by {who or 'a user'}", who)
+        if not errors_only:
+            self._forget_errors(db, [row for row in below if row.state not in wanted])
         self._stop_attempts(db, leaves, f"reset by {who or 'a user'}", changes)
         ended = [row for row in leaves if row.state != JobState.WORKING]
         for (parent, state), jobs in Counter((row.parent, row.state) for row in ended).items():
@@ -80,6 +119,30 @@ class Jobs(Edits):
         changes.flips.update((row.id, (False, False)) for row in ended)
         MAKE_FRESH.run(db, [row.id for row in leaves])
         return self._done(db, ids, changes, "job.reset", who, f"reset, {len(leaves):,} jobs run again")
+
+    def _forget_errors(self, db: Connection, waiting: Sequence[Node]) -> None:
+        """What waits is tried again at once, on any worker."""
+        by_class: dict[int, list[int]] = {}
+        for job_id, class_id in STRAINED.all(db, [row.id for row in waiting]):
+            by_class.setdefault(class_id, []).append(job_id)
+        for class_id, ids in by_class.items():
+            UNREADY.run(db, ids, class_id)  # its row says which worker to avoid, and is made again
+            CLEAR.run(db, ids)
+
+    @writes
+    def skip(self, db: Connection, ids: Sequence[int], why: str = "", who: str = "") -> int:
+        """Makes all jobs below the selection FINISHED by hand; what runs is stopped, whoever waited goes on."""
+        ids = self._existing(db, ids)
+        changes, chains = Changes(), Chains(db)
+        leaves = [row for row in self._below(db, ids) if row.state != JobState.FINISHED]
+        self._stop_attempts(db, leaves, f"skipped by {who or 'a user'}", changes)
+        put_back = Counter((row.parent, "WAITING" if row.state == JobState.WORKING else row.state) for row in leaves)
+        for (parent, state), jobs in put_back.items():
+            changes.moved(chains[parent], state, after(JOB, state, "skip"), jobs)
+        changes.flips.update((row.id, over(JobState.FINISHED)) for row in leaves)
+        MAKE_SKIPPED.run(db, [row.id for row in leaves], self.clock())
+        words = f"skipped, {len(leaves):,} jobs count as finished" + (f": {why}" if why else "")
+        return self._done(db, ids, changes, "job.skip", who, words)
 
     @writes
     def delete(self, db: Connection, ids: Sequence[int], who: str = "") -> int:
@@ -145,4 +208,6 @@ class Jobs(Edits):
             self._give_back(db, set_id, worker_id, changes)
         STOP.run(db, ids, self.clock(), reason)
         PUT_BACK.run(db, ids)
+        for parent, run_ms in STOPPED_MS.all(db, ids):
+            changes.count(chains[parent], run_ms=int(run_ms))
         self._bump(db, "fleet")  # whoever keeps in memory what workers hold reads it again

@@ -7,6 +7,7 @@ group's counters.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -55,6 +56,16 @@ END_JOB = Hot(
 LAST_END = Hot(
     update(group_count).where(group_count.c.group_id == bindparam("b_id")).values(ended_at=bindparam("b_at")), "b_at", "b_id"
 )
+ADD_ERRORS = Hot(update(job).where(job.c.id == bindparam("b_id")).values(errors=job.c.errors + bindparam("b_by")), "b_by", "b_id")
+SINKING = HotIn(
+    lambda ids: (
+        select(job.c.id, job.c.prio, job.c.errors)
+        .where(job.c.id.in_(ids), job.c.sink_after > 0, job.c.errors >= job.c.sink_after, job.c.sunk_from.is_(None))
+        .order_by(job.c.id)
+    )
+)
+SINK = Hot(update(job).where(job.c.id == bindparam("b_id")).values(sunk_from=job.c.prio), "b_id")
+LOWEST = Hot(update(job).where(job.c.id == bindparam("b_id")).values(prio=0), "b_id")
 CALLER_COLUMNS = ("id", "name", "epoch", "state", "active", "streak", "streak_of", "hours", "timezone")
 CALLERS = HotIn(lambda ids: select(*[worker.c[name] for name in CALLER_COLUMNS]).where(worker.c.id.in_(ids)))
 
@@ -144,6 +155,7 @@ class Taken:
     jobs: list[tuple[Any, ...]] = field(default_factory=list)
     not_ready: list[tuple[int, int]] = field(default_factory=list)
     requeued: list[int] = field(default_factory=list)
+    erring: Counter[int] = field(default_factory=Counter)  # parent -> errors below it
     groups: set[int] = field(default_factory=set)
     deltas: dict[int, dict[str, int]] = field(default_factory=dict)  # parent -> what its counters, and those above, gain
     health: dict[int, Caller] = field(default_factory=dict)  # workers whose streak changed
@@ -192,6 +204,8 @@ class Results(Jobs):
         self._many(db, DELETE_READY, taken.not_ready)
         if taken.requeued:
             self._refresh(db, taken.requeued, changes)
+        if taken.erring:
+            self._sink(db, taken.erring, changes)
         self._many(db, LAST_END, [(now, group) for group in sorted(taken.groups)])
         self._write_health(db, taken.health.values(), now)
         self._book_use(db, taken.used, now)
@@ -228,6 +242,8 @@ class Results(Jobs):
         if row.job_state in (JobState.WAITING, JobState.PENDING):
             taken.not_ready.append((row.job_class_id, row.job_id))
         taken.jobs.append((fate.state, fate.errors, fate.not_before, fate.avoid, row.job_id))
+        if verb == "fail" and not no_licence and row.job_parent:
+            taken.erring[row.job_parent] += 1
         taken.tally(row.job_parent, row.job_state, fate.state, run_ms, cost)
         if row.state in OPEN_ATTEMPTS:
             self._give_back(db, row.set_id, row.worker_id, changes)
@@ -266,6 +282,24 @@ class Results(Jobs):
             return ""
         names = db.execute(select(worker.c.name).where(worker.c.id.in_(workers)).order_by(worker.c.name)).scalars()
         return f"it failed on {len(workers)} workers ({', '.join(names)}) and is not run again"
+
+    def _sink(self, db: Connection, erring: Mapping[int, int], changes: Changes) -> None:
+        """Counts errors for the groups above; one that had as many as it may comes after all its siblings from now on."""
+        errors: Counter[int] = Counter()
+        for parent, count in erring.items():
+            errors.update(dict.fromkeys(self._ancestors(db, parent), count))
+        ADD_ERRORS.many(db, [(count, group) for group, count in sorted(errors.items())])
+        due = SINKING.all(db, sorted(errors))
+        for group, priority, count in due:
+            SINK.many(db, [(group,)])
+            LOWEST.many(db, [(group,)])
+            words = (
+                f"sank from priority {priority} to 0 after {count} errors of its jobs; a reset, or a priority by hand, lifts it"
+            )
+            self._event(db, "job.sink", "server", words, job_id=group)
+        if due:
+            self._refresh(db, [group for group, *_ in due], changes)
+            self._bump(db, "backlog")
 
     # ------------------------------------------------------------ sick workers
 

@@ -124,7 +124,7 @@ class Submit(Dependencies):
 
     def _insert(self, db: Connection, entries: list[Entry], edges: Sequence[Edge], changes: Changes) -> None:
         holds = holds_of(edges, {entry.id for entry in entries if entry.spec.depends_any})
-        adding = _Adding(self, db, entries, changes)
+        adding = Adding(self, db, entries, changes)
         for entry in entries:
             adding.add(entry, holds)
         adding.count_up()
@@ -143,7 +143,7 @@ class Submit(Dependencies):
             db.execute(insert(farm_limit), rows.limits)
 
 
-class _Adding:
+class Adding:
     """Makes the rows of new jobs, parents before children."""
 
     def __init__(self, store: Submit, db: Connection, entries: Sequence[Entry], changes: Changes) -> None:
@@ -154,6 +154,10 @@ class _Adding:
         self._above: dict[int, Above] = {}
         self._classes: dict[tuple[int, int, int, str], int] = {}
         self._new: Counter[tuple[int, JobState]] = Counter()
+
+    def know(self, group: int, above: Above) -> None:
+        """A group that is there already, with what it hands down."""
+        self._above[group] = above
 
     def add(self, entry: Entry, all_holds: Mapping[int, int]) -> None:
         one, holds = entry.spec, all_holds.get(entry.id, 0)
@@ -298,7 +302,7 @@ def _flatten(specs: Sequence[JobSpec]) -> list[Entry]:
         one, parent, path, depth = stack.pop()
         is_group = bool(one.group or one.children or one.frames is not None)
         _check_entry(one, parent, path, depth, is_group)
-        pieces = _pieces(one.frames, one.chunk, f"{path}.frames") if one.frames is not None else ()
+        pieces = pieces_of(one.frames, one.chunk, f"{path}.frames") if one.frames is not None else ()
         count += 1 + len(pieces)
         if count > MAX_NODES:
             raise TooLarge(fields={path: f"is beyond {MAX_NODES:,} jobs; submit the rest in further calls"})
@@ -308,7 +312,8 @@ def _flatten(specs: Sequence[JobSpec]) -> list[Entry]:
     return entries
 
 
-def _pieces(text: str, chunk: int, place: str) -> list[Piece]:
+def pieces_of(text: str, chunk: int, place: str) -> list[Piece]:
+    """The frames of each job of a range; BadInput names the place in the call."""
     try:
         return frames.chunks(text, chunk)
     except BadInput as error:

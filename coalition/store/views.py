@@ -139,9 +139,11 @@ class Views(Cloud):
             limits=dict(own.limits),
             max_running=row.max_running,
             decrease_priority_after=row.sink_after,
+            sunk_from=row.sunk_from,
             first_frame=row.first_frame,
             last_frame=row.last_frame,
             chunk=row.chunk,
+            skipped=row.skipped,
             note=row.note,
             **rules,
         )
@@ -333,7 +335,7 @@ def _short_reason(row: Any, state: str, paused_above: bool, held_above: bool) ->
     if state == JobState.ERROR:
         return row.reason or (f"exit code {row.exit_code}" if row.exit_code is not None else "")
     if state in (JobState.WORKING, JobState.FINISHED):
-        return ""
+        return "skipped" if row.skipped else ""
     if row.paused or paused_above:
         return "paused" if row.paused else "its group is paused"
     if state == JobState.PENDING:
@@ -347,6 +349,8 @@ def _job_actions(row: Any, state: str) -> tuple[str, ...]:
     actions = ["start" if row.paused else "pause"] if row.is_group or state not in ("FINISHED", "ERROR") else []
     if state in ("FINISHED", "ERROR", "WORKING") or (row.is_group and (row.finished or row.error)):
         actions.append("reset")
+    if state != "FINISHED" and (not row.is_group or row.total):
+        actions.append("skip")
     return (*actions, "edit", "delete")
 
 

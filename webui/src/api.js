@@ -77,6 +77,7 @@ export const explain = async (id) => (await get(`/jobs/${id}/explain`)).reasons
 export const pause = (ids) => post('/jobs/pause', { ids })
 export const start = (ids) => post('/jobs/start', { ids })
 export const reset = (ids, errorsOnly = false) => post('/jobs/reset', { ids, errors_only: errorsOnly })
+export const skip = (ids) => post('/jobs/skip', { ids })
 const remove = (ids) => post('/jobs/delete', { ids })
 export { remove as delete } // a reserved word, but a good name
 

@@ -21,6 +21,7 @@ function actionsOf(job) {
     pause: { label: 'Pause', run: () => api.pause(ids) },
     start: { label: 'Start', run: () => api.start(ids) },
     reset: { label: 'Run again', run: () => api.reset(ids), confirm: `Run ${what} again? What was finished is done anew, and paid anew.` },
+    skip: { label: 'Skip', run: () => api.skip(ids), confirm: `Let ${what} count as finished without being run?` },
     delete: {
       label: 'Delete',
       confirm: `Delete ${what}? This cannot be undone.`,
