@@ -428,10 +428,27 @@ class Client:
         until: float | None = None,
         before: int | None = None,
         limit: int | None = None,
+        below: bool = False,
     ) -> list[dict[str, Any]]:
-        """GET /events: what happened, newest first. `user` is who did it, `kind` such as job.pause; `before` an event's id."""
-        query = {"job": job, "worker": worker, "instance": instance, "user": user, "kind": kind, "before": before}
+        """GET /events: what happened, newest first. `user` is who did it, `kind` such as job.pause; `before` an event's id.
+
+        `below`: to the job and to all that is below it.
+        """
+        query = {
+            "job": job,
+            "below": int(below) or None,
+            "worker": worker,
+            "instance": instance,
+            "user": user,
+            "kind": kind,
+            "before": before,
+        }
         return self._list("/events", "events", {**query, "since": _second(since), "until": _second(until), "limit": limit})
+
+    def timeline(self, job: int, *, until: float | None = None, limit: int | None = None) -> list[dict[str, Any]]:
+        """GET /jobs/{id}/timeline: its events and its attempts' steps, newest first: {at, kind, who, text, attempt, worker}."""
+        query = {"until": _second(until), "limit": limit}
+        return self._list(f"/jobs/{int(job)}/timeline", "timeline", query)
 
     def archive(
         self,

@@ -15,6 +15,7 @@ from coalition.config import AuthSettings, BudgetSettings, ServerSettings, Setti
 from coalition.model import Enrol, Facts, JobSpec, Lease, Result, Running
 from coalition.store import Store
 from coalition.store.results import Call, Outcome
+from tests.audit import Audit
 from tests.invariants import check_invariants
 
 LEASE_S = 60.0
@@ -34,12 +35,14 @@ class Clock:
 
 
 class WatchedStore(Store):
-    """A store that recomputes every invariant from the raw tables after each of its transactions."""
+    """A store that recomputes every invariant from the raw tables after each transaction, and audits its events."""
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         with super().write() as db:
+            before = Audit(db)
             yield db
+            before.check(db)
         check_invariants(self)
 
 

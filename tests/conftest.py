@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 pytest.register_assert_rewrite(
+    "tests.audit",
     "tests.builders",
     "tests.contract_provider",
     "tests.contract_rules",

@@ -161,6 +161,56 @@ def test_lists_of_the_archive_go_page_by_page(store: WatchedStore, hand: Hand) -
     assert titles(store, title="a") == ["A", "a"]
 
 
+class TestHistory:
+    def test_a_timeline_has_the_attempts_of_a_job_among_its_events(self, store: WatchedStore, hand: Hand, clock: Clock) -> None:
+        (job_id,) = store.submit([a_job(retries=1)], "ann").ids
+        clock.advance(10)
+        hand.fail(hand.take_one(), reason="no disk")
+        clock.advance(10)
+        store.pause([job_id], "bob")
+        told = [(entry["kind"], entry["who"], entry["text"]) for entry in store.timeline(job_id, 100)]
+        assert told == [
+            ("job.pause", "bob", "paused"),
+            ("attempt.fail", "w1", "no disk"),
+            ("attempt.lease", "w1", "leased to w1"),
+            ("attempt.start", "w1", "started"),
+            ("job.submit", "ann", "submitted"),
+        ]
+        assert [entry["kind"] for entry in store.timeline(job_id, 1)] == ["job.pause"]
+        assert [entry["kind"] for entry in store.timeline(job_id, 9, until=clock() - 15)] == ["job.submit"]
+
+    def test_events_of_all_that_is_below_a_job_are_found_also_of_archived_ones(self, store: WatchedStore, hand: Hand) -> None:
+        (group, other) = store.submit([a_group("g", a_group("in", a_job("a"), a_job("b"))), a_job("x")]).ids
+        store.pause([group + 2, other])
+        store.start([group + 2, other], "ann")
+        hand.finish_all()
+        store.archive_some(group, 1)
+
+        def kinds(**filters: int | str) -> list[tuple[str, int]]:
+            return [(event["kind"], event["job"]) for event in store.events(filters, 0, 9, below=True)]
+
+        assert kinds(job=group) == [("job.start", group + 2), ("job.pause", group + 2), ("job.submit", group)]
+        assert kinds(job=group + 1, user="ann") == [("job.start", group + 2)]
+        assert kinds(job=other) == [("job.start", other), ("job.pause", other)]
+
+    def test_whoever_goes_on_or_waits_again_is_told_with_its_cause(self, store: WatchedStore, hand: Hand) -> None:
+        (target, waiter, many) = store.submit(
+            [a_job("t", ref="t"), a_job("w", depends_on=("t",)), a_range("1-30", depends_on=("t",))]
+        ).ids
+        hand.finish(hand.take_one())
+        store.reset([target], who="ann")
+        told = [(event["kind"], event["job"], event["text"]) for event in store.events({"job": waiter}, 0, 9)]
+        assert told == [("job.block", waiter, f"#{target} is open again"), ("job.unblock", waiter, f"#{target} has ended")]
+        assert [event["kind"] for event in store.events({"job": many}, 0, 9)] == ["job.block", "job.unblock"]
+
+    def test_many_that_go_on_at_once_are_one_event(self, store: WatchedStore, hand: Hand) -> None:
+        target = a_job("t", ref="t")
+        store.submit([target, *[a_job(depends_on=("t",)) for _ in range(30)]])
+        hand.finish(hand.take_one())
+        (event,) = store.events({"kind": "job.unblock"}, 0, 9)
+        assert (event["job"], event["text"]) == (None, "30 jobs, #2 to #31: #1 has ended")
+
+
 @pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
 def test_the_archive_is_asked_over_http(app: Flask, store: WatchedStore, hand: Hand) -> None:
     call = Caller(app)
@@ -171,5 +221,8 @@ def test_the_archive_is_asked_over_http(app: Flask, store: WatchedStore, hand: H
     assert (entry["id"], entry["note"], entry["allowed_actions"]) == (job_id, "keep", [])
     assert len(call.ok("GET", f"/archive/{job_id}")["attempts"]) == 1
     assert "archive" in call("GET", f"/jobs/{job_id}")[1]["detail"]
+    assert "job.archive" in {entry["kind"] for entry in call.ok("GET", f"/jobs/{job_id}/timeline?limit=9")["timeline"]}
+    assert call.ok("GET", f"/events?job={job_id}&below=1")["events"][0]["kind"] == "job.archive"
+    assert call("GET", "/events?below=1")[0] == 422
     assert [call("GET", f"/archive/{one}")[0] for one in (99, 2**70)] == [404, 404]
     assert call("GET", "/archive?limit=0")[0] == 422

@@ -50,6 +50,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/v1/jobs/<int:job_id>/attempts": SEE,
     "GET /api/v1/jobs/<int:job_id>/explain": SEE,
     "GET /api/v1/workers/<int:worker_id>/explain": SEE,
+    "GET /api/v1/jobs/<int:job_id>/timeline": SEE,
     "GET /api/v1/archive": SEE,
     "GET /api/v1/archive/<int:job_id>": SEE,
     "GET /api/v1/jobs/<int:job_id>/log": SEE,

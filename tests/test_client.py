@@ -141,6 +141,8 @@ def test_each_method_calls_its_route(api: Api, client: Client) -> None:
         (lambda: client.resume_workers(3), "POST", "/workers/resume", {"changed": 1}, {}, {"ids": [3]}),
         (lambda: client.delete_workers(3), "POST", "/workers/delete", {"changed": 1}, {}, {"ids": [3]}),
         (lambda: client.archive(user="ann", before=9), "GET", "/archive", {"jobs": []}, {"user": "ann", "before": "9"}, None),
+        (lambda: client.timeline(4, limit=5), "GET", "/jobs/4/timeline", {"timeline": []}, {"limit": "5"}, None),
+        (lambda: client.events(job=4, below=True), "GET", "/events", {"events": []}, {"job": "4", "below": "1"}, None),
         (lambda: client.archived(4), "GET", "/archive/4", {"attempts": []}, {}, None),
         (client.affinities, "GET", "/affinities", {"affinities": []}, {}, None),
         (lambda: client.events(job=4, since=12.9), "GET", "/events", {"events": []}, {"job": "4", "since": "12"}, None),

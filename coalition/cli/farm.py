@@ -104,6 +104,7 @@ def worker(call: Call, /, **options: Any) -> int:
 
 @cli.command()
 @click.option("--job", type=int, metavar="ID", help="About this job.")
+@click.option("--below", is_flag=True, help="About all that is below the job, too.")
 @click.option("--worker", type=int, metavar="ID", help="About this worker.")
 @click.option("--instance", type=int, metavar="ID", help="About this instance.")
 @click.option("--user", help="Done by this user, worker or part of the server.")
@@ -118,6 +119,19 @@ def events(call: Call, /, **filters: Any) -> None:
     found = call.client().events(**filters)
     rows = ([moment(entry.get("at")), *texts(entry, "kind who job worker instance text")] for entry in found)
     call.screen.table({"events": found}, "TIME KIND WHO JOB> WORKER> INSTANCE> TEXT*", rows, "no events")
+
+
+@cli.command()
+@click.argument("job", type=int, metavar="ID")
+@LIMIT
+@click.pass_obj
+def timeline(call: Call, job: int, limit: int) -> None:
+    """Show what happened to a job, its attempts too, newest first."""
+    from coalition.output import moment
+
+    found = call.client().timeline(job, limit=limit)
+    rows = ([moment(entry["at"]), *texts(entry, "kind who attempt text")] for entry in found)
+    call.screen.table({"timeline": found}, "TIME KIND WHO ATTEMPT> TEXT*", rows, "nothing happened yet")
 
 
 @cli.command()

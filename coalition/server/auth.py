@@ -65,6 +65,7 @@ RIGHTS: dict[str, Right] = {
     "jobs.append_frames": OWN,
     "jobs.delete": OWN,
     "jobs.attempts": SEE,
+    "jobs.timeline": SEE,
     "jobs.explain": SEE,
     "jobs.log": SEE,
     "jobs.attempt_log": SEE,

@@ -192,6 +192,14 @@ def attempts(job_id: int) -> Response:
     return web.reply({"attempts": web.farm().store.attempts(job_id)})
 
 
+@blueprint.get("/jobs/<int:job_id>/timeline")
+def timeline(job_id: int) -> Response:
+    web.refuse_unknown("until", "limit")
+    until = float(web.number("until", 0, 0, MAX_INT)) if "until" in request.args else None
+    limit = web.number("limit", 100, 1, 1_000)
+    return web.reply({"timeline": web.farm().store.timeline(_bounded(job_id), limit, until)})
+
+
 @blueprint.get("/jobs/<int:job_id>/explain")
 def explain(job_id: int) -> Response:
     job = web.farm().store.job(_bounded(job_id))

@@ -75,6 +75,7 @@ ARCHIVE_FILTERS: dict[str, Schema] = {
     "limit": _whole(1, 1_000),
 }
 EVENT_FILTERS: dict[str, Schema] = {
+    "below": _words("0", "1"),
     **dict.fromkeys(("job", "worker", "instance", "since", "until", "before"), ID),
     "user": {"type": "string"},
     "kind": {"type": "string"},
@@ -118,6 +119,11 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "jobs.delete": Operation("Removes jobs and all below them", CHANGED, model.Selection),
     "jobs.attempts": Operation("The attempts of a job, newest first", {"attempts": [model.Attempt]}),
+    "jobs.timeline": Operation(
+        "What happened to a job, its attempts too, newest first",
+        {"timeline": ROWS},
+        query={"until": ID, "limit": _whole(1, 1_000)},
+    ),
     "jobs.explain": Operation("Why a job is not running", dict[str, Any]),
     "jobs.log": LOG("The log of a job's newest attempt; X-Log-* headers tell where it is"),
     "jobs.attempt_log": LOG("The log of an attempt"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flask import Blueprint, Response, g, request
 
 import coalition
-from coalition.errors import NotFound
+from coalition.errors import BadInput, NotFound
 from coalition.model import MAX_INT, PROTOCOL, spec
 from coalition.server import web
 from coalition.store.archive import ArchiveQuery
@@ -56,7 +56,7 @@ def farm() -> Response:
 
 @blueprint.get("/api/v1/events")
 def events() -> Response:
-    web.refuse_unknown("job", "worker", "instance", "user", "kind", "since", "until", "before", "limit")
+    web.refuse_unknown("job", "below", "worker", "instance", "user", "kind", "since", "until", "before", "limit")
     filters: dict[str, int | str] = {
         name: web.number(name, 0, 0, MAX_INT) for name in ("job", "worker", "instance") if name in request.args
     }
@@ -64,7 +64,10 @@ def events() -> Response:
     since = float(web.number("since", 0, 0, MAX_INT))
     ends = {name: web.number(name, 0, 0, MAX_INT) for name in ("until", "before") if name in request.args}
     limit = web.number("limit", 100, 1, 1_000)
-    return web.reply({"events": web.farm().store.events(filters, since, limit, **ends)})
+    below = web.choice("below", ("0", "1"), "0") == "1"
+    if below and "job" not in filters:
+        raise BadInput(fields={"below": "needs a `job`, below which to look"})
+    return web.reply({"events": web.farm().store.events(filters, since, limit, **ends, below=below)})
 
 
 @blueprint.get("/api/v1/archive")

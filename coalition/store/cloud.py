@@ -482,7 +482,7 @@ class Cloud(Workers):
         rows = [row for row in self._machines(db, instance.c.id.in_(ids)) if allows(INSTANCE, row.state, "drain")]
         for row in rows:
             self._move_instance(db, row, "drain", ROLE, reason, {"drained_at": now})
-            self._move_worker(db, row, "drain")
+            self._move_worker(db, row, "drain", reason)
         self._bump(db, "fleet")
         return [row.id for row in rows]
 
@@ -493,14 +493,15 @@ class Cloud(Workers):
         rows = [row for row in self._machines(db, instance.c.id.in_(ids)) if allows(INSTANCE, row.state, "keep")]
         for row in rows:
             self._move_instance(db, row, "keep", ROLE, reason, {"drained_at": None})
-            self._move_worker(db, row, "resume")
+            self._move_worker(db, row, "resume", reason)
         self._bump(db, "fleet")
         return [row.id for row in rows]
 
-    def _move_worker(self, db: Connection, row: Machine, event: str) -> None:
+    def _move_worker(self, db: Connection, row: Machine, event: str, reason: str) -> None:
         state = db.execute(select(worker.c.state).where(worker.c.id == row.worker_id)).scalar()
         if state is not None and allows(WORKER, state, event):
             db.execute(update(worker).where(worker.c.id == row.worker_id).values(state=after(WORKER, state, event)))
+            self._event(db, f"worker.{event}", ROLE, reason, worker_id=row.worker_id, instance_id=row.id)
 
     @writes
     def end_instances(self, db: Connection, ids: Sequence[int], reason: str, fence: int, *, idle_only: bool = False) -> list[int]:

@@ -67,6 +67,8 @@ def _recount(ids: Sequence[Any]) -> Any:
 
 
 RECOUNT = HotIn(_recount)
+HOLDS_OF = HotIn(lambda ids: select(job.c.id, job.c.holds).where(job.c.id.in_(ids)))
+TOLD = 20  # jobs that go on in one transaction, each with an event of its own
 FRAME_COLUMNS = [job.c[name] for name in ("id", "parent", "first_frame", "last_frame", "frame_step", "state")]
 FRAMES_IN = HotIn(lambda ids: select(*FRAME_COLUMNS).where(job.c.parent.in_(ids), job.c.first_frame.is_not(None)))
 FRAMES_BY_ID = HotIn(lambda ids: select(*FRAME_COLUMNS).where(job.c.id.in_(ids), job.c.first_frame.is_not(None)))
@@ -171,18 +173,37 @@ class Dependencies(Limits):
         by: dict[int, int] = {}
         recount: set[int] = set()
         turned: dict[tuple[bool, bool], set[int]] = {}
+        cause: dict[int, int] = {}
         for one, by_rule, on, met, done, needs_any in WAITERS.all(db, sorted(flips)):
             now = flips[on][bool(done)]
             if bool(met) == now:
                 continue
             turned.setdefault((now, bool(done)), set()).add(on)
+            cause[one] = on
             if needs_any and not by_rule:
                 recount.add(one)
             else:
                 by[one] = by.get(one, 0) + (-1 if now else 1)
         for (now, done), targets in turned.items():
             MEET.run(db, sorted(targets), now, done, now)
+        before = dict(HOLDS_OF.all(db, sorted(cause)))
         self._hold(db, by, recount, changes)
+        self._tell_held(db, before, cause)
+
+    def _tell_held(self, db: Connection, before: Mapping[int, int], cause: Mapping[int, int]) -> None:
+        """An event for each of a few jobs that go on or wait again, one for all of many."""
+        told: dict[bool, list[int]] = {False: [], True: []}
+        for job_id, holds in HOLDS_OF.all(db, sorted(before)):
+            if bool(holds) != bool(before[job_id]):
+                told[bool(holds)].append(job_id)
+        for waits, ids in told.items():
+            kind, words = ("job.block", "is open again") if waits else ("job.unblock", "has ended")
+            for one in ids if len(ids) <= TOLD else ():
+                self._event(db, kind, "server", f"#{cause[one]} {words}", job_id=one)
+            if len(ids) > TOLD:
+                targets = sorted({cause[one] for one in ids})
+                text = f"{len(ids):,} jobs, #{min(ids)} to #{max(ids)}: #{targets[0]}{' and others' * (len(targets) > 1)} {words}"
+                self._event(db, kind, "server", text)
 
     def _hold(self, db: Connection, by: Mapping[int, int], recount: Iterable[int], changes: Changes) -> None:
         """Jobs gain or lose holds."""

@@ -302,8 +302,11 @@ class Dispatch(Results):
         self._many(db, RENEW, held)
         quiet = [str(WorkerState.STARTING), str(WorkerState.TIMEOUT)]
         for chunk in chunks([beat.worker_id for beat in beats]):
-            heard = update(worker).where(worker.c.id.in_(chunk), worker.c.state.in_(quiet))
-            db.execute(heard.values(state=str(WorkerState.WAITING)))
+            heard = db.execute(select(worker.c.id, worker.c.state).where(worker.c.id.in_(chunk), worker.c.state.in_(quiet))).all()
+            for row in heard:
+                values = {"state": after(WORKER, row.state, "idle")}
+                db.execute(update(worker).where(worker.c.id == row.id).values(values))
+                self._event(db, "worker.heard", "server", f"called, {row.state} before", worker_id=row.id)
 
     @writes
     def sweep(self, db: Connection) -> int:

@@ -13,11 +13,14 @@ from coalition.model import UNTIL, Attempt, Counts, Dependency, Job, Worker
 from coalition.schema import archive, attempt, dependency, event, frame_rule, group_count, group_inherited, job, spec, worker
 from coalition.states import AttemptState, JobState, WorkerState
 from coalition.store import lists
-from coalition.store.base import chunks, reads
+from coalition.store.base import HotIn, chunks, reads
 from coalition.store.cloud import Cloud
 from coalition.store.lists import Cursor, JobQuery
 from coalition.store.tree import group_state
 from coalition.store.workers import availability
+
+CHILD_IDS = HotIn(lambda ids: select(job.c.id).where(job.c.parent.in_(ids)))
+ARCHIVED_CHILD_IDS = HotIn(lambda ids: select(archive.c.job_id).where(archive.c.parent.in_(ids)))
 
 
 class Views(Cloud):
@@ -186,10 +189,12 @@ class Views(Cloud):
         *,
         until: float | None = None,
         before: int | None = None,
+        below: bool = False,
     ) -> list[dict[str, Any]]:
         """Events, newest first; `filters` may hold ids of job, worker and instance, `user` (who did it) and `kind`.
 
-        Those from `since` on, up to before `until`; `before` is the id of the last one seen, to go on from there.
+        Those from `since` on, up to before `until`; `before` is the id of the last one seen, to go on from there. `below`: of
+        the job and of all that is below it, archived jobs too.
         """
         columns: dict[str, Any] = {
             "job": event.c.job_id,
@@ -198,11 +203,15 @@ class Views(Cloud):
             "user": event.c.who,
             "kind": event.c.kind,
         }
+        jobs = self._tree_of(db, int(filters["job"])) if below and "job" in filters else ()
+        filters = {name: value for name, value in filters.items() if name != "job" or not jobs}
         statement = select(event).where(*(columns[name] == value for name, value in filters.items()))
         bounds = [event.c.at >= since] if since else []
         bounds += [event.c.at < until] if until is not None else []
         bounds += [event.c.id < before] if before is not None else []
-        statement = statement.where(*bounds)
+        newest = statement.where(*bounds).order_by(event.c.id.desc()).limit(limit)
+        pieces = [newest.where(event.c.job_id.in_(chunk)) for chunk in chunks(jobs)] if jobs else [newest]
+        rows = sorted((row for piece in pieces for row in db.execute(piece)), key=lambda row: -row.id)
         return [
             {
                 "id": row.id,
@@ -214,8 +223,32 @@ class Views(Cloud):
                 "instance": row.instance_id,
                 "text": row.text,
             }
-            for row in db.execute(statement.order_by(event.c.id.desc()).limit(limit))
+            for row in rows[:limit]
         ]
+
+    def _tree_of(self, db: Connection, top: int) -> list[int]:
+        """A job and all below it, archived ones too."""
+        found, level = [top], [top]
+        while level:
+            level = [one for children in (CHILD_IDS, ARCHIVED_CHILD_IDS) for (one,) in children.all(db, level)]
+            found += level
+        return found
+
+    @reads
+    def timeline(self, db: Connection, job_id: int, limit: int, until: float | None = None) -> list[dict[str, Any]]:
+        """What happened to a job, newest first: its events, and the lease, start and end of each of its attempts.
+
+        Each is {at, kind, who, text, attempt, worker}; `attempt` is 0 of an event. Those before `until`, if it is given.
+        """
+        end = [] if until is None else [event.c.at < until]
+        query = select(event).where(event.c.job_id == job_id, *end).order_by(event.c.id.desc()).limit(limit)
+        told = [
+            {"at": row.at, "kind": row.kind, "who": row.who, "text": row.text, "attempt": 0, "worker": ""}
+            for row in db.execute(query)
+        ]
+        newest = _attempt_select().where(attempt.c.job_id == job_id).limit(limit)
+        told += [entry for row in db.execute(newest) for entry in _steps(row) if until is None or entry["at"] < until]
+        return sorted(told, key=lambda entry: (-entry["at"], -ORDER.get(entry["kind"], 0)))[:limit]
 
     # ------------------------------------------------------------ workers, farm
 
@@ -295,6 +328,21 @@ def _attempt_select() -> Any:
         .outerjoin(spec, spec.c.job_id == attempt.c.job_id)
         .order_by(attempt.c.id.desc())
     )
+
+
+ENDS = {"FINISHED": "finish", "ERROR": "fail", "STOPPED": "stop", "LOST": "lose"}
+ORDER = {f"attempt.{step}": place for place, step in enumerate(("lease", "start", *ENDS.values()), 1)}  # of equal time
+
+
+def _steps(row: Any) -> list[dict[str, Any]]:
+    """The transitions of an attempt, whose row is the event of each."""
+    worker_name = row.worker_name or f"worker {row.worker_id}"
+    common = {"who": worker_name, "attempt": row.id, "worker": worker_name}
+    steps = [("lease", row.leased_at, f"leased to {worker_name}"), ("start", row.started_at, "started")]
+    if row.state in ENDS:
+        code = f"exit code {row.exit_code}" if row.exit_code is not None else ""
+        steps.append((ENDS[row.state], row.ended_at, row.reason or code or row.state.lower()))
+    return [{"at": at, "kind": f"attempt.{step}", **common, "text": text} for step, at, text in steps if at is not None]
 
 
 def _attempt(row: Any) -> Attempt:

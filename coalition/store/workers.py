@@ -24,6 +24,7 @@ from coalition.store.base import chunks, reads, writes
 from coalition.store.dispatch import TAKING, Dispatch
 from coalition.store.results import HEALTHY
 from coalition.store.tree import Changes
+from coalition.words import counted
 
 TOKEN_KINDS = ("user", "enrol", "site")
 ROLES = ("admin", "user")
@@ -311,6 +312,9 @@ class Workers(Dispatch):
         self._stop_attempts(db, leaves, "the worker's hours are over", changes)
         self._refresh(db, [row.id for row in leaves], changes)
         self._settle(db, changes)
+        if leaves:
+            words = f"its hours are over: {counted(len(leaves), 'job')} put back"
+            self._event(db, "worker.send_home", "server", words, worker_id=worker_id)
         self._bump(db, "backlog")
         return len(leaves)
 
