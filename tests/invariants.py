@@ -28,6 +28,7 @@ def check_invariants(store: Store) -> None:
     world.check_tree()
     world.check_dependencies()
     world.check_counters()
+    world.check_times()
     world.check_inherited()
     for leaf in world.leaves:
         world.check_place(leaf, now)
@@ -185,6 +186,17 @@ class World:
             for name in ("run_ms", "cost_micro"):  # what deleted jobs spent stays counted
                 spent = sum(getattr(a, name) for leaf in leaves for a in self.attempts_of.get(leaf.id, ()))
                 assert getattr(self.counts[group], name) >= spent, f"{name} of group {group}"
+
+    def check_times(self) -> None:
+        """A group began with the first job below it since its reset, and ended with the last one that has ended."""
+        for leaf in self.leaves:
+            assert (leaf.ended_at is not None) == (leaf.state in ("FINISHED", "ERROR")), f"job {leaf.id} ended: {leaf}"
+            assert leaf.started_at is not None or leaf.state != "WORKING", f"job {leaf.id} runs and has not begun"
+        for group in self.counts.keys() - {FARM}:
+            leaves = list(self.below(group))
+            began = min((leaf.started_at for leaf in leaves if leaf.started_at is not None), default=None)
+            ended = max((leaf.ended_at for leaf in leaves if leaf.ended_at is not None), default=None)
+            assert (self.counts[group].started_at, self.counts[group].ended_at) == (began, ended), f"times of group {group}"
 
     def check_inherited(self) -> None:
         groups = {row.id for row in self.jobs.values() if row.is_group}

@@ -263,3 +263,32 @@ class TestStopped:
         store.pause([group])
         assert [store.attempt(lease.attempt).run_s for lease in (first, second)] == [7.5, 0.0]
         assert store.job(group).run_s == 7.5
+
+
+class TestTimes:
+    def test_a_group_began_and_ended_with_the_jobs_that_are_below_it_now(self, store: Store, hand: Hand, clock: Clock) -> None:
+        outer, other = submit(store, a_group("o", a_group("i", a_job("a"), a_job("b"), a_job("c"))), a_group("other"))
+        inner = outer + 1
+        begun = clock()
+        for lease in hand.take(3):
+            clock.advance(10)
+            hand.finish(lease)
+
+        def times(group: int) -> tuple[float | None, float | None]:
+            job = store.job(group)
+            return job.started_at and job.started_at - begun, job.ended_at and job.ended_at - begun
+
+        assert times(outer) == times(inner) == (0, 30)
+        a, b, c = (job.id for job in jobs_of(store, inner))
+        store.edit([c], JobChanges(parent=other))
+        assert (times(outer), times(inner), times(other)) == ((0, 20), (0, 20), (0, 30))
+        store.delete([b])
+        assert times(outer) == times(inner) == (0, 10)
+        store.reset([a])
+        assert times(outer) == times(inner) == (None, None)
+        assert (store.job(a).started_at, store.job(a).ended_at) == (None, None)
+        clock.advance(60)
+        store.skip([a])
+        assert times(outer) == (None, 90)
+        store.edit([inner], JobChanges(parent=other))
+        assert (times(outer), times(other)) == ((None, None), (0, 90))

@@ -160,6 +160,7 @@ class Dependencies(Limits):
             self._apply_counts(db, changes)
             flips, changes.flips = changes.flips, {}
             self._flip(db, flips, changes)
+        self._retime(db, changes)
         for class_id in sorted(changes.fed):
             FEED_CLASS.many(db, [(class_id,)])
         returned = self._return_tokens(db, changes)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, case, func, insert, select, update
+from sqlalchemy import Connection, Double, bindparam, case, func, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from coalition import hours, matching
@@ -32,8 +32,14 @@ TAKING = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING, Worker
 TIMED = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING)
 
 LEASE_JOB = Hot(
-    update(job).where(job.c.id == bindparam("b_id")).values(state=str(JobState.WORKING), attempt_id=bindparam("b_attempt")),
-    *("b_attempt", "b_id"),
+    update(job)
+    .where(job.c.id == bindparam("b_id"))
+    .values(
+        state=str(JobState.WORKING),
+        attempt_id=bindparam("b_attempt"),
+        started_at=func.coalesce(job.c.started_at, bindparam("b_at", type_=Double)),
+    ),
+    *("b_attempt", "b_at", "b_id"),
 )
 ATTEMPT_COLUMNS = (
     *("id", "job_id", "worker_id", "open_worker", "epoch", "state", "deadline", "leased_at", "set_id", "fair_key"),
@@ -239,7 +245,7 @@ class Dispatch(Results):
         leased = str(AttemptState.LEASED)
         numbered = [(first + offset, *pick) for offset, pick in enumerate(picks)]
         self._many(db, DELETE_READY, [(pick.class_id, pick.job_id) for _, _, pick in numbered])
-        self._many(db, LEASE_JOB, [(lease, pick.job_id) for lease, _, pick in numbered])
+        self._many(db, LEASE_JOB, [(lease, now, pick.job_id) for lease, _, pick in numbered])
         rows = []
         for lease, index, pick in numbered:
             call = calls[index]

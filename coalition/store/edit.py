@@ -203,8 +203,10 @@ class Edits(Submit):
         for old_parent, values in self._counted(db, tops, changes).items():
             changes.count(chains[old_parent], **{name: -value for name, value in values.items()})
             changes.count(new_chain, **values)
+        times = self._leave(db, [row.id for row in tops], changes)
         for statement in SET_PARENT:
             statement.run(db, [row.id for row in tops], parent)
+        self._arrive(db, new_chain, times)
         self._move_frames(db, tops, parent, changes)
 
     def _move_frames(self, db: Connection, tops: Sequence[Node], parent: int, changes: Changes) -> None:

@@ -21,13 +21,11 @@ from coalition.store.base import HotIn, chunks, writes
 from coalition.store.tree import SPENT, UNREADY, Chains, Changes, Node, over
 
 FAIR = ("no", "user", "group")
-FRESH = {"errors": 0, "not_before": 0.0, "avoid": 0}
+FRESH = {"errors": 0, "not_before": 0.0, "avoid": 0, "started_at": None}
 SET_PAUSED = HotIn(lambda ids: update(job).where(job.c.id.in_(ids)).values(paused=bindparam("b_paused")), "b_paused")
 MAKE_FRESH = HotIn(
     lambda ids: (
-        update(job)
-        .where(job.c.id.in_(ids))
-        .values({**FRESH, "state": str(JobState.WAITING), "skipped": False, "started_at": None, "ended_at": None})
+        update(job).where(job.c.id.in_(ids)).values({**FRESH, "state": str(JobState.WAITING), "skipped": False, "ended_at": None})
     )
 )
 MAKE_SKIPPED = HotIn(
@@ -38,10 +36,10 @@ MAKE_SKIPPED = HotIn(
     ),
     "b_at",
 )
-# What waits after errors.
+# What waits and was tried before.
 STRAINED = HotIn(
     lambda ids: select(job.c.id, job.c.class_id).where(
-        job.c.id.in_(ids), or_(job.c.errors > 0, job.c.not_before > 0, job.c.avoid > 0)
+        job.c.id.in_(ids), or_(job.c.errors > 0, job.c.not_before > 0, job.c.avoid > 0, job.c.started_at.is_not(None))
     )
 )
 CLEAR = HotIn(lambda ids: update(job).where(job.c.id.in_(ids)).values(FRESH))
@@ -109,6 +107,7 @@ class Jobs(Appends):
         wanted = (JobState.ERROR,) if errors_only else (*ENDED_JOBS, JobState.WORKING)
         groups, below = self._walk(db, ids)
         leaves = [row for row in below if row.state in wanted]
+        self._leave(db, [row.id for row in (leaves if errors_only else below)], changes)
         self._lift(db, [row.id for row in groups], f"reset by {who or 'a user'}", who)
         if not errors_only:
             self._forget_errors(db, [row for row in below if row.state not in wanted])
@@ -141,6 +140,7 @@ class Jobs(Appends):
             changes.moved(chains[parent], state, after(JOB, state, "skip"), jobs)
         changes.flips.update((row.id, over(JobState.FINISHED)) for row in leaves)
         MAKE_SKIPPED.run(db, [row.id for row in leaves], self.clock())
+        self._mark_ended(db, {row.parent for row in leaves}, self.clock())
         words = f"skipped, {len(leaves):,} jobs count as finished" + (f": {why}" if why else "")
         return self._done(db, ids, changes, "job.skip", who, words)
 
@@ -155,6 +155,7 @@ class Jobs(Appends):
         for parent, values in self._counted(db, self._nodes(db, [row.id for row in tops]), changes).items():
             changes.count(chains[parent], **{name: -value for name, value in values.items() if name not in SPENT})
         changes.counts = {group: changes.counts[group] for group in changes.counts.keys() - {row.id for row in groups}}
+        self._leave(db, [row.id for row in tops], changes)
         self._erase(db, groups, leaves)
         # Only now: a group that is freed must not count the jobs again that were deleted from it.
         self._free_waiters(db, [row.id for row in (*groups, *leaves)], changes, who)

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from coalition import matching
 from coalition.matching import Capacity
 from coalition.model import Lease, Refused, Result, Running
-from coalition.schema import attempt, fair_use, group_count, job, worker
+from coalition.schema import attempt, fair_use, job, worker
 from coalition.states import ATTEMPT, ENDED_JOBS, JOB, OPEN_ATTEMPTS, WORKER, AttemptState, JobState, after, allows
 from coalition.store.base import Hot, HotIn
 from coalition.store.jobs import Jobs
@@ -49,12 +49,13 @@ END_JOB = Hot(
     update(job)
     .where(job.c.id == bindparam("b_id"))
     .values(
-        state=bindparam("b_state"), errors=bindparam("b_errors"), not_before=bindparam("b_not_before"), avoid=bindparam("b_avoid")
+        state=bindparam("b_state"),
+        errors=bindparam("b_errors"),
+        not_before=bindparam("b_not_before"),
+        avoid=bindparam("b_avoid"),
+        ended_at=bindparam("b_ended"),
     ),
-    *("b_state", "b_errors", "b_not_before", "b_avoid", "b_id"),
-)
-LAST_END = Hot(
-    update(group_count).where(group_count.c.group_id == bindparam("b_id")).values(ended_at=bindparam("b_at")), "b_at", "b_id"
+    *("b_state", "b_errors", "b_not_before", "b_avoid", "b_ended", "b_id"),
 )
 ADD_ERRORS = Hot(update(job).where(job.c.id == bindparam("b_id")).values(errors=job.c.errors + bindparam("b_by")), "b_by", "b_id")
 SINKING = HotIn(
@@ -156,7 +157,7 @@ class Taken:
     not_ready: list[tuple[int, int]] = field(default_factory=list)
     requeued: list[int] = field(default_factory=list)
     erring: Counter[int] = field(default_factory=Counter)  # parent -> errors below it
-    groups: set[int] = field(default_factory=set)
+    ended: set[int] = field(default_factory=set)  # groups in which a job ended for good
     deltas: dict[int, dict[str, int]] = field(default_factory=dict)  # parent -> what its counters, and those above, gain
     health: dict[int, Caller] = field(default_factory=dict)  # workers whose streak changed
     used: dict[str, float] = field(default_factory=dict)  # fair key -> slot-seconds
@@ -196,9 +197,7 @@ class Results(Jobs):
                     self._take(db, call, outcome, result, row, taken, changes, now)
                     self._note_health(row, result, callers[call.worker_id], taken)
         for parent, deltas in taken.deltas.items():
-            chain = self._ancestors(db, parent)
-            changes.count(chain, **deltas)
-            taken.groups.update(chain)
+            changes.count(self._ancestors(db, parent), **deltas)
         self._many(db, END_ATTEMPT, taken.attempts)
         self._many(db, END_JOB, taken.jobs)
         self._many(db, DELETE_READY, taken.not_ready)
@@ -206,7 +205,7 @@ class Results(Jobs):
             self._refresh(db, taken.requeued, changes)
         if taken.erring:
             self._sink(db, taken.erring, changes)
-        self._many(db, LAST_END, [(now, group) for group in sorted(taken.groups)])
+        self._mark_ended(db, taken.ended, now)
         self._write_health(db, taken.health.values(), now)
         self._book_use(db, taken.used, now)
 
@@ -241,7 +240,8 @@ class Results(Jobs):
             taken.requeued.append(row.job_id)
         if row.job_state in (JobState.WAITING, JobState.PENDING):
             taken.not_ready.append((row.job_class_id, row.job_id))
-        taken.jobs.append((fate.state, fate.errors, fate.not_before, fate.avoid, row.job_id))
+        over_at = now if fate.state in ENDED_JOBS else None
+        taken.jobs.append((fate.state, fate.errors, fate.not_before, fate.avoid, over_at, row.job_id))
         if verb == "fail" and not no_licence and row.job_parent:
             taken.erring[row.job_parent] += 1
         taken.tally(row.job_parent, row.job_state, fate.state, run_ms, cost)
@@ -251,6 +251,7 @@ class Results(Jobs):
             taken.used[row.fair_key] = taken.used.get(row.fair_key, 0.0) + result.run_s
         if fate.state in ENDED_JOBS:
             changes.flips[row.job_id] = over(fate.state)
+            taken.ended.add(row.job_parent)
 
     # ------------------------------------------------------------ retries
 

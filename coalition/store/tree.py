@@ -68,6 +68,31 @@ SPENT_BY = HotIn(
         .group_by(attempt.c.job_id)
     )
 )
+
+
+# When the first job below a group began, and the last one ended.
+def _times_by(column: ColumnElement[int]) -> HotIn:
+    began = func.min(func.coalesce(job.c.started_at, group_count.c.started_at))
+    ended = func.max(func.coalesce(job.c.ended_at, group_count.c.ended_at))
+    query = select(job.c.parent, began, ended).outerjoin(group_count, group_count.c.group_id == job.c.id).group_by(job.c.parent)
+    return HotIn(lambda ids: query.where(column.in_(ids)))
+
+
+TIMES_BY_ID, TIMES_BY_PARENT = _times_by(job.c.id), _times_by(job.c.parent)
+TIMES_OF = HotIn(
+    lambda ids: select(group_count.c.group_id, group_count.c.started_at, group_count.c.ended_at).where(
+        group_count.c.group_id.in_(ids)
+    )
+)
+LAST_END = Hot(
+    update(group_count).where(group_count.c.group_id == bindparam("b_id")).values(ended_at=bindparam("b_at")), "b_at", "b_id"
+)
+SET_TIMES = Hot(
+    update(group_count)
+    .where(group_count.c.group_id == bindparam("b_id"))
+    .values(started_at=bindparam("b_started"), ended_at=bindparam("b_ended")),
+    *("b_started", "b_ended", "b_id"),
+)
 SET_STATE = Hot(update(job).where(job.c.id == bindparam("b_id")).values(state=bindparam("b_state")), "b_state", "b_id")
 PARENT_OF = Hot(select(job.c.parent).where(job.c.id == bindparam("b_id")), "b_id")
 HAND_DOWN = Hot(
@@ -127,6 +152,7 @@ class Changes:
     counts: dict[int, list[int]] = field(default_factory=dict)
     fed: set[int] = field(default_factory=set)
     flips: dict[int, tuple[bool, bool]] = field(default_factory=dict)  # job or group -> is it FINISHED now, has it ended
+    retime: set[int] = field(default_factory=set)  # groups that lost the job which began first, or ended last
     tokens: dict[tuple[str, int], int] = field(default_factory=dict)  # (limit, worker) -> given back
     reclassed: dict[int, list[int]] = field(default_factory=dict)  # class -> running jobs that stand in it now
 
@@ -152,6 +178,19 @@ class Counted(NamedTuple):
     working: int
     finished: int
     error: int
+
+
+Times = tuple[float | None, float | None]  # when the first began, when the last ended
+
+
+def _merged(rows: Iterable[Sequence[Any]]) -> dict[int, Times]:
+    """By group: the earliest start and the latest end of rows (group, start, end)."""
+    times: dict[int, Times] = {}
+    for group, *row in rows:
+        pairs = [times.get(group, (None, None)), row]
+        started, ended = ([pair[at] for pair in pairs if pair[at] is not None] for at in (0, 1))
+        times[group] = (min(started, default=None), max(ended, default=None))
+    return times
 
 
 class Chains:
@@ -309,6 +348,41 @@ class Tree(Base):
             if (is_now := group_over(row.total, row.finished, row.error)) != group_over(*before):
                 changes.flips[row.id] = is_now
         self._many(db, SET_STATE, states)
+
+    # ------------------------------------------------------------ times
+
+    def _mark_ended(self, db: Connection, parents: Iterable[int], now: float) -> None:
+        """Jobs in these groups have ended now."""
+        chains = Chains(db)
+        self._many(db, LAST_END, [(now, group) for group in sorted({group for parent in parents for group in chains[parent]})])
+
+    def _leave(self, db: Connection, ids: Sequence[int], changes: Changes) -> Times:
+        """Jobs that are about to go, or to be as new: the groups above those that set their times are to be timed again.
+
+        Gives back when the first of them began and the last ended.
+        """
+        by_parent = _merged(TIMES_BY_ID.all(db, ids))
+        kept = {row[0]: (row[1], row[2]) for row in TIMES_OF.all(db, sorted(by_parent))}
+        for parent, (started, ended) in by_parent.items():
+            first, last = kept.get(parent, (None, None))
+            if (started is not None and started == first) or (ended is not None and ended == last):
+                changes.retime.add(parent)
+        return _merged((0, *times) for times in by_parent.values()).get(0, (None, None))
+
+    def _arrive(self, db: Connection, chain: Sequence[int], times: Times) -> None:
+        """Jobs that began and ended at these times stand below these groups now."""
+        rows = _merged([*TIMES_OF.all(db, chain), *((group, *times) for group in chain)])
+        self._many(db, SET_TIMES, [(*rows[group], group) for group in sorted(chain)])
+
+    def _retime(self, db: Connection, changes: Changes) -> None:
+        """Looks again when the jobs below groups began and ended, upwards as far as that changes anything."""
+        level, changes.retime = sorted(changes.retime), set()
+        while level:
+            now = _merged(TIMES_BY_PARENT.all(db, level))
+            kept = {row[0]: (row[1], row[2]) for row in TIMES_OF.all(db, level)}
+            changed = {group: times for group in kept if (times := now.get(group, (None, None))) != kept[group]}
+            self._many(db, SET_TIMES, [(*times, group) for group, times in sorted(changed.items())])
+            level = sorted({node.parent for node in self._nodes(db, sorted(changed))} - {0})
 
     # ------------------------------------------------------------ handing down
 

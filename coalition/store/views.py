@@ -123,7 +123,7 @@ class Views(Cloud):
             progress_pattern=row.progress_pattern,
             progress=_progress(row, state),
             created_at=row.created_at,
-            started_at=row.group_started_at if row.is_group else (row.run_started_at or row.leased_at),
+            started_at=row.group_started_at if row.is_group else _started(row),
             ended_at=(row.group_ended_at if state in ("FINISHED", "ERROR") else None) if row.is_group else _ended(row),
             run_s=self._run_s(row),
             cost_micro=row.group_cost_micro if row.is_group else cost_micro,
@@ -303,7 +303,6 @@ def job_rows() -> Any:
             group_count.c.ended_at.label("group_ended_at"),
             attempt.c.leased_at,
             attempt.c.started_at.label("run_started_at"),
-            attempt.c.ended_at.label("run_ended_at"),
             attempt.c.run_ms,
             attempt.c.progress,
             attempt.c.reason,
@@ -372,8 +371,13 @@ def _progress(row: Any, state: str) -> float:
     return float(row.progress or 0.0) if state == JobState.WORKING else 0.0
 
 
+def _started(row: Any) -> float | None:
+    """When the newest attempt began, if there was one since the last reset."""
+    return (row.run_started_at or row.leased_at) if row.started_at is not None else None
+
+
 def _ended(row: Any) -> float | None:
-    return row.run_ended_at if row.state in (JobState.FINISHED, JobState.ERROR) else None
+    return row.ended_at if row.state in (JobState.FINISHED, JobState.ERROR) else None
 
 
 def _short_reason(row: Any, state: str, paused_above: bool, held_above: bool) -> str:
