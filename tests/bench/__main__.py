@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from coalition.client import Client
-from tests.bench.farm import Rate, dispatch, enrol, idle, server
+from tests.bench.farm import Rate, dispatch, enrol, idle, memory, server
 from tests.databases import SERVERS
 
 CONNECTIONS = 32
@@ -168,6 +168,7 @@ def bench_list(folder: Path, quick: bool) -> Iterator[Figure]:
             "50 ms",
             f"median {times[len(times) // 2]:.0f} ms",
         )
+        yield Figure(f"memory of the server with {2 * count:,}", memory() / 1e6, "MB", "300 MB")
 
 
 def _submit_all(client: Client, count: int) -> int:

@@ -194,6 +194,11 @@ def _round(workers: Sequence[SimulatedWorker], connections: int, every_s: float)
     time.sleep(max(0.0, begun + every_s - time.monotonic()))
 
 
+def memory() -> int:
+    """The resident bytes of the largest of this process's children: the server's worker."""
+    return max(child.memory_info().rss for child in psutil.Process().children(recursive=True))
+
+
 def _cpu_s() -> float:
     """What this process's children have used, all together."""
     times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
