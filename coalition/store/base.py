@@ -261,7 +261,8 @@ def address_of(settings: Settings) -> URL:
 
 def _engine_options(url: URL, wait_s: int) -> dict[str, Any]:
     # Writers need one connection together; a read holds one for milliseconds.
-    pool: dict[str, Any] = {"pool_size": 8, "max_overflow": 12, "pool_timeout": wait_s}
+    # The connection used last is used next: each has a cache of its own, and few of them are enough for most.
+    pool: dict[str, Any] = {"pool_size": 8, "max_overflow": 12, "pool_timeout": wait_s, "pool_use_lifo": True}
     if url.get_backend_name() == "sqlite":
         return {**pool, "connect_args": {"timeout": wait_s, "check_same_thread": False, "cached_statements": 512}}
     pool["pool_recycle"] = STALLED_S - 30

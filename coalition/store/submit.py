@@ -21,6 +21,7 @@ from coalition.store.dependencies import Dependencies, Edge, Frame, Waits, canno
 from coalition.store.sets import Sets, group_limit
 from coalition.store.tree import COLUMN_OF, FARM, MAX_DEPTH, Above, Chains, Changes, path_below
 
+PIECE = 20_000  # rows that are made before they are written
 MAX_NODES = 2 * MAX_CHILDREN  # jobs and groups of one call
 RULES = ("timeout_output_s", "timeout_progress_s", "error_patterns", "licence_patterns", "licence_codes")
 OF_GROUPS = ("max_running", "decrease_priority_after")
@@ -127,6 +128,7 @@ class Submit(Dependencies):
         adding = Adding(self, db, entries, changes)
         for entry in entries:
             adding.add(entry, holds)
+            adding.write_if_many()
         adding.count_up()
         self._add(db, adding.rows)
 
@@ -215,6 +217,20 @@ class Adding:
         holds: Mapping[int, int],
     ) -> None:
         """The jobs of a range; all they need of a worker is their range's."""
+        for start in range(0, len(pieces), PIECE):
+            self._add_some(group, first_id + start, pieces[start : start + PIECE], template, own, retries, holds)
+            self.write_if_many()
+
+    def _add_some(
+        self,
+        group: int,
+        first_id: int,
+        pieces: Sequence[Piece],
+        template: Template,
+        own: int,
+        retries: int,
+        holds: Mapping[int, int],
+    ) -> None:
         up = self._above[group]
         class_id = self._class(group, own, DEFAULT_PRIORITY, template.user, "frames")
         ids = range(first_id, first_id + len(pieces))
@@ -228,6 +244,12 @@ class Adding:
         self.rows.specs += template.filled(group, first_id, pieces, self.now)
         for state, those in by_state.items():
             self.count(group, class_id, state, those, up.paused)
+
+    def write_if_many(self) -> None:
+        """Writes what was made so far once it is much: a million rows at a time would fill the memory."""
+        if len(self.rows.jobs) >= PIECE:
+            self.store._add(self.db, self.rows)
+            self.rows = Rows()
 
     def count(self, parent: int, class_id: int, state: JobState, ids: Sequence[int], paused: bool) -> None:
         if state == JobState.WAITING and not paused:
