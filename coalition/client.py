@@ -212,8 +212,9 @@ class Client:
     ) -> Page:
         """GET /jobs: the jobs that fit every filter given, at most 1,000 at a time.
 
-        `parent` 0 is the top, None any level; `state` one or several; `title` a part of it; `sort` id, priority, or
-        title below a parent; with - before it the other way. A page may be short, or empty, though more follow.
+        `parent` 0 is the top, None any level; `state` one or several; `title` a part of it; `sort` id, priority,
+        title below a parent, or, of up to 5,000 jobs, started, ended and progress; with - before it the other way. A page may
+        be short, or empty, though more follow.
         """
         states = state if state is None or isinstance(state, str) else ",".join(state)
         query = {"parent": parent, "state": states, "user": user, "title": title, "paused": paused, "sort": sort}

@@ -82,6 +82,42 @@ class TestLists:
     ) -> None:
         assert "".join(pages(store, JobQuery(parent=group, limit=limit, **fields))) == titles
 
+    @pytest.mark.parametrize("sort", ["started", "ended", "progress"])
+    @pytest.mark.parametrize("limit", [1, 2, 100])
+    def test_jobs_are_sorted_by_when_they_began_and_ended_and_by_progress(
+        self, store: Store, hand: Hand, clock: Clock, sort: str, limit: int
+    ) -> None:
+        """b began first and ended last; a runs, half is a group of which one of two is finished, loose failed."""
+        tops = [a_job("loose", priority=255), a_job("b", priority=254), a_job("a", priority=253)]
+        half = a_group("half", a_job("x"), a_job("y", paused=True), priority=9)
+        store.submit([*tops, half, a_job("waits", paused=True), a_group("empty")])
+        leases = []
+        for _ in range(4):
+            clock.advance(10)
+            leases.append(hand.take_one())
+        loose, b, a, x = leases
+        clock.advance(10)
+        hand.exchange(started=[b.attempt, a.attempt, x.attempt])
+        hand.finish(x)
+        hand.fail(loose)
+        clock.advance(10)
+        hand.finish(b)
+        store.flush_beats([replace(beat(hand, clock()), holds=((a.attempt, 0.7),))])
+        found = pages(store, JobQuery(parent=0, sort=sort, limit=limit))
+        shown = store.jobs(JobQuery(parent=0))[0]
+        value = {one.title: getattr(one, sort if sort == "progress" else f"{sort}_at") or 0 for one in shown}
+        assert found == sorted(value, key=lambda title: (round(value[title] * 1_000), [one.title for one in shown].index(title)))
+        assert pages(store, JobQuery(parent=0, sort=sort, limit=limit, descending=True)) == found[::-1]
+
+    def test_more_than_can_be_sorted_by_what_no_index_has_is_refused(
+        self, store: Store, group: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lists, "SORTED", 3)
+        with pytest.raises(BadInput) as caught:
+            store.jobs(JobQuery(parent=group, sort="ended"))
+        assert "by ended sorts up to 3 jobs" in caught.value.fields["sort"]
+        assert pages(store, JobQuery(parent=group, sort="ended", states=("FINISHED",))) == ["c"]
+
     def test_groups_are_found_by_the_state_of_what_is_in_them(self, store: Store, group: int) -> None:
         assert pages(store, JobQuery(parent=0, states=("ERROR",))) == ["g"]
         assert pages(store, JobQuery(states=("ERROR",))) == ["g", "b"]

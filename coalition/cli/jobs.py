@@ -70,6 +70,7 @@ def tags_of(context: click.Context, option: click.Parameter, texts: Sequence[str
     return parts(texts)
 
 
+SORTS = ("id", "priority", "title", "started", "ended", "progress")
 FIELDS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     click.option("--title", help="What people see."),
     click.option("--dir", metavar="DIR", help="The folder the command runs in, on the worker."),
@@ -246,7 +247,7 @@ def delete(call: Call, ids: Sequence[int]) -> None:
 @click.option("--paused/--not-paused", default=None, help="Only paused ones, or none of them.")
 @click.option(
     "--sort",
-    type=click.Choice(["id", "-id", "priority", "-priority", "title", "-title"]),
+    type=click.Choice([f"{sign}{name}" for name in SORTS for sign in ("", "-")]),
     default="-id",
     help="Order; default: newest first.",
 )

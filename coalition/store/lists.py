@@ -8,20 +8,24 @@ and its cursor goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from heapq import merge
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, func, literal, select
+from sqlalchemy import Connection, case, func, literal, select
 from sqlalchemy.sql import ColumnElement
 
-from coalition.schema import group_count, job, spec
+from coalition.errors import BadInput
+from coalition.schema import attempt, group_count, job, spec
+from coalition.states import ENDED_JOBS, JobState
 from coalition.store.base import chunks
 from coalition.store.tree import FARM
 
-SORTS = ("id", "priority", "title")
+COMPUTED = ("started", "ended", "progress")  # of groups from their counters, of jobs from their attempts: no index has them
+SORTS = ("id", "priority", "title", *COMPUTED)
+SORTED = 5_000  # jobs that are sorted by what is computed
 PATIENCE_S = 0.01
 COUNTED = 10_000  # what is counted of the jobs that fit; beyond it is "more than"
 PIECE = 300
@@ -128,7 +132,9 @@ def driver(query: JobQuery) -> Driver:
 
 
 def page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
-    """The ids of a page in order, and the cursor of the next one (None at the end)."""
+    """The ids of a page in order, and the cursor of the next one (None at the end). BadInput where it cannot be sorted so."""
+    if query.sort in COMPUTED:
+        return _computed_page(db, query)
     source, after = driver(query), query.after
     until = time.monotonic() + PATIENCE_S
     kept: list[Cursor] = []
@@ -145,6 +151,41 @@ def page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
         after = piece[-1]
         if time.monotonic() > until:
             return [job_id for _, job_id in kept], after
+
+
+def _computed_page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
+    """Sorts all that fit, where they are few enough; what has no such value comes where 0 would."""
+    source = driver(replace(query, sort="id", descending=False, after=None))
+    found = source.piece(db, None, SORTED + 1)
+    if len(found) > SORTED:
+        words = f"by {query.sort} sorts up to {SORTED:,} jobs, and here are more; ask for a `parent`, or a `state`, with fewer"
+        raise BadInput(fields={"sort": words})
+    ids = sorted(source.fitting(db, [job_id for _, job_id in found]))
+    pairs = sorted(_values(db, query.sort, ids), reverse=query.descending)
+    if query.after is not None:
+        pairs = [pair for pair in pairs if (pair < query.after if query.descending else pair > query.after)]
+    shown = pairs[: query.limit]
+    return [job_id for _, job_id in shown], shown[-1] if len(pairs) > query.limit else None
+
+
+def _values(db: Connection, sort: str, ids: Sequence[int]) -> Iterator[Cursor]:
+    """The sort value and id of each job, in thousandths: of seconds since 1970, or of what is done."""
+    over = job.c.state.in_([str(state) for state in ENDED_JOBS])
+    done = case(
+        (job.c.is_group, 1.0 * group_count.c.finished / func.nullif(group_count.c.total, 0)),
+        (job.c.state == str(JobState.FINISHED), 1.0),
+        (job.c.state == str(JobState.WORKING), attempt.c.progress),
+    )
+    value = {
+        "started": func.coalesce(group_count.c.started_at, attempt.c.started_at, attempt.c.leased_at),
+        "ended": case((over, func.coalesce(group_count.c.ended_at, attempt.c.ended_at))),
+        "progress": done,
+    }[sort]
+    query = select(job.c.id, value.label("value")).outerjoin(group_count, group_count.c.group_id == job.c.id)
+    query = query.outerjoin(attempt, attempt.c.id == job.c.attempt_id)
+    for chunk in chunks(ids):
+        for row in db.execute(query.where(job.c.id.in_(chunk))):
+            yield round(float(row.value or 0) * 1_000), row.id
 
 
 def counts(db: Connection, parent: int | None) -> dict[str, int]:
