@@ -486,6 +486,24 @@ class TestLimits:
                 store.delete_limit(name)
 
 
+class TestLostAttemptsThatGoOn:
+    def test_they_take_room_on_their_worker(self, store: Store, clock: Clock) -> None:
+        hand = Hand(store, facts=Facts(cpus=4, memory_bytes=8 * GIB, gpus=0))
+        needing(store, "long", cpus=3)
+        lease = hand.take_one()
+        clock.advance(200)
+        for _ in range(6):
+            store.sweep()
+            clock.advance(15)
+        assert store.attempt(lease.attempt).state == "LOST"
+        store.pause([lease.job])
+        needing(store, "other", cpus=3)
+        outcome = hand.exchange(want=1)
+        assert ([lease.title for lease in outcome.leases], outcome.stop) == ([], [])
+        hand.finish(lease)
+        assert hand.titles() == ["other"]
+
+
 class TestRulesOnTheWay:
     def test_a_moved_running_job_is_not_disturbed(self, store: WatchedStore, hand: Hand) -> None:
         job_id = one(store)

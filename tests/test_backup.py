@@ -45,6 +45,9 @@ def farm(database: str, tmp_path: Path, clock: Clock) -> Iterator[Store]:
     hand.finish(*leases[:2], run_s=0.1 + 0.2)
     hand.fail(leases[2])
     store.create_token("site")
+    store.set_limit("maya", 2)
+    store.submit([a_job("licensed", limits={"maya": 1}, affinity=("maya",), priority=200)])
+    assert Hand(store, "licensed", ("maya",)).titles(1) == ["licensed"]
     money = {"price_micro": 1_000_000, "currency": "USD", "sponsors": (), "payer": ""}
     times = {"launch_by": clock() + 60, "funded_until": clock() + 600, "boot_timeout_s": 60.0}
     texts = {"token": "ab" * 16, "pool": "p", "provider": "fake", "offering": "machine", "request": "{}", "reason": "why"}
@@ -281,6 +284,15 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a second holder": (update(schema.job).values(attempt_id=99), "is open, but job #"),
     "a wrong queue": (update(schema.ready).values(class_id=99), "is in a queue, where it does not belong"),
     "no queue": (delete(schema.ready), "15 jobs could start and are in no queue"),
+    "a dependency": (update(schema.dependency).values(met=True), "has its dependency on #1 marked as met, which is not so"),
+    "holds": (update(schema.job).values(holds=2), "counts 2 dependencies as not met; there are 1"),
+    "holds handed down": (update(schema.group_inherited).values(holds=7), "group #1 hands down 7 holds; there are 0"),
+    "a limit": (update(schema.limit_use).values(used=9), "limit maya counts 9 as used; 1 are"),
+    "a lost limit": (delete(schema.limit_use), "limit maya counts 0 as used; 1 are"),
+    "a share": (
+        insert(schema.fair_use).values(fair_key="ann", used_s=-1, at=0),
+        "the share of ann counts -1.000 s as used; its newest jobs took 0.000 s",
+    ),
     "money": (
         insert(schema.budget_window).values(budget="b", starts_at=0, ends_at=1, cap_micro=9, committed_micro=5),
         "budget b counts 5 micro-units as committed; its instances have 0",

@@ -420,6 +420,18 @@ def test_at_the_end_of_its_hours_what_runs_is_put_back_where_that_is_the_rule(be
     assert list(agent.sync(a_result(lease, "STOPPED")).leases) == []
 
 
+def test_what_ended_just_before_the_hours_counts_though_the_rest_is_put_back(bench: Bench, clock: Clock) -> None:
+    ids = bench.submit(count=2)
+    agent = bench.worker(slots=2)
+    done, runs = agent.sync().leases
+    rule = WorkerChanges(hours="tue 20:00-23:00", hours_end="requeue")
+    bench.told(lambda: bench.store.edit_workers([agent.admission.worker_id], rule))
+    clock.advance(3_600)
+    reply = agent.sync(a_result(done))
+    assert (reply.refused, reply.stop) == ([], [runs.attempt])
+    assert bench.states(*ids) == ["FINISHED", "WAITING"]
+
+
 def test_a_desktop_that_somebody_uses_gets_nothing_until_its_user_has_gone(bench: Bench, clock: Clock) -> None:
     bench.submit()
     agent = bench.worker()

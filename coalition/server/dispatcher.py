@@ -196,7 +196,7 @@ class Dispatcher:
         if session.fleet != self._versions.get("fleet", 0):
             self._refresh_session(session)
         if session.open and self._hours_are_over(session):
-            self.store.send_home(session.row.id)
+            self.store.send_home(session.row.id, [result.attempt for result in call.finished])
             session.known = False
         want = self._want(session, call)
         leases: Sequence[Lease] = ()

@@ -191,6 +191,7 @@ class Dispatch(Results):
         self._many(db, MARK_STARTED, started)
         self._settle(db, changes)
         held, sets = self._open_by_worker(db, calls)
+        self._add_room_of_lost(db, calls, held, sets)
         picker = self._give_leases(db, calls, callers, held, sets, outcomes, now)
         self._show_open(db, calls, held, outcomes)
         left_over = bool(freed) and (picker is None or picker.wanted_of(freed))
@@ -280,19 +281,30 @@ class Dispatch(Results):
             outcome.open = dict(held[call.worker_id])
             ended = {result.attempt for result in call.results}
             strangers = call.held - outcome.open.keys() - ended
-            outcome.stop = sorted(strangers - self._may_go_on(db, strangers, call.worker_id))
+            outcome.stop = sorted(strangers - self._may_go_on(db, strangers, call.worker_id).keys())
             new = {lease.attempt for lease in outcome.leases}
             again = {lease: job_id for lease, job_id in outcome.open.items() if lease not in call.held and lease not in new}
             if again:
                 specs = {row[0]: row for row in LEASE_SPECS.all(db, sorted(set(again.values())))}
                 outcome.leases += [_lease_of(lease, specs[job_id]) for lease, job_id in sorted(again.items())]
 
-    def _may_go_on(self, db: Connection, attempts: Set[int], worker_id: int) -> set[int]:
-        """Those that were LOST while the worker was cut off, and that nobody has replaced: their late result will count."""
+    def _may_go_on(self, db: Connection, attempts: Set[int], worker_id: int) -> dict[int, int]:
+        """Those that were LOST while the worker was cut off, and that nobody has replaced: their late result will count.
+
+        With the requirement set of each.
+        """
         if not attempts:
-            return set()
+            return {}
         rows = self._result_rows(db, sorted(attempts))
-        return {row.id for row in rows if row.state == AttemptState.LOST and refusal_of(row, worker_id, "") is None}
+        return {row.id: row.set_id for row in rows if row.state == AttemptState.LOST and refusal_of(row, worker_id, "") is None}
+
+    def _add_room_of_lost(
+        self, db: Connection, calls: Sequence[Call], held: Mapping[int, Mapping[int, int]], sets: Mapping[int, list[int]]
+    ) -> None:
+        """What a worker runs on though its lease was lost takes room there, too."""
+        for call in calls:
+            strangers = call.held - held[call.worker_id].keys() - {result.attempt for result in call.results}
+            sets[call.worker_id].extend(self._may_go_on(db, strangers, call.worker_id).values())
 
     # ------------------------------------------------------------ heartbeats, loss
 

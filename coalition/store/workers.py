@@ -304,9 +304,13 @@ class Workers(Dispatch):
         return len(ids)
 
     @writes
-    def send_home(self, db: Connection, worker_id: int) -> int:
-        """Puts back what a worker runs, without spending a retry: its hours are over. How many jobs."""
-        held = db.execute(select(attempt.c.job_id).where(attempt.c.open_worker == worker_id)).scalars().all()
+    def send_home(self, db: Connection, worker_id: int, ended: Sequence[int] = ()) -> int:
+        """Puts back what a worker runs, without spending a retry: its hours are over. How many jobs.
+
+        Not what has `ended`: the results of these attempts came with the same call, and count.
+        """
+        running = select(attempt.c.job_id).where(attempt.c.open_worker == worker_id, attempt.c.id.not_in(ended))
+        held = db.execute(running).scalars().all()
         changes = Changes()
         leaves = self._nodes(db, held)
         self._stop_attempts(db, leaves, "the worker's hours are over", changes)
