@@ -189,16 +189,16 @@ class Dependencies(Limits):
             MEET.run(db, sorted(targets), now, done, now)
         before = dict(HOLDS_OF.all(db, sorted(cause)))
         self._hold(db, by, recount, changes)
-        self._tell_held(db, before, cause)
+        self._tell_held(db, before, cause, "is open again", "has ended")
 
-    def _tell_held(self, db: Connection, before: Mapping[int, int], cause: Mapping[int, int]) -> None:
-        """An event for each of a few jobs that go on or wait again, one for all of many."""
+    def _tell_held(self, db: Connection, before: Mapping[int, int], cause: Mapping[int, int], opened: str, ended: str) -> None:
+        """An event for each of a few jobs that go on or wait again, one for all of many, with what their targets did."""
         told: dict[bool, list[int]] = {False: [], True: []}
         for job_id, holds in HOLDS_OF.all(db, sorted(before)):
             if bool(holds) != bool(before[job_id]):
                 told[bool(holds)].append(job_id)
         for waits, ids in told.items():
-            kind, words = ("job.block", "is open again") if waits else ("job.unblock", "has ended")
+            kind, words = ("job.block", opened) if waits else ("job.unblock", ended)
             for one in ids if len(ids) <= TOLD else ():
                 self._event(db, kind, "server", f"#{cause[one]} {words}", job_id=one)
             if len(ids) > TOLD:
@@ -313,19 +313,26 @@ class Dependencies(Limits):
         self._many(db, INSERT_DEPENDENCY, edges)
         own = {frame.id for those in frames_of.values() for frame in those}
         by = {one: holds for one, holds in holds_of(edges, set()).items() if one not in own}
+        before = dict(HOLDS_OF.all(db, sorted(by)))
         self._hold(db, by, (), changes)
+        self._tell_held(db, before, {edge[0]: edge[2] for edge in edges}, "came to the range", "")
         return edges
 
     def _unlink(self, db: Connection, ids: Sequence[int], changes: Changes) -> None:
         """Frames leave their ranges: what followed from rules for them is dropped."""
+        moved = set(ids)
         by: dict[int, int] = {}
-        for one, by_rule, _, met, *_ in WAITERS.all(db, ids):
-            if by_rule:
+        cause: dict[int, int] = {}
+        for one, by_rule, on, met, *_ in WAITERS.all(db, ids):
+            if by_rule and one not in moved:
                 by[one] = by.get(one, 0) - (not met)
+                cause[one] = on
+        before = dict(HOLDS_OF.all(db, sorted(by)))
         DROP_ON_BY_RULE.run(db, ids)
         DROP_BY_RULE.run(db, ids)
         RECOUNT.run(db, ids)
-        self._hold(db, {one: delta for one, delta in by.items() if one not in set(ids)}, (), changes)
+        self._hold(db, by, (), changes)
+        self._tell_held(db, before, cause, "", "left the range")
 
     # ------------------------------------------------------------ cycles
 
