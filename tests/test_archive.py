@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from flask import Flask
 from sqlalchemy import func, select
 
+import coalition
 from coalition.config import KeepSettings
 from coalition.errors import NotFound
 from coalition.model import Dependency, JobChanges
@@ -149,6 +152,15 @@ class TestArchiving:
         store.edit([tree + 1], JobChanges(parent=other))
         store.delete([tree])
         assert (store.job(other).counts.finished, whole(store)) == (3, [])  # type: ignore[union-attr]
+
+
+def test_every_kind_of_event_is_documented() -> None:
+    sources = (Path(coalition.__file__).parent / "store").glob("*.py")
+    nouns = "job|worker|instance|limit|token|budget|pool|server|farm"
+    kinds = {kind for source in sources for kind in re.findall(rf'"((?:{nouns})[.][a-z_]+)"', source.read_text())} - {"farm.key"}
+    page = (Path(__file__).parents[1] / "docs" / "history.md").read_text()
+    assert len(kinds) > 30
+    assert [kind for kind in sorted(kinds) if kind not in page and not re.search(rf"\b{kind.partition('.')[2]}\b", page)] == []
 
 
 def test_lists_of_the_archive_go_page_by_page(store: WatchedStore, hand: Hand) -> None:

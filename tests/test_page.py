@@ -215,6 +215,7 @@ def test_the_farm_is_seen_at_a_glance(show: Show) -> None:
     expect(page.locator(".budget").first).to_contain_text("left of $2.50")
     expect(page.locator(".budget .reserved").first).to_be_visible()
     expect(page.locator("section.workers")).to_contain_text("render-01")
+    expect(page.locator("section.workers")).to_contain_text("fan is loud")
     expect(page.locator("section.instances")).to_contain_text("38 jobs wait for affinity povray")
     expect(page.locator("section.decisions")).to_contain_text("budget month has $3.10 left")
     expect(page).to_have_title(re.compile(r"^\d errors?, \d+ working . demo farm . Coalition$"))

@@ -306,6 +306,7 @@ def _job_details(job: Job, currency: str) -> list[tuple[str, object]]:
         ("title", job.title),
         ("state", f"{state_of(job)} {progress(job)}"),
         ("reason", job.reason),
+        ("note", job.note),
         ("user", job.user),
         ("parent", job.parent or ""),
         ("priority", job.priority),

@@ -24,7 +24,7 @@ def workers(context: click.Context) -> None:
 
     call: Call = context.obj
     found = call.client().workers()
-    heads = "ID> NAME* STATE BUSY> AFFINITY LOAD> FREE> SEEN> JOBS"
+    heads = "ID> NAME* STATE BUSY> AFFINITY LOAD> FREE> SEEN> JOBS NOTE"
     none = "no workers; start one with `coalition worker`"
     call.screen.table({"workers": to_dict(found)}, heads, map(_worker_row, found), none)
 
@@ -37,7 +37,7 @@ def _worker_row(worker: Worker) -> list[object]:
     held = ",".join(map(str, worker.jobs[:3])) + ("..." if len(worker.jobs) > 3 else "")
     state = worker.state if worker.active else f"{worker.state} (off)"
     busy = f"{min(worker.running, worker.slots)}/{worker.slots}"  # more than that wait on the worker for a slot
-    return [worker.id, worker.name, state, busy, affinity, f"{worker.load:.1f}", free, age(worker.seen_at), held]
+    return [worker.id, worker.name, state, busy, affinity, f"{worker.load:.1f}", free, age(worker.seen_at), held, worker.note]
 
 
 WORKERS = click.argument("names", nargs=-1, required=True, metavar="NAME|ID...")

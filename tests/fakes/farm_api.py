@@ -292,7 +292,14 @@ class Farm:
             a_worker(
                 6, "render-03", state="TIMEOUT", seen_at=time.time() - 840, reason="has not been heard of for 840 s", load=0.0
             ),
-            a_worker(7, "render-04", state="SICK", reason="is set aside: 3 errors in a row of different jobs", load=0.0),
+            a_worker(
+                7,
+                "render-04",
+                state="SICK",
+                reason="is set aside: 3 errors in a row of different jobs",
+                note="fan is loud",
+                load=0.0,
+            ),
         ]
         count = 60 if self.scene in ("busy", "huge") else 0
         return fleet + [

@@ -67,12 +67,13 @@ function needsOf(job) {
   return needs.join(', ')
 }
 
-const LONG = ['Needs', 'After', 'Directory', 'Environment', 'Address']
+const LONG = ['Note', 'Needs', 'After', 'Directory', 'Environment', 'Address']
 const isWeb = (text) => /^https?:\/\//i.test(text)
 
 function Facts({ job, currency }) {
   const environment = Object.entries(job.environment)
   const facts = [
+    ['Note', job.note],
     ['User', job.user],
     ['Priority', job.priority],
     ['Worker', job.worker],

@@ -82,9 +82,9 @@ function Worker({ worker }) {
       <span role="cell" class="tags" title={lines.map((line) => line || 'any job without tags').join('\n')}>
         {lines.join(', ')}
       </span>
-      {worker.reason && (
+      {(worker.reason || worker.note) && (
         <span role="cell" class="note">
-          {worker.reason}
+          {[worker.reason, worker.note].filter(Boolean).join(' · ')}
         </span>
       )}
       <span role="cell" class="tools">
