@@ -206,6 +206,7 @@ class Client:
         user: str | None = None,
         title: str | None = None,
         paused: bool | None = None,
+        filter: str | None = None,
         sort: str = "id",
         limit: int = 100,
         cursor: str | None = None,
@@ -217,8 +218,8 @@ class Client:
         be short, or empty, though more follow.
         """
         states = state if state is None or isinstance(state, str) else ",".join(state)
-        query = {"parent": parent, "state": states, "user": user, "title": title, "paused": paused, "sort": sort}
-        answer = self._get("/jobs", {**query, "limit": min(limit, PAGE), "cursor": cursor})
+        query = {"parent": parent, "state": states, "user": user, "title": title, "paused": paused, "filter": filter}
+        answer = self._get("/jobs", {**query, "sort": sort, "limit": min(limit, PAGE), "cursor": cursor})
         jobs = [_read(Job, job) for job in _part(answer, "jobs")]
         return Page(jobs, answer.get("next"), answer.get("counts"), answer.get("total"), bool(answer.get("more")))
 

@@ -246,6 +246,9 @@ def delete(call: Call, ids: Sequence[int]) -> None:
 @click.option("--title", help="A part of the title.")
 @click.option("--paused/--not-paused", default=None, help="Only paused ones, or none of them.")
 @click.option(
+    "--filter", metavar="TEXT", help="""Such as 'state:ERROR user:ann -title:test created>-2h priority>=200 "shot 10"'."""
+)
+@click.option(
     "--sort",
     type=click.Choice([f"{sign}{name}" for name in SORTS for sign in ("", "-")]),
     default="-id",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from flask import Blueprint, Response, g, request
 
 from coalition.errors import BadInput, NotAllowed, NotFound, TooLarge
+from coalition.filters import parse
 from coalition.logs import MAX_READ
 from coalition.model import MAX_INT, Edit, JobSpec, MoreFrames, ResetSelection, Selection, SkipSelection, from_dict
 from coalition.server import web
@@ -59,7 +60,7 @@ def _owned(job: JobSpec, identity: Identity, owner: str) -> JobSpec:
 
 @blueprint.get("/jobs")
 def index() -> Response:
-    web.refuse_unknown("parent", "state", "user", "title", "paused", "sort", "limit", "cursor")
+    web.refuse_unknown("parent", "state", "user", "title", "paused", "filter", "sort", "limit", "cursor")
     query = _query()
     if query.sort == "title" and query.parent is None:
         raise BadInput(fields={"sort": "by title needs a `parent`; 0 is the top"})
@@ -86,6 +87,7 @@ def _query() -> JobQuery:
         descending=sort.startswith("-"),
         limit=web.number("limit", 100, 1, MAX_LIST),
         after=_cursor(sort.lstrip("-")),
+        terms=parse(request.args.get("filter", ""), web.farm().clock()),
     )
 
 

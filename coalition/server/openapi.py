@@ -64,6 +64,7 @@ JOB_FILTERS: dict[str, Schema] = {
     "user": {"type": "string"},
     "title": {"type": "string", "description": "a part of the title"},
     "paused": _words("0", "1"),
+    "filter": {"type": "string", "description": 'such as state:ERROR user:ann created>-2h "shot 10"'},
     "sort": _words(*SORTS, *(f"-{name}" for name in SORTS)),
     "limit": _whole(1, jobs.MAX_LIST),
     "cursor": {"type": "string", "description": "`next` of the page before"},
