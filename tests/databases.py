@@ -170,6 +170,7 @@ class MariaDB(Server):
                 str(find("mariadb-install-db")),
                 *("--no-defaults", f"--datadir={self.folder / 'data'}", f"--user={_me()}"),
                 *("--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"),
+                f"--tmpdir={self.folder}",  # a server that starts deletes what others have in a folder that they share
             ]
         )
 
@@ -191,6 +192,7 @@ class MariaDB(Server):
             str(find("mariadbd")),
             *("--no-defaults", f"--user={_me()}", f"--datadir={self.folder / 'data'}", f"--socket={self.folder / 'socket'}"),
             *("--bind-address=127.0.0.1", f"--port={self.port}", f"--pid-file={self.folder / 'pid'}", "--skip-name-resolve"),
+            f"--tmpdir={self.folder}",
             *(
                 "--innodb-log-file-size=64M",
                 "--innodb-buffer-pool-size=128M",
