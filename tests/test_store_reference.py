@@ -12,17 +12,19 @@ from hypothesis import settings as rules
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from coalition.errors import BadInput
-from coalition.model import JobChanges, JobSpec
+from coalition.model import Dependency, JobChanges, JobSpec, MoreFrames
 from coalition.store import Store
 from coalition.store.dispatch import Beat
 from coalition.store.views import JobQuery
 from tests.builders import LEASE_S, Clock, Hand, a_group, a_job, a_range, settings
-from tests.reference import Machine, Node, Reference
+from tests.invariants import check_invariants
+from tests.reference import OVER, Machine, Node, Reference, Wait
 
 COUNTS = {"waiting": "WAITING", "pending": "PENDING", "working": "WORKING", "finished": "FINISHED", "error": "ERROR"}
 TAGS: list[tuple[str, ...]] = [(), (), ("a",), ("a", "b"), ("c",)]
 LINES: list[tuple[tuple[str, ...], ...]] = [(("a", "b"), ("a",)), (("c",), ("a",))]
 PRIORITIES = [0, 126, 127, 127, 255]
+LIMITS: list[dict[str, int]] = [{}, {}, {"nuke": 1}, {"maya": 1}, {"nuke": 2, "maya": 1}]
 
 
 class Twins(RuleBasedStateMachine):
@@ -31,6 +33,8 @@ class Twins(RuleBasedStateMachine):
     numbers = strategies.integers(0, 60)
     few = strategies.lists(numbers, min_size=1, max_size=3)
     tags = strategies.sampled_from(TAGS)
+    limits = strategies.sampled_from(LIMITS)
+    shift = strategies.integers(-1, 1)
     priority = strategies.sampled_from(PRIORITIES)
     template: Path
 
@@ -43,11 +47,14 @@ class Twins(RuleBasedStateMachine):
         self.hands = [Hand(self.store, f"w{number}", *lines, slots=8) for number, lines in enumerate(LINES)]
         machines = [Machine(hand.id, tuple(map(frozenset, lines))) for hand, lines in zip(self.hands, LINES, strict=True)]
         self.twin = Reference({}, machines, 1.0)
+        self.set_limit("nuke", 2)
+        self.set_limit("maya", 1)
         self.twin.now = self.clock.now
         self.ended: set[int] = set()  # attempts that were reported, or stopped by hand: nothing that comes of them counts
         self.store.sweep()
 
     def teardown(self) -> None:
+        check_invariants(self.store)
         self.store.close()
         shutil.rmtree(self.folder)
 
@@ -61,24 +68,55 @@ class Twins(RuleBasedStateMachine):
     def group(self, number: int) -> int:
         return ([0, *self.pick([number], lambda node: node.group)])[-1 if number % 3 else 0]
 
+    def waits(self, numbers: Sequence[int], *, of_range: bool = False, shift: int = 0) -> list[Dependency]:
+        """Dependencies of every kind, as the numbers say."""
+        found = [Dependency(on, "done" if on % 2 else "finished") for on in self.pick(numbers)]
+        for on in self.pick(numbers, lambda node: node.chunk > 0) if of_range and sum(numbers) % 2 else ():
+            found.append(Dependency(on, "done" if on % 3 else "finished", True, 1 + on % 2, shift))
+        return found
+
     # ------------------------------------------------------------ submissions
 
-    @rule(parent=numbers, priority=priority, tags=tags, on=few, retries=strategies.integers(0, 2), paused=strategies.booleans())
-    def submit_one(self, parent: int, priority: int, tags: tuple[str, ...], on: list[int], retries: int, paused: bool) -> None:
-        targets = self.pick(on[1:])
-        fields = {"priority": priority, "affinity": tags, "retries": retries, "paused": paused}
-        self.submit(a_job(parent=self.group(parent), depends_on=targets, **fields))
+    @rule(parent=numbers, priority=priority, tags=tags, on=few, retries=strategies.integers(0, 2), limits=limits)
+    def submit_one(
+        self, parent: int, priority: int, tags: tuple[str, ...], on: list[int], retries: int, limits: dict[str, int]
+    ) -> None:
+        fields = {"priority": priority, "affinity": tags, "retries": retries, "paused": on[0] % 5 == 0, "limits": limits}
+        self.submit(a_job(parent=self.group(parent), depends_on=self.waits(on[1:]), depends_any=on[0] % 2 == 1, **fields))
 
-    @rule(parent=numbers, priority=priority, tags=tags, on=few)
-    def submit_tree(self, parent: int, priority: int, tags: tuple[str, ...], on: list[int]) -> None:
-        inner = a_group("inner", a_job(priority=255), a_job(affinity=tags))
-        tree = a_group("outer", a_job(retries=1), inner, parent=self.group(parent), priority=priority)
-        self.submit(JobSpec(**{**vars(tree), "depends_on": self.pick(on[1:])}))
+    @rule(parent=numbers, priority=priority, tags=tags, on=few, limits=limits, most=strategies.integers(0, 2))
+    def submit_tree(
+        self, parent: int, priority: int, tags: tuple[str, ...], on: list[int], limits: dict[str, int], most: int
+    ) -> None:
+        inner = a_group("inner", a_job(priority=255), a_job(affinity=tags, limits=limits), max_running=most)
+        rules = {"depends_on": self.waits(on[1:]), "limits": limits, "decrease_priority_after": on[0] % 3}
+        self.submit(a_group("outer", a_job(retries=1), inner, parent=self.group(parent), priority=priority, **rules))
 
-    @rule(parent=numbers, priority=priority, count=strategies.integers(1, 4), on=few)
-    def submit_frames(self, parent: int, priority: int, count: int, on: list[int]) -> None:
-        fields = {"parent": self.group(parent), "priority": priority, "depends_on": self.pick(on[1:])}
-        self.submit(a_range(f"1-{count}", **fields))
+    @rule(
+        parent=numbers, priority=priority, count=strategies.integers(1, 5), chunk=strategies.integers(1, 3), on=few, shift=shift
+    )
+    def submit_frames(self, parent: int, priority: int, count: int, chunk: int, on: list[int], shift: int) -> None:
+        waits = self.waits(on, of_range=True, shift=shift)
+        rules = {"chunk": chunk, "decrease_priority_after": on[0] % 3, "depends_any": on[0] % 2 == 0, "max_running": on[0] % 4}
+        self.submit(a_range(f"1-{count}", parent=self.group(parent), priority=priority, depends_on=waits, retries=1, **rules))
+
+    @rule(number=numbers, first=strategies.integers(1, 8), more=strategies.integers(0, 3))
+    def append(self, number: int, first: int, more: int) -> None:
+        """Frames that are there already are refused."""
+        ranges = self.pick([number], lambda node: node.chunk > 0)
+        if not ranges:
+            return
+        group, wanted, frames = self.twin.nodes[ranges[0]], range(first, first + more + 1), MoreFrames(f"{first}-{first + more}")
+        there = {frame for child in self.twin.children(group.id) for frame in child.span or ()}
+        if there & set(wanted):
+            assert not self.accepted(lambda: self.store.append(group.id, frames))
+        else:
+            self.twin.append(group, self.store.append(group.id, frames).first, pieces(wanted, group.chunk))
+
+    @rule(name=strategies.sampled_from(["nuke", "maya"]), maximum=strategies.integers(0, 3))
+    def set_limit(self, name: str, maximum: int) -> None:
+        self.store.set_limit(name, maximum, per_host=name == "maya")
+        self.twin.limits[name] = (maximum, name == "maya")
 
     def submit(self, spec: JobSpec) -> None:
         """To both; what the store refuses (a cycle) changes neither."""
@@ -90,18 +128,20 @@ class Twins(RuleBasedStateMachine):
 
     def adopt(self, spec: JobSpec, number: int, parent: int) -> int:
         """Numbers follow the tree from the top, a group before what is in it; the next free number."""
-        waits = [on for on in spec.depends_on if isinstance(on, int)]
         is_group = bool(spec.group or spec.frames)
         tags, limits = frozenset(spec.affinity), dict(spec.limits)
-        group = Node(number, parent, is_group, spec.priority, tags, spec.paused, spec.retries, waits, limits)
-        self.twin.nodes[number] = group
+        node = Node(number, parent, is_group, spec.priority, tags, spec.paused, spec.retries, waited(spec.depends_on))
+        node.any, node.limits, node.max_running = spec.depends_any, limits, spec.max_running
+        node.sink_after = spec.decrease_priority_after
+        self.twin.nodes[number] = node
         following = number + 1
         for child in spec.children:
             following = self.adopt(child, following, number)
-        for _ in range(int((spec.frames or "1-0").partition("-")[2])):
-            leaf = Node(following, number, False, 127, frozenset(), False, spec.retries)
-            self.twin.nodes[following] = leaf
-            following += 1
+        if spec.frames:
+            node.chunk = spec.chunk
+            made = pieces(range(1, int(spec.frames.partition("-")[2]) + 1), spec.chunk)
+            self.twin.append(node, following, made)
+            following += len(made)
         return following
 
     # ------------------------------------------------------------ workers
@@ -122,8 +162,7 @@ class Twins(RuleBasedStateMachine):
         lease = list(hand.held.values())[number % len(hand.held)]
         getattr(hand, how)(lease)
         leaf = self.twin.nodes.get(lease.job)
-        counts = leaf is not None and leaf.attempt == lease.attempt and leaf.attempt not in self.ended
-        if leaf is None or not counts:
+        if leaf is None or leaf.attempt != lease.attempt or leaf.attempt in self.ended or leaf.state in OVER:
             return
         self.ended.add(lease.attempt)
         if how == "finish":
@@ -145,7 +184,7 @@ class Twins(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ by hand
 
-    @rule(numbers=few, action=strategies.sampled_from(["pause", "start", "reset", "reset errors", "delete"]))
+    @rule(numbers=few, action=strategies.sampled_from(["pause", "start", "reset", "reset errors", "skip", "delete"]))
     def act(self, numbers: list[int], action: str) -> None:
         ids = self.pick(numbers)
         if not ids:
@@ -169,7 +208,8 @@ class Twins(RuleBasedStateMachine):
         if ids := self.pick(numbers):
             self.store.edit(ids, JobChanges(priority=priority, affinity=tags))
             for job_id in ids:
-                self.twin.nodes[job_id].prio, self.twin.nodes[job_id].tags = priority, frozenset(tags)
+                self.twin.give_priority(self.twin.nodes[job_id], priority)
+                self.twin.nodes[job_id].tags = frozenset(tags)
 
     @rule(numbers=few, parent=numbers)
     def move(self, numbers: list[int], parent: int) -> None:
@@ -178,12 +218,15 @@ class Twins(RuleBasedStateMachine):
             for job_id in self.twin.outermost(ids):
                 self.twin.nodes[job_id].parent = parent
 
-    @rule(numbers=few, on=strategies.lists(numbers, max_size=2))
-    def depend(self, numbers: list[int], on: list[int]) -> None:
-        ids, targets = self.pick(numbers), self.pick(on)
-        if ids and self.accepted(lambda: self.store.edit(ids, JobChanges(depends_on=targets))):
-            for job_id in ids:
-                self.twin.nodes[job_id].waits = targets
+    @rule(number=numbers, on=strategies.lists(numbers, max_size=2), needs_any=strategies.booleans(), shift=shift)
+    def depend(self, number: int, on: list[int], needs_any: bool, shift: int) -> None:
+        chosen = self.pick([number])
+        if not chosen:
+            return
+        node = self.twin.nodes[chosen[0]]
+        waits = self.waits(on, of_range=node.chunk > 0, shift=shift)
+        if self.accepted(lambda: self.store.edit([node.id], JobChanges(depends_on=waits, depends_any=needs_any))):
+            node.waits, node.any = waited(waits), needs_any
 
     @staticmethod
     def accepted(change: Callable[[], object]) -> bool:
@@ -204,8 +247,20 @@ class Twins(RuleBasedStateMachine):
             if job.counts is not None:
                 states = [self.twin.state(leaf.id) for leaf in self.twin.leaves(job.id)]
                 assert {name: getattr(job.counts, name) for name in COUNTS} == {n: states.count(s) for n, s in COUNTS.items()}
-            else:
-                assert job.errors == self.twin.nodes[job.id].errors, job
+            node = self.twin.nodes[job.id]
+            assert (job.errors, job.priority, job.skipped) == (node.errors, node.prio, node.skipped), job
+            assert job.sunk_from == node.sunk_from, job
+
+
+def waited(asked: Sequence[object]) -> list[Wait]:
+    """Dependencies as the reference has them."""
+    return [
+        Wait(int(one.on), one.until == "done", one.frames, one.step, one.shift) for one in asked if isinstance(one, Dependency)
+    ]
+
+
+def pieces(frames: range, chunk: int) -> list[range]:
+    return [frames[at : at + chunk] for at in range(0, len(frames), chunk)]
 
 
 def test_the_store_and_the_reference_agree(new_database: Path) -> None:
@@ -213,7 +268,7 @@ def test_the_store_and_the_reference_agree(new_database: Path) -> None:
     run_state_machine_as_test(
         Twins,
         settings=rules(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=40,
             phases=[Phase.generate],
             deadline=None,
