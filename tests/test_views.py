@@ -140,6 +140,18 @@ class TestLists:
         assert pages(store, query) == ["a", "a"]
 
 
+class TestWorkersThatAreGone:
+    def test_they_stay_in_the_list_for_a_while_and_say_why(self, store: Store, hand: Hand, clock: Clock) -> None:
+        with store.write() as db:
+            store._lose_worker(db, hand.id, "its machine was reclaimed", clock())
+        gone = worker(store, hand)
+        assert (gone.state, gone.reason, gone.allowed_actions) == ("TERMINATED", "is gone, with its machine", ("delete",))
+        (reason,) = store.explain_worker(hand.id)[1]
+        assert reason["text"] == "is gone, with its machine, since 0 s by server: its machine was reclaimed"
+        clock.advance(store.settings.keep.workers_s + 1)
+        assert store.workers() == []
+
+
 class TestWhyAWorkerIsIdle:
     def test_what_was_edited_is_shown(self, store: Store, hand: Hand) -> None:
         given = {"hours": NIGHTS, "timezone": "Europe/Paris", "hours_end": "requeue", "idle_user_s": 600.0, "note": "ann's"}
