@@ -219,12 +219,16 @@ class ServerSettings:
     discovery_port: int = knob("0", a_count, "UDP port of discovery; 0: the port of `listen`", high=65_535)
     max_body_bytes: int = knob("64M", a_size, "the largest request body", low=1_024)
     log_max_bytes: int = knob("1G", a_size, "the largest log kept of one attempt; what is beyond is cut and marked")
+    legacy: bool = knob("no", a_flag, "serve the scripts and workers of Coalition 3.x and 4.0 as well, see docs/migration.md")
 
 
 @dataclass(frozen=True)
 class AuthSettings:
     mode: str = knob("none", one_of("none", "token"), "none: loopback only, everybody may do everything; token: API tokens")
     enrol_from: tuple[str, ...] = knob("", a_network_list, "networks from which workers may enrol without a token")
+    legacy_networks: tuple[str, ...] = knob("", a_network_list, "networks whose old scripts and workers need no log-in")
+    legacy_user: str = knob("legacy", a_text, "who those scripts are")
+    legacy_role: str = knob("user", one_of("user", "admin"), "and what they may do: change their own jobs, or everything")
 
 
 @dataclass(frozen=True)

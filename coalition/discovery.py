@@ -34,6 +34,7 @@ from coalition.errors import CoalitionError, ServerUnreachable
 VERSION = 1
 DEFAULT_PORT = 19_211
 MAX_DATAGRAM = 1_024
+OLD_QUESTION, OLD_ANSWER = b"coalition", b"roxor"  # of workers of Coalition 3.x and 4.0, who take the sender for the server
 NONCE = re.compile(r"^[0-9a-f]{32}\Z")
 TOKEN_ID = re.compile(r"^[A-Za-z0-9_\-]{1,64}\Z")
 RESEND_S = (0.0, 0.2, 0.5, 1.0)  # then each second: a broadcast may be lost
@@ -244,6 +245,8 @@ class Responder:
 
     def answer(self, data: bytes, peer: str) -> bytes | None:
         """The datagram for this question; None for one that is malformed, for another farm, or not to be answered."""
+        if data == OLD_QUESTION and self._settings.server.legacy:
+            return OLD_ANSWER if self._url_for(peer) else None
         question = _parse(data)
         farm, nonce, token = (question.get(name) for name in ("farm", "nonce", "token"))
         if not isinstance(farm, str) or not isinstance(nonce, str) or not isinstance(token, str):

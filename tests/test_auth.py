@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -76,7 +77,46 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/v1/ledger": SEE,
     "GET /api/v1/decisions": SEE,
 }
+# The predecessor's wire, served on request; all but the last three also below /api/webfrontend.
+OLD_API: dict[str, tuple[Any, ...]] = {
+    "GET /jobs": SEE,
+    "GET /jobs/<int:job_id>": SEE,
+    "GET /jobs/<int:job_id>/children": SEE,
+    "GET /jobs/<int:job_id>/dependencies": SEE,
+    "GET /jobs/<int:job_id>/childrendependencies": SEE,
+    "GET /jobs/<int:job_id>/log": SEE,
+    "GET /jobs/<any(users, states, workers, priorities, affinities):kind>/": SEE,
+    "PUT /jobs": SEE,
+    "POST /jobs": SEE,
+    "DELETE /jobs": SEE,
+    "POST /jobs/<int:job_id>/dependencies": SEE,
+    "POST /resetjobs": SEE,
+    "POST /reseterrorjobs": SEE,
+    "POST /startjobs": SEE,
+    "POST /pausejobs": SEE,
+    "GET /workers": SEE,
+    "POST /workers": ADMINS,
+    "DELETE /workers": ADMINS,
+    "POST /startworkers": ADMINS,
+    "POST /stopworkers": ADMINS,
+    "POST /terminateworkers": ADMINS,
+    "GET /events": SEE,
+    "GET /affinities": SEE,
+    "POST /affinities": ADMINS,
+}
+OLD_TABLE: dict[str, tuple[Any, ...]] = {
+    **{line.replace(" ", f" {prefix}", 1): row for line, row in OLD_API.items() for prefix in ("/api", "/api/webfrontend")},
+    "GET /json/addjob": SEE,
+    "GET /json/getjobs": SEE,
+    "GET /json/clearjobs": SEE,
+    "GET /xmlrpc/addjob": SEE,
+    "POST /xmlrpc/addjob": SEE,
+    "POST /workers/pickjob": ADMINS,
+    "POST /workers/heartbeat": ADMINS,
+    "POST /workers/endjob": ADMINS,
+}
 REFUSED = {line: 401 if outcomes is AGENT else 403 for line, outcomes in TABLE.items()}  # agents prove themselves anyway
+NAMES = {"user": "ann", "admin": "root"}
 PLACES = {
     "<int:job_id>": "1",
     "<int:attempt_id>": "1",
@@ -84,6 +124,7 @@ PLACES = {
     "<token_id>": "x",
     "<name>": "x",
     "<path:asset>": "x.js",
+    "<any(users, states, workers, priorities, affinities):kind>": "users",
 }
 PLACES["<any('favicon.svg', 'licences.txt'):name>"] = "favicon.svg"
 LINES = [(line, caller, outcome) for line, outcomes in TABLE.items() for caller, outcome in zip(CALLERS, outcomes, strict=True)]
@@ -123,19 +164,35 @@ def knock(app: Flask, line: str, token: str = "", **options: Any) -> Any:
     return status if status in (401, 403) else IN
 
 
+def routes(app: Flask) -> set[str]:
+    rules = app.url_map.iter_rules()
+    return {f"{method} {rule.rule}" for rule in rules for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+
+
 def test_every_route_has_a_line_and_every_line_a_route(locked: Flask) -> None:
-    routes = {
-        f"{method} {rule.rule}"
-        for rule in locked.url_map.iter_rules()
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-    }
-    assert routes == TABLE.keys()
+    assert routes(locked) == TABLE.keys()
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 def test_each_route_lets_in_whom_the_table_names(locked: Flask, tokens: dict[str, str], caller: str) -> None:
     expected = {line: outcome for line, one, outcome in LINES if one == caller}
     assert {line: knock(locked, line, tokens[caller]) for line in TABLE} == expected
+
+
+@pytest.mark.parametrize("mode", ["none", "token"])
+def test_the_old_routes_have_a_line_each_and_let_in_whom_it_names(
+    store: WatchedStore, locked: Flask, tokens: dict[str, str], mode: str
+) -> None:
+    settings = replace(store.settings, server=replace(store.settings.server, legacy=True), auth=AuthSettings(mode=mode))
+    old = create_app(settings, store, store.clock)
+    old.extensions["coalition"].dispatcher.start()
+    assert routes(old) == TABLE.keys() | OLD_TABLE.keys()
+    for caller, position in zip(CALLERS, range(len(CALLERS)), strict=True):
+        login = b64encode(f"{NAMES.get(caller, 'x')}:{tokens[caller]}".encode()).decode()
+        headers = {"Authorization": f"Basic {login}"} if tokens[caller] else {}
+        expected = {line: row[position] if mode == "token" else IN for line, row in OLD_TABLE.items()}
+        assert {line: knock(old, line, headers=headers, json={}) for line in OLD_TABLE} == expected, caller
+    old.extensions["coalition"].dispatcher.stop()
 
 
 @pytest.mark.parametrize("purpose", ["enrol", "site"])

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from coalition.config import Settings
 from coalition.errors import CoalitionError, TooLarge
 from coalition.logs import LocalLogs
-from coalition.server import auth, cloud, docs, jobs, limits, openapi, page, system, workers
+from coalition.server import auth, cloud, docs, jobs, legacy, limits, openapi, page, system, workers
 from coalition.server.dispatcher import Dispatcher
 from coalition.server.syncdoor import SyncDoor
 from coalition.server.web import Farm, problem
@@ -35,6 +35,8 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     app.register_blueprint(system.blueprint)
     app.register_blueprint(openapi.blueprint)
     app.register_blueprint(docs.blueprint)
+    if settings.server.legacy:
+        legacy.register(app, the_farm)
     page.register(app)
     app.register_error_handler(CoalitionError, problem)
     app.register_error_handler(HTTPException, http_problem)

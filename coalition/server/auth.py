@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
@@ -27,10 +28,11 @@ class Right:
 
     roles: frozenset[str]
     scope: str = "all"
+    legacy: bool = False  # a call of the predecessor's wire, which proves itself in its own ways
 
 
-def _right(*roles: str, scope: str = "all") -> Right:
-    return Right(frozenset(roles), scope)
+def _right(*roles: str, scope: str = "all", legacy: bool = False) -> Right:
+    return Right(frozenset(roles), scope, legacy)
 
 
 SEE = _right(USER, ADMIN)
@@ -38,6 +40,10 @@ OWN = _right(USER, ADMIN, scope="own")
 ADMINS = _right(ADMIN)
 OPEN = _right(ANYONE)
 AGENT = _right(WORKER, scope="own")
+OLD_SEE = _right(USER, ADMIN, legacy=True)
+OLD_OWN = _right(USER, ADMIN, scope="own", legacy=True)
+OLD_ADMINS = _right(ADMIN, legacy=True)
+OLD_AGENT = _right(WORKER, ADMIN, scope="own", legacy=True)  # an old worker has no credential of its own
 
 RIGHTS: dict[str, Right] = {
     "page.static": OPEN,
@@ -90,6 +96,37 @@ RIGHTS: dict[str, Right] = {
     "cloud.budgets": SEE,
     "cloud.ledger": SEE,
     "cloud.decisions": SEE,
+    "legacy.jobs": OLD_SEE,
+    "legacy.job": OLD_SEE,
+    "legacy.children": OLD_SEE,
+    "legacy.dependencies": OLD_SEE,
+    "legacy.children_dependencies": OLD_SEE,
+    "legacy.log": OLD_SEE,
+    "legacy.values": OLD_SEE,
+    "legacy.workers": OLD_SEE,
+    "legacy.events": OLD_SEE,
+    "legacy.affinities": OLD_SEE,
+    "legacy.get_jobs": OLD_SEE,
+    "legacy.new_job": OLD_OWN,
+    "legacy.edit_jobs": OLD_OWN,
+    "legacy.depend": OLD_OWN,
+    "legacy.delete_jobs": OLD_OWN,
+    "legacy.reset_jobs": OLD_OWN,
+    "legacy.reset_error_jobs": OLD_OWN,
+    "legacy.start_jobs": OLD_OWN,
+    "legacy.pause_jobs": OLD_OWN,
+    "legacy.add_job": OLD_OWN,
+    "legacy.add_job_text": OLD_OWN,
+    "legacy.clear_jobs": OLD_OWN,
+    "legacy.edit_workers": OLD_ADMINS,
+    "legacy.delete_workers": OLD_ADMINS,
+    "legacy.start_workers": OLD_ADMINS,
+    "legacy.stop_workers": OLD_ADMINS,
+    "legacy.terminate_workers": OLD_ADMINS,
+    "legacy.name_affinities": OLD_ADMINS,
+    "legacy.pick_job": OLD_AGENT,
+    "legacy.heartbeat": OLD_AGENT,
+    "legacy.end_job": OLD_AGENT,
 }
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -112,8 +149,10 @@ def install(app: Flask, farm: Farm) -> None:
         if request.endpoint is None:
             return
         right = RIGHTS[request.endpoint]
-        if farm.settings.auth.mode == "none" and WORKER not in right.roles:  # a worker proves itself anyway
-            _refuse_foreign_pages(request)
+        if right.legacy:
+            _refuse_browsers(request)
+        if farm.settings.auth.mode == "none" and (right.legacy or WORKER not in right.roles):  # a worker proves itself anyway
+            _refuse_foreign_pages(request, forms=right.legacy)
         g.identity = identify(farm, request, right)
 
 
@@ -121,6 +160,8 @@ def identify(farm: Farm, call: Request, right: Right) -> Identity:
     """Who calls; NotAuthenticated without a good credential, NotAllowed for the wrong role."""
     if ANYONE in right.roles:
         return Identity("", ANYONE)
+    if right.legacy:
+        return _old_caller(farm, call, right)
     if WORKER in right.roles:
         return _worker(farm, call)
     if farm.settings.auth.mode == "none":
@@ -128,9 +169,34 @@ def identify(farm: Farm, call: Request, right: Right) -> Identity:
     row = farm.store.check_token(bearer(call.headers.get("Authorization", "")))
     if row is None or row.kind != "user":
         raise NotAuthenticated("the token is missing, unknown or expired; send one as Authorization: Bearer TOKEN")
-    if row.role not in right.roles:
-        raise NotAllowed(f"{row.user or 'this token'} is {row.role}; this needs {' or '.join(sorted(right.roles))}")
-    return Identity(row.user, row.role)
+    return _with_role(Identity(row.user, row.role), right)
+
+
+def _with_role(who: Identity, right: Right) -> Identity:
+    if who.role not in right.roles:
+        raise NotAllowed(f"{who.name or 'this token'} is {who.role}; this needs {' or '.join(sorted(right.roles))}")
+    return who
+
+
+def _old_caller(farm: Farm, call: Request, right: Right) -> Identity:
+    """Who makes a call of the predecessor's wire: by user and API token (HTTP basic), or by its network.
+
+    A worker's call may also bring a site token as the password. In a network of `legacy_networks` it needs nothing, as in
+    `enrol_from`, whatever the right of `legacy_user`.
+    """
+    rules = farm.settings.auth
+    if rules.mode == "none":
+        return Identity("", ADMIN)
+    header = call.headers.get("Authorization", "")
+    if not header and in_networks(call.remote_addr, rules.legacy_networks):
+        return _with_role(Identity(rules.legacy_user, WORKER if WORKER in right.roles else rules.legacy_role), right)
+    user, secret = basic(header)
+    row = farm.store.check_token(secret)
+    if row is not None and row.kind == "site" and WORKER in right.roles:
+        return Identity("", WORKER)
+    if row is None or row.kind != "user" or user != row.user:
+        raise NotAuthenticated("send the user and an API token as the password (HTTP basic), or see [auth] legacy_networks")
+    return _with_role(Identity(row.user, row.role), right)
 
 
 def _worker(farm: Farm, call: Request) -> Identity:
@@ -152,7 +218,24 @@ def bearer(header: str) -> str:
     return text.strip() if kind.lower() == "bearer" else ""
 
 
-def _refuse_foreign_pages(call: Request) -> None:
+def basic(header: str) -> tuple[str, str]:
+    """User and password in an Authorization header, or nothing."""
+    kind, _, text = header.partition(" ")
+    try:
+        plain = base64.b64decode(text.strip(), validate=True).decode() if kind.lower() == "basic" else ""
+    except ValueError:  # no base64, no text
+        plain = ""
+    user, _, password = plain.partition(":")
+    return user, password
+
+
+def _refuse_browsers(call: Request) -> None:
+    """The old calls change jobs by GET and forms, and may need no log-in: a page of any site could send them from a browser."""
+    if "Sec-Fetch-Site" in call.headers or call.headers.get("User-Agent", "").startswith("Mozilla/"):
+        raise NotAllowed("these calls are for scripts and workers of Coalition 3.x and 4.0, not for browsers; the page is at /")
+
+
+def _refuse_foreign_pages(call: Request, forms: bool = False) -> None:
     """Without log-in, a page of another site must not reach us through the user's browser (DNS rebinding, forged posts)."""
     try:
         host = urlsplit(f"//{call.host}").hostname or ""
@@ -163,7 +246,7 @@ def _refuse_foreign_pages(call: Request) -> None:
     origin = call.headers.get("Origin")
     if origin is not None and origin != f"{call.scheme}://{call.host}":
         raise NotAllowed("requests from pages of other sites are not served")
-    if call.method not in SAFE_METHODS and call.mimetype not in ("application/json", "application/octet-stream"):
+    if not forms and call.method not in SAFE_METHODS and call.mimetype not in ("application/json", "application/octet-stream"):
         raise BadInput("send Content-Type: application/json", fields={"Content-Type": "must be application/json"})
 
 

@@ -79,6 +79,7 @@ class Session:
     dirty: bool = False
     parked: threading.Event | None = None
     wanted: int = 0  # leases, by the call that is parked
+    ahead: bool = True  # does it take leases that wait for a slot
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -151,6 +152,13 @@ class Dispatcher:
             session = self._open_session(worker_id) if name == f"w{worker_id}" else None
             if session is None or session.key != key:
                 raise NotAuthenticated("the worker's credential is not known here; it must enrol again")
+        return session
+
+    def session_of(self, worker_id: int) -> Session:
+        """The session of a worker for whom the caller vouches; NotAuthenticated when it was deleted."""
+        session = self.sessions.get(worker_id) or self._open_session(worker_id)
+        if session is None:
+            raise NotAuthenticated("the worker was deleted; it must enrol again")
         return session
 
     def _open_session(self, worker_id: int) -> Session | None:
@@ -251,7 +259,7 @@ class Dispatcher:
             return 0
         queued = sum(not running.started for running in call.running)
         ahead = 0
-        if session.run_s is not None and session.run_s < SHORT_RUN_S:
+        if session.ahead and session.run_s is not None and session.run_s < SHORT_RUN_S:
             ahead = min(math.ceil(row.slots * AHEAD_S / max(session.run_s, 0.001)), AHEAD_PER_SLOT * row.slots)
         return max(0, min(call.free, row.slots) + ahead - queued)
 

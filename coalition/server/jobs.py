@@ -11,11 +11,12 @@ from flask import Blueprint, Response, g, request
 from coalition.errors import BadInput, NotAllowed, NotFound, TooLarge
 from coalition.filters import parse
 from coalition.logs import MAX_READ
-from coalition.model import MAX_INT, Edit, JobSpec, MoreFrames, ResetSelection, Selection, SkipSelection, from_dict
+from coalition.model import MAX_INT, Edit, JobChanges, JobSpec, MoreFrames, ResetSelection, Selection, SkipSelection, from_dict
 from coalition.server import web
 from coalition.server.auth import ADMIN, Identity, must_own
 from coalition.states import AttemptState, JobState
 from coalition.store.lists import SORTS, Cursor, JobQuery
+from coalition.store.submit import Submitted
 
 blueprint = Blueprint("jobs", __name__)
 
@@ -38,6 +39,12 @@ def submit() -> Response:
     jobs = from_dict(Submission, web.json_body()).jobs
     if not jobs:
         raise BadInput(fields={"jobs": "is empty; give at least one job"})
+    made = accept(jobs)
+    return web.reply({"ids": made.ids, "count": made.count, "refs": made.refs}, 201)
+
+
+def accept(jobs: Sequence[JobSpec]) -> Submitted:
+    """Submits for the caller, who becomes the owner and needs to own the groups."""
     identity: Identity = g.identity
     jobs = tuple(_owned(job, identity, identity.name) for job in jobs)
     parents = sorted({job.parent for job in jobs if job.parent})
@@ -45,7 +52,7 @@ def submit() -> Response:
         must_own(web.farm(), parents, below=False)
     made = web.farm().store.submit(jobs, _who())
     web.farm().dispatcher.kick()
-    return web.reply({"ids": made.ids, "count": made.count, "refs": made.refs}, 201)
+    return made
 
 
 def _owned(job: JobSpec, identity: Identity, owner: str) -> JobSpec:
@@ -126,14 +133,19 @@ def _bounded(number: int) -> int:
 def edit() -> Response:
     wanted = web.body(Edit)
     web.refuse_nothing(wanted.changes)
-    must_own(web.farm(), wanted.ids)
+    may_change(wanted.ids, wanted.changes)
+    return _changed(web.farm().store.edit(wanted.ids, wanted.changes, _who()))
+
+
+def may_change(ids: Sequence[int], changes: JobChanges) -> None:
+    """NotAllowed for jobs of others, for giving jobs away, and for moving them into the group of somebody else."""
+    must_own(web.farm(), ids)
     identity: Identity = g.identity
     if identity.role != ADMIN:
-        if wanted.changes.user not in (None, identity.name):
-            raise NotAllowed(f"{identity.name} may not give jobs to {wanted.changes.user}")
-        if wanted.changes.parent:
-            must_own(web.farm(), [wanted.changes.parent], below=False)
-    return _changed(web.farm().store.edit(wanted.ids, wanted.changes, _who()))
+        if changes.user not in (None, identity.name):
+            raise NotAllowed(f"{identity.name} may not give jobs to {changes.user}")
+        if changes.parent:
+            must_own(web.farm(), [changes.parent], below=False)
 
 
 @blueprint.post("/jobs/pause")

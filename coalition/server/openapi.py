@@ -280,7 +280,7 @@ def document(app: Flask) -> dict[str, Any]:
 
 def _routes(app: Flask) -> Iterator[tuple[str, str, str]]:
     for rule in app.url_map.iter_rules():
-        if not rule.endpoint.startswith("page."):
+        if not rule.endpoint.startswith(("page.", "legacy.")):
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
                 yield rule.rule, method.lower(), rule.endpoint
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from flask import Response, current_app, request
+from flask import Response, current_app, has_request_context, request
 
 from coalition.config import Settings
 from coalition.errors import BadInput, CoalitionError, Unavailable
@@ -110,5 +110,6 @@ def problem(error: CoalitionError) -> Response:
     if isinstance(error, Unavailable):
         response.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     if error.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"
+        legacy = has_request_context() and (request.endpoint or "").startswith("legacy.")
+        response.headers["WWW-Authenticate"] = 'Basic realm="coalition"' if legacy else "Bearer"
     return response

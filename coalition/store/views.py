@@ -166,6 +166,25 @@ class Views(Cloud):
         return [_attempt(row) for row in db.execute(_attempt_select().where(attempt.c.job_id == job_id).limit(limit))]
 
     @reads
+    def runs(self, db: Connection, job_id: int | None, worker_name: str | None, since: float, limit: int) -> list[Attempt]:
+        """The last attempts, newest first, that began at `since` or later: of all jobs and workers, or of one."""
+        wanted = [attempt.c.leased_at >= since]
+        wanted += [attempt.c.job_id == job_id] if job_id is not None else []
+        if worker_name is not None:
+            wanted.append(attempt.c.worker_id.in_(select(worker.c.id).where(worker.c.name == worker_name)))
+        return [_attempt(row) for row in db.execute(_attempt_select().where(*wanted).limit(limit))]
+
+    @reads
+    def users(self, db: Connection) -> list[str]:
+        """Whose jobs there are."""
+        return list(db.execute(select(spec.c.user).distinct().order_by(spec.c.user)).scalars())
+
+    @reads
+    def priorities(self, db: Connection) -> list[int]:
+        """The priorities that jobs have themselves."""
+        return list(db.execute(select(job.c.prio).distinct().order_by(job.c.prio)).scalars())
+
+    @reads
     def attempt(self, db: Connection, attempt_id: int) -> Attempt:
         """One attempt; NotFound if there is none."""
         row = db.execute(_attempt_select().where(attempt.c.id == attempt_id)).first()

@@ -13,7 +13,7 @@ from typing import Any
 
 from werkzeug.serving import make_server
 
-from coalition.config import Settings, load
+from coalition.config import NOTHING, Given, Settings, load
 from coalition.schema_version import prepare
 from coalition.server.app import create_app
 from coalition.store import Store
@@ -22,8 +22,8 @@ from coalition.store import Store
 class RealServer:
     """A context manager. `url` is its address, `store` its store; `auth` is none or token."""
 
-    def __init__(self, folder: Path, auth: str = "none") -> None:
-        given = {("server", "data_dir"): str(folder), ("server", "listen"): "127.0.0.1:0", ("auth", "mode"): auth}
+    def __init__(self, folder: Path, auth: str = "none", knobs: Given = NOTHING) -> None:
+        given = {("server", "data_dir"): str(folder), ("server", "listen"): "127.0.0.1:0", ("auth", "mode"): auth, **knobs}
         self.settings: Settings = load(None, {**given, ("worker", "wait"): "0"})
         folder.mkdir(parents=True, exist_ok=True)
         prepare(self.settings)
