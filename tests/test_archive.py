@@ -119,6 +119,7 @@ class TestArchiving:
         (later,) = store.submit([a_job("later", depends_on=(target,))]).ids
         store.edit([later], JobChanges(depends_on=(target + 1,)))
         assert (store.job(later).state, store.job(later).depends_on) == ("WAITING", (target + 1,))
+        assert whole(store) == []
 
     def test_frames_that_waited_for_archived_frames_go_on_without_them(self, store: WatchedStore, hand: Hand) -> None:
         (first,) = store.submit([a_range("1-4", "first")]).ids
