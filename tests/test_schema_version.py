@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import MetaData, inspect, text
+from sqlalchemy import MetaData, inspect, select, text
 
 from coalition.backup import follow_ids
 from coalition.config import Settings
@@ -189,6 +189,48 @@ def test_what_was_there_before_is_counted_and_found_by_state_and_parent(empty: B
         ]
         farm = db.execute(text("SELECT total, waiting, working, finished, error, run_ms FROM group_count WHERE group_id = 0"))
         assert list(farm) == [(3, 0, 1, 1, 1, 75)]
+
+
+@each
+def test_dependencies_stay_and_jobs_know_when_they_began_and_ended(empty: Base) -> None:
+    upgrade(empty, "0002")
+    tables = MetaData()
+    tables.reflect(empty.engine)
+    rows: dict[str, list[dict[str, Any]]] = {
+        "job": [
+            {"id": 1, **OLD_JOB, "state": "FINISHED", "attempt_id": 2},
+            {"id": 2, **OLD_JOB, "state": "PENDING", "holds": 1},
+            {"id": 3, **OLD_JOB, "is_group": True, "class_id": 0},
+        ],
+        "dependency": [{"job_id": 2, "on_id": 1, "met": True}, {"job_id": 2, "on_id": 3, "met": False}],
+        "attempt": [
+            {
+                "id": number,
+                "job_id": 1,
+                "worker_id": 1,
+                "epoch": 1,
+                "state": state,
+                "deadline": 0.0,
+                "leased_at": at,
+                "ended_at": at + 5,
+            }
+            for number, state, at in ((1, "LOST", 10.0), (2, "FINISHED", 20.0))
+        ],
+    }
+    with empty.engine.begin() as db:
+        for name, values in rows.items():
+            for row in values:
+                db.execute(tables.tables[name].insert().values(row))
+    upgrade(empty)
+    with empty.engine.connect() as db:
+        edges = select(*(metadata.tables["dependency"].c[name] for name in ("job_id", "by_rule", "on_id", "met", "done")))
+        assert [tuple(row) for row in db.execute(edges.order_by("on_id"))] == [
+            (2, False, 1, True, False),
+            (2, False, 3, False, False),
+        ]
+        jobs = metadata.tables["job"].c
+        times = db.execute(select(jobs.started_at, jobs.ended_at).order_by(jobs.id))
+        assert [tuple(row) for row in times] == [(10.0, 25.0), (None, None), (None, None)]
 
 
 def test_upgrading_twice_and_down_again_works(empty: Base) -> None:
