@@ -15,7 +15,7 @@ from flask import Flask
 from coalition.config import ServerSettings, Settings
 from coalition.discovery import Responder
 from coalition.server.app import create_app
-from coalition.server.old_workers import _is_cheap
+from coalition.server.old_workers import Agents, _is_cheap
 from tests.builders import Caller, Clock, WatchedStore
 from tests.fakes.legacy import FORM, OldClient, OldWire, OldWorker
 from tests.fakes.server import HandWorker, RealServer
@@ -96,6 +96,14 @@ def test_a_job_runs_tells_of_its_progress_and_ends(client: OldClient, worker: Ol
     assert (shown["state"], shown["progress"], shown["run_done"]) == ("FINISHED", 1.0, 1)
     assert client.json("GET", f"/api/jobs/{job_id}/log") == "one\nPROGRESS:25\nPROGRESS:50\ntwo �\n"
     assert worker.pick() == NOBODY
+
+
+def test_much_output_at_once_is_kept_whole(client: OldClient, worker: OldWorker) -> None:
+    job_id = client.new_job(command="true")
+    worker.take()
+    output = "".join(f"line {number}\n" for number in range(200_000))
+    assert worker.beat(job_id, output.encode())
+    assert client.json("GET", f"/api/jobs/{job_id}/log") == output
 
 
 def test_what_the_log_tells_of_progress_is_shown_while_the_job_runs(
@@ -515,3 +523,21 @@ def test_a_pattern_that_is_quick_is_looked_for(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", ["(a+)+%percent", "a*a*%one", "(a|aa)%one", "a{1,9}%one"])
 def test_a_pattern_that_may_hold_up_the_server_is_not(pattern: str) -> None:
     assert not _is_cheap(pattern)
+
+
+def test_an_old_workers_calls_may_come_to_any_process_of_the_server(store: WatchedStore, old_app: Flask) -> None:
+    other = create_app(store.settings, store, store.clock)
+    other.extensions["coalition"].dispatcher.start()
+    for process in (old_app, other):
+        process.extensions["coalition.legacy"] = Agents(alone=False)
+    here, there = old_app.test_client().post, other.test_client().post
+    caller = Caller(old_app)
+    for post_first, post_then in ((here, there), (there, here)):
+        (job_id,) = caller.submit({"command": "c"})
+        me = {"hostname": "old1", "total_memory": "4000"}
+        assert post_first("/workers/pickjob", data=me).data.startswith(b"(%d," % job_id)
+        assert post_then("/workers/heartbeat", data={**me, "jobId": job_id, "log": ""}).data == b"true"
+        assert post_first("/workers/heartbeat", data={**me, "jobId": job_id, "log": ""}).data == b"true"
+        assert post_then("/workers/endjob", data={"hostname": "old1", "jobId": job_id, "errorCode": "0"}).data == b"true"
+        assert caller.ok("GET", f"/jobs/{job_id}")["state"] == "FINISHED"
+    other.extensions["coalition"].dispatcher.stop()

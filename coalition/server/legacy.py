@@ -57,6 +57,7 @@ STATE_OF = {"LEASED": "WORKING", "RUNNING": "WORKING"}
 def register(app: Flask, farm: Farm) -> None:
     """Adds the old routes to `app`."""
     app.extensions["coalition.legacy"] = Agents(farm.store.sqlite)
+    app.config["MAX_FORM_MEMORY_SIZE"] = farm.settings.server.max_body_bytes  # a heartbeat brings all the new output
     app.register_blueprint(blueprint)
 
 
