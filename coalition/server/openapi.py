@@ -53,6 +53,7 @@ class Operation:
     accepts: str = "application/json"
 
 
+TAKEN_TOO = (model.Dependency,)  # stands in bodies as well as in answers
 CHANGED = {"changed": int}
 REASONS = [str]
 PIECE = {"offset": _whole(-model.MAX_INT, model.MAX_INT), "limit": _whole(1, MAX_READ)}
@@ -212,7 +213,8 @@ class Schemas:
             self.named[name] = {}  # it may hold itself
             hints = typing.get_type_hints(kind)
             fields = {one.name: self._field(hints[one.name], one) for one in dataclasses.fields(kind)}
-            must = [one.name for one in dataclasses.fields(kind) if self.answers or _is_required(one)]
+            whole = self.answers and kind not in TAKEN_TOO
+            must = [one.name for one in dataclasses.fields(kind) if whole or _is_required(one)]
             self.named[name] = {"type": "object", "properties": fields, "additionalProperties": False}
             if must:
                 self.named[name]["required"] = must
