@@ -71,6 +71,7 @@ export function Log({ job }) {
   }, [data?.text, follow])
   const lines = useMemo(() => toLines((data?.text || '').replace(/\n$/, '')), [data?.text])
   const onScroll = () => {
+    if (!box.current) return // the scroll was told after the log was closed
     const { scrollTop, scrollHeight, clientHeight } = box.current
     setFollow(scrollHeight - scrollTop - clientHeight < 24)
   }
