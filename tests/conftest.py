@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +28,9 @@ from coalition.server.app import create_app  # noqa: E402
 from coalition.store.base import Base  # noqa: E402
 from tests.builders import Clock, WatchedStore, settings  # noqa: E402
 from tests.databases import Databases, missing  # noqa: E402
+
+# A shell has what it runs in the background ignore Ctrl-C, and so would every process that a test starts and ends with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 T = TypeVar("T")
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
