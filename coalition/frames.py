@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from math import gcd
 
 from coalition.errors import BadInput, TooLarge
 from coalition.model import MAX_FRAMES
@@ -55,20 +56,27 @@ def overlaps(waiting: Sequence[Piece], there: Sequence[Piece], step: int = 1, sh
     order = sorted(range(len(there)), key=lambda at: there[at][0])
     firsts = [there[at][0] for at in order]
     widest = max((last - first for first, last, _ in there), default=0)
-    looked_at = 0
-    for place, (first, last, by) in enumerate(waiting):
-        wanted = range(first * step + shift, last * step + shift + 1, by * step)
-        low, high = bisect_left(firsts, wanted[0] - widest), bisect_right(firsts, wanted[-1])
-        looked_at += high - low
-        if looked_at > MAX_PAIRS:
-            raise TooLarge(f"two frame ranges cross each other in more than {MAX_PAIRS:,} places; give them another chunk")
+    asked = [range(first * step + shift, last * step + shift + 1, by * step) for first, last, by in waiting]
+    near = [(bisect_left(firsts, wanted[0] - widest), bisect_right(firsts, wanted[-1])) for wanted in asked]
+    if sum(high - low for low, high in near) > MAX_PAIRS:
+        raise TooLarge(f"two frame ranges cross each other in more than {MAX_PAIRS:,} places; give them another chunk")
+    for place, (wanted, (low, high)) in enumerate(zip(asked, near, strict=True)):
         yield from ((place, at) for at in order[low:high] if _meet(wanted, there[at]))
 
 
 def _meet(wanted: range, piece: Piece) -> bool:
-    has = range(piece[0], piece[1] + 1, piece[2])
-    few, many = (wanted, has) if len(wanted) < len(has) else (has, wanted)
-    return any(frame in many for frame in few)
+    """Whether a frame is in both: the first common one of two arithmetic progressions lies before the end of either."""
+    first, last, by = piece
+    common = gcd(wanted.step, by)
+    apart = first - wanted.start
+    if apart % common:
+        return False
+    turns = apart // common * pow(wanted.step // common, -1, by // common) % (by // common)
+    met, every = wanted.start + turns * wanted.step, wanted.step // common * by
+    late = max(wanted.start, first) - met
+    if late > 0:
+        met += -(-late // every) * every
+    return met <= min(wanted[-1], last)
 
 
 def _unbroken(part: range, left: set[int]) -> Iterator[list[int]]:

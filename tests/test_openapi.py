@@ -16,7 +16,7 @@ from coalition.store import Store
 from tests.builders import Caller, Hand, a_group, a_job, a_range
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-EXAMPLES = 25
+EXAMPLES = 12
 NOT_A_FORM = {"Content-Type": "application/json"}  # without log-in, what a form of another page cannot send
 
 
