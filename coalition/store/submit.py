@@ -217,33 +217,21 @@ class Adding:
         holds: Mapping[int, int],
     ) -> None:
         """The jobs of a range; all they need of a worker is their range's."""
-        for start in range(0, len(pieces), PIECE):
-            self._add_some(group, first_id + start, pieces[start : start + PIECE], template, own, retries, holds)
-            self.write_if_many()
-
-    def _add_some(
-        self,
-        group: int,
-        first_id: int,
-        pieces: Sequence[Piece],
-        template: Template,
-        own: int,
-        retries: int,
-        holds: Mapping[int, int],
-    ) -> None:
         up = self._above[group]
         class_id = self._class(group, own, DEFAULT_PRIORITY, template.user, "frames")
-        ids = range(first_id, first_id + len(pieces))
-        by_state: dict[JobState, list[int]] = {}
-        for one, (first, last, step) in zip(ids, pieces, strict=True):
-            held = holds.get(one, 0)
-            state = JobState.PENDING if held or up.holds else JobState.WAITING
-            by_state.setdefault(state, []).append(one)
-            order = (DEFAULT_PRIORITY, own, class_id, str(state), False, held, retries)
-            self.rows.jobs.append((one, group, False, *order, first, last, step if step > 1 else None, 0, False, 0))
-        self.rows.specs += template.filled(group, first_id, pieces, self.now)
-        for state, those in by_state.items():
-            self.count(group, class_id, state, those, up.paused)
+        for start in range(0, len(pieces), PIECE):
+            some = pieces[start : start + PIECE]
+            by_state: dict[JobState, list[int]] = {}
+            for one, (first, last, step) in enumerate(some, first_id + start):
+                held = holds.get(one, 0)
+                state = JobState.PENDING if held or up.holds else JobState.WAITING
+                by_state.setdefault(state, []).append(one)
+                order = (DEFAULT_PRIORITY, own, class_id, str(state), False, held, retries)
+                self.rows.jobs.append((one, group, False, *order, first, last, step if step > 1 else None, 0, False, 0))
+            self.rows.specs += template.filled(group, first_id + start, some, self.now)
+            for state, those in by_state.items():
+                self.count(group, class_id, state, those, up.paused)
+            self.write_if_many()
 
     def write_if_many(self) -> None:
         """Writes what was made so far once it is much: a million rows at a time would fill the memory."""
