@@ -36,10 +36,13 @@ from coalition.model import (
     Edit,
     Job,
     JobChanges,
+    JobSelection,
     JobSpec,
     Limit,
     LimitChanges,
     MoreFrames,
+    NotDone,
+    Rehearsal,
     ResetSelection,
     Selection,
     SkipSelection,
@@ -48,6 +51,7 @@ from coalition.model import (
     WorkerEdit,
     defaults,
     from_dict,
+    must_select,
     to_dict,
 )
 from coalition.states import ENDED_JOBS, JobState
@@ -82,11 +86,34 @@ class Page:
 
 @dataclass(frozen=True)
 class Submitted:
-    """What a submission made: the ids of its top-level jobs in order, the number of jobs in all, and the ids of its refs."""
+    """What a submission made: the ids of its top-level jobs in order, the number of jobs in all, and the ids of its refs.
+
+    With `dry_run` no job was made, and none has an id: `count` would have been.
+    """
 
     ids: Sequence[int]
     count: int
     refs: Mapping[str, int]
+    dry_run: Rehearsal | None = None
+
+
+class Changed(int):
+    """How many were changed, as a number. Of jobs `ids` are those, and `refused` says of each other one why not.
+
+    With `dry_run` nothing was changed: all of it is what would have been.
+    """
+
+    ids: Sequence[int]
+    refused: Sequence[NotDone]
+    dry_run: Rehearsal | None
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Changed:
+        made = cls(_part(answer, "changed"))
+        made.ids = answer.get("ids", ())
+        made.refused = [_read(NotDone, one) for one in answer.get("refused", ())]
+        made.dry_run = _read(Rehearsal, answer["dry_run"]) if answer.get("dry_run") else None
+        return made
 
 
 @dataclass(frozen=True)
@@ -180,16 +207,19 @@ class Client:
         """
         return self._submit([from_dict(JobSpec, keywords)]).ids[0]
 
-    def submit_many(self, jobs: Iterable[JobSpec | Mapping[str, Any]]) -> Submitted:
-        """POST /jobs: submit all of them or, when one is refused, none. `depends_on` may name the `ref` of another one."""
-        plain = (_plain(job) if isinstance(job, JobSpec) else job for job in jobs)
-        return self._submit([from_dict(JobSpec, job, f"jobs[{index}]") for index, job in enumerate(plain)])
+    def submit_many(self, jobs: Iterable[JobSpec | Mapping[str, Any]], *, dry_run: bool = False) -> Submitted:
+        """POST /jobs: submit all of them or, when one is refused, none. `depends_on` may name the `ref` of another one.
 
-    def _submit(self, specs: Sequence[JobSpec]) -> Submitted:
+        With `dry_run` none is made; the answer says how many would be.
+        """
+        plain = (_plain(job) if isinstance(job, JobSpec) else job for job in jobs)
+        return self._submit([from_dict(JobSpec, job, f"jobs[{index}]") for index, job in enumerate(plain)], dry_run=dry_run)
+
+    def _submit(self, specs: Sequence[JobSpec], *, dry_run: bool = False) -> Submitted:
         if not specs:
             raise BadInput(fields={"jobs": "is empty; submit at least one"})
         owned = [_sparse(spec) if spec.user else {"user": self._own_name(), **_sparse(spec)} for spec in specs]
-        return _read(Submitted, self._send("POST", "/jobs", {"jobs": owned}))
+        return _read(Submitted, self._send("POST", "/jobs", {"jobs": owned}, {"dry_run": dry_run or None}))
 
     def _own_name(self) -> str:
         """Whose jobs they are that do not say it. Only an admin may submit for others, such as for who runs this."""
@@ -238,29 +268,34 @@ class Client:
         """GET /jobs/{id}."""
         return _read(Job, self._get(f"/jobs/{int(job)}"))
 
-    def edit(self, ids: Ids, **changes: Any) -> int:
-        """PATCH /jobs: change fields of model.JobChanges on every job of `ids`. Returns how many jobs were changed."""
-        return self._change("PATCH", "/jobs", Edit(_ids(ids), _changes(JobChanges, changes)))
+    # Each of these takes `ids`, or a `filter` (docs/selections.md) for all jobs that fit. They are changed all or none, unless
+    # `partial` leaves out what is refused; with `dry_run` the answer is what would be, and nothing is changed.
 
-    def move(self, ids: Ids, parent: int) -> int:
+    def edit(self, ids: Ids = (), *, filter: str = "", partial: bool = False, dry_run: bool = False, **changes: Any) -> Changed:
+        """PATCH /jobs: change fields of model.JobChanges on every selected job. Returns how many jobs were changed."""
+        return self._act("PATCH", "/jobs", Edit(_ids(ids), filter, _changes(JobChanges, changes)), partial, dry_run)
+
+    def move(self, ids: Ids = (), parent: int = 0, *, filter: str = "", partial: bool = False, dry_run: bool = False) -> Changed:
         """Put jobs, with all that is below them, into another group; 0 is the top."""
-        return self.edit(ids, parent=parent)
+        return self.edit(ids, filter=filter, partial=partial, dry_run=dry_run, parent=parent)
 
-    def pause(self, ids: Ids) -> int:
+    def pause(self, ids: Ids = (), *, filter: str = "", partial: bool = False, dry_run: bool = False) -> Changed:
         """POST /jobs/pause: hold whole subtrees; what runs is stopped and will run again."""
-        return self._change("POST", "/jobs/pause", Selection(_ids(ids)))
+        return self._act("POST", "/jobs/pause", JobSelection(_ids(ids), filter), partial, dry_run)
 
-    def start(self, ids: Ids) -> int:
+    def start(self, ids: Ids = (), *, filter: str = "", partial: bool = False, dry_run: bool = False) -> Changed:
         """POST /jobs/start: let paused subtrees go on."""
-        return self._change("POST", "/jobs/start", Selection(_ids(ids)))
+        return self._act("POST", "/jobs/start", JobSelection(_ids(ids), filter), partial, dry_run)
 
-    def reset(self, ids: Ids, *, errors_only: bool = False) -> int:
+    def reset(
+        self, ids: Ids = (), *, filter: str = "", errors_only: bool = False, partial: bool = False, dry_run: bool = False
+    ) -> Changed:
         """POST /jobs/reset: run whole subtrees again, or only what failed in them."""
-        return self._change("POST", "/jobs/reset", ResetSelection(_ids(ids), errors_only))
+        return self._act("POST", "/jobs/reset", ResetSelection(_ids(ids), filter, errors_only), partial, dry_run)
 
-    def skip(self, ids: Ids, *, why: str = "") -> int:
+    def skip(self, ids: Ids = (), *, filter: str = "", why: str = "", partial: bool = False, dry_run: bool = False) -> Changed:
         """POST /jobs/skip: whole subtrees count as FINISHED, by hand; what runs is stopped. A reset takes it back."""
-        return self._change("POST", "/jobs/skip", SkipSelection(_ids(ids), why))
+        return self._act("POST", "/jobs/skip", SkipSelection(_ids(ids), filter, why), partial, dry_run)
 
     def append(self, group: int, frames: str, **given: Any) -> Appended:
         """POST /jobs/{id}/frames: add frames to a range; `chunk`, `title`, `command` and `url` as in model.MoreFrames.
@@ -270,9 +305,13 @@ class Client:
         more = from_dict(MoreFrames, {"frames": frames, **given})
         return _read(Appended, self._send("POST", f"/jobs/{int(group)}/frames", _sparse(more)))
 
-    def delete(self, ids: Ids) -> int:
+    def delete(self, ids: Ids = (), *, filter: str = "", partial: bool = False, dry_run: bool = False) -> Changed:
         """POST /jobs/delete: remove whole subtrees, with their logs; what runs is stopped."""
-        return self._change("POST", "/jobs/delete", Selection(_ids(ids)))
+        return self._act("POST", "/jobs/delete", JobSelection(_ids(ids), filter), partial, dry_run)
+
+    def _act(self, method: str, path: str, chosen: JobSelection, partial: bool, dry_run: bool) -> Changed:
+        must_select(chosen)
+        return self._change(method, path, chosen, {"partial": partial or None, "dry_run": dry_run or None})
 
     def attempts(self, job: int) -> list[Attempt]:
         """GET /jobs/{id}/attempts, newest first."""
@@ -538,12 +577,12 @@ class Client:
     def _list(self, path: str, name: str, query: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         return list(_part(self._get(path, query), name))
 
-    def _send(self, method: str, path: str, body: Any) -> dict[str, Any]:
-        return self._json(self._wire.call(method, path, body=body)[1])
+    def _send(self, method: str, path: str, body: Any, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return self._json(self._wire.call(method, path, query=query, body=body)[1])
 
-    def _change(self, method: str, path: str, selection: Any) -> int:
+    def _change(self, method: str, path: str, selection: Any, query: Mapping[str, Any] | None = None) -> Changed:
         checked = from_dict(type(selection), to_dict(selection))
-        return int(_part(self._send(method, path, _sparse(checked)), "changed"))
+        return Changed.of(self._send(method, path, _sparse(checked), query))
 
     def _json(self, data: bytes) -> dict[str, Any]:
         answer = _object(data)

@@ -17,9 +17,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from coalition.errors import BadInput, nearest
+from coalition.model import MAX_FILTER
 from coalition.states import JobState
 
-MAX_LENGTH = 2_000
 MAX_TERMS = 32
 OPERATORS = (">=", "<=", ":", ">", "<")
 TOKEN = re.compile(
@@ -81,19 +81,23 @@ FIELDS: Mapping[str, tuple[Reader, Sequence[str]]] = {
     "user": (a_text, EQUAL),
     "title": (a_text, EQUAL),
     "paused": (a_flag, EQUAL),
+    "group": (a_flag, EQUAL),
     "id": (a_number, ORDERED),
+    "parent": (a_number, EQUAL),
     "priority": (a_number, ORDERED),
     "errors": (a_number, ORDERED),
     "retries": (a_number, ORDERED),
     "frame": (a_number, ORDERED),
     "created": (a_time, ORDERED[1:]),
+    "started": (a_time, ORDERED[1:]),
+    "ended": (a_time, ORDERED[1:]),
 }
 
 
 def parse(text: str, now: float) -> tuple[Term, ...]:
     """The terms of a filter; BadInput says which part is wrong, and what is allowed."""
-    if len(text) > MAX_LENGTH:
-        raise _wrong(f"is {len(text):,} long; at most {MAX_LENGTH:,}")
+    if len(text) > MAX_FILTER:
+        raise _wrong(f"is {len(text):,} long; at most {MAX_FILTER:,}")
     terms = tuple(_terms(text, now))
     if len(terms) > MAX_TERMS:
         raise _wrong(f"has {len(terms)} terms; at most {MAX_TERMS}")

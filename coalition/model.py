@@ -33,6 +33,7 @@ MAX_PROBLEMS = 100
 MAX_PRIORITY = 255
 DEFAULT_PRIORITY = 127
 INLINE_LOG_BYTES = 4_096
+MAX_FILTER = 2_000
 HOURS_ENDS = ("finish", "requeue")
 UNTIL = ("finished", "done")
 TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}\Z")
@@ -334,18 +335,26 @@ class LimitChanges:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which jobs an action is for."""
+    """Which workers or instances an action is for."""
 
     ids: Sequence[int] = spec(length=1_000_000, check=lambda v: "is empty; name at least one" if not v else None)
 
 
 @dataclass(frozen=True)
-class ResetSelection(Selection):
+class JobSelection:
+    """Which jobs an action is for: `ids`, or all that fit a `filter` (coalition/filters.py). One of the two is given."""
+
+    ids: Sequence[int] = spec(tuple, length=1_000_000)
+    filter: str = spec("", length=MAX_FILTER, check=_text)
+
+
+@dataclass(frozen=True)
+class ResetSelection(JobSelection):
     errors_only: bool = False
 
 
 @dataclass(frozen=True)
-class SkipSelection(Selection):
+class SkipSelection(JobSelection):
     why: str = spec("", length=1_000, check=_text)
 
 
@@ -364,9 +373,53 @@ class MoreFrames:
 
 
 @dataclass(frozen=True)
-class Edit:
-    ids: Sequence[int] = spec(length=1_000_000, check=lambda v: "is empty; name at least one" if not v else None)
+class Edit(JobSelection):
     changes: JobChanges = spec(JobChanges)  # noqa: RUF009
+
+
+def must_select(chosen: JobSelection) -> None:
+    """BadInput for a selection of nothing, and for one by ids and filter at a time."""
+    if chosen.ids and chosen.filter:
+        raise BadInput(fields={"filter": "is given beside `ids`; give one of the two"})
+    if not chosen.ids and not chosen.filter.strip():
+        raise BadInput(fields={"ids": "is empty; name at least one, or give a `filter`"})
+
+
+@dataclass(frozen=True)
+class NotDone:
+    """One of many that an action was not done to, and why; `status` as if it had been the only one."""
+
+    id: int
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class Happening:
+    """An event that an action would write; `job` is null where it is about many."""
+
+    kind: str
+    job: int | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What an action would do: all jobs of the farm by state before and after it, and its first events."""
+
+    before: Counts
+    after: Counts
+    events: Sequence[Happening]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What an action on many did. With `dry_run` nothing was changed: it is what would have been."""
+
+    changed: int
+    ids: Sequence[int]
+    refused: Sequence[NotDone] = ()
+    dry_run: Rehearsal | None = None
 
 
 # ---------------------------------------------------------------- workers

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Literal
 
-from coalition.model import Job
+from coalition.model import Job, Rehearsal
 
 MICRO = 1_000_000
 GAP = 2
@@ -100,6 +100,15 @@ def progress(job: Job) -> str:
         errors = f" {job.counts.error} err" if job.counts.error else ""
         return f"{job.counts.finished}/{job.counts.total}{errors}"
     return f"{job.progress:.0%}" if job.progress else ""
+
+
+def rehearsal(told: Rehearsal) -> Iterable[str]:
+    """What would happen, a line each: the states whose number of jobs would be another, and the first events."""
+    before, after = vars(told.before), vars(told.after)
+    moved = [f"{name} {before[name]:,} -> {after[name]:,}" for name in before if before[name] != after[name]]
+    yield "all jobs of the farm: " + (", ".join(moved) or "as many in each state as before")
+    for one in told.events:
+        yield f"{one.kind}{'' if one.job is None else f' {one.job}'}: {one.text}"
 
 
 # ---------------------------------------------------------------- where it goes

@@ -176,7 +176,8 @@ def test_frames_are_appended_and_jobs_skipped(farm: Client) -> None:
         (["jobs", "--state", "BUSY"], "BUSY"),
         (["log", "-f", "--json", "1"], "--follow"),
         (["nonsense"], "No such command"),
-        (["pause"], "Missing argument"),
+        (["pause"], "name at least one, or give a `filter`"),
+        (["wait"], "Missing argument"),
         (["--server", "a b", "jobs"], "is not an address"),
         (["--token-file", "/nowhere", "jobs"], "--token-file: /nowhere cannot be read"),
     ],
@@ -295,7 +296,7 @@ def test_jobs_are_paused_started_edited_moved_reset_and_deleted(farm: Client) ->
     job = str(farm.submit(command="true", title="j"))
     assert coalition("pause", job).stdout == "1 job changed\n"
     assert farm.job(int(job)).paused
-    assert document("start", job) == {"changed": 1}
+    assert document("start", job) == {"changed": 1, "ids": [int(job)], "refused": [], "dry_run": None}
     coalition("edit", job, "--title", "new", "--priority", "3", "--env", "A=1", "--command", "false", "-q")
     changed = farm.job(int(job))
     assert (changed.title, changed.priority, changed.environment, changed.command) == ("new", 3, {"A": "1"}, "false")
@@ -305,6 +306,32 @@ def test_jobs_are_paused_started_edited_moved_reset_and_deleted(farm: Client) ->
     coalition("reset", str(group), "--errors")
     coalition("delete", str(group))
     assert "there is no job" in coalition("job", job, code=1).stderr
+
+
+def test_what_fits_a_filter_is_told_in_a_rehearsal_then_changed(farm: Client) -> None:
+    jobs = [farm.submit(command="true", title=f"bulk {n}", user="bea") for n in range(3)]
+    told = coalition("pause", "--filter", "user:bea bulk", "--dry-run").stdout.splitlines()
+    assert told[:2] == ["3 jobs would be changed", "all jobs of the farm: as many in each state as before"]
+    assert told[2:] == [f"job.pause {job}: paused" for job in jobs]
+    assert not farm.job(jobs[0]).paused
+    assert coalition("pause", "--filter", "user:bea bulk").stdout == "3 jobs changed\n"
+    assert farm.job(jobs[2]).paused
+    told = coalition("delete", "--filter", "user:bea", "--dry-run").stdout
+    assert "waiting" in told
+    assert "job.delete" in told
+    assert coalition("submit", "--frames", "1-9", "--dry-run", "true").stdout.startswith("10 jobs would be made\n")
+    assert coalition("delete", "--filter", "user:bea", "-q").stdout == ""
+    assert list(farm.jobs(user="bea")) == []
+
+
+def test_what_is_refused_refuses_all_unless_it_may_be_left_out(farm: Client) -> None:
+    job = farm.submit(command="true", title="there")
+    assert "and 1 more are refused" in coalition("pause", "98", str(job), "99", code=1).stderr
+    assert not farm.job(job).paused
+    done = coalition("pause", "98", str(job), "99", "--partial", code=1)
+    assert (done.stdout, done.stderr) == ("1 job changed\n", "refused: there is no job 98\nrefused: there is no job 99\n")
+    assert farm.job(job).paused
+    assert "give one of the two" in coalition("pause", str(job), "--filter", "user:ann", code=2).stderr
 
 
 # ---------------------------------------------------------------- logs and waiting

@@ -128,6 +128,8 @@ def test_each_method_calls_its_route(api: Api, client: Client) -> None:
         (lambda: client.move(1, 0), "PATCH", "/jobs", {"changed": 1}, {}, {"ids": [1], "changes": {"parent": 0}}),
         (lambda: client.pause(1), "POST", "/jobs/pause", {"changed": 1}, {}, {"ids": [1]}),
         (lambda: client.start([1]), "POST", "/jobs/start", {"changed": 1}, {}, {"ids": [1]}),
+        (lambda: client.start(filter="user:ann", partial=True, dry_run=True), "POST", "/jobs/start", {"changed": 1},
+         {"partial": "1", "dry_run": "1"}, {"filter": "user:ann"}),
         (lambda: client.reset(1, errors_only=True), "POST", "/jobs/reset", {"changed": 1}, {}, {"ids": [1], "errors_only": True}),
         (lambda: client.skip(1, why="old"), "POST", "/jobs/skip", {"changed": 1}, {}, {"ids": [1], "why": "old"}),
         (lambda: client.append(7, "1-4", chunk=2).first, "POST", "/jobs/7/frames", {"group": 7, "first": 9, "count": 2}, {},

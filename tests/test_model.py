@@ -162,7 +162,7 @@ def test_a_workers_texts_hold_no_nul_which_not_every_database_takes(name: str) -
 
 def test_a_missing_field_is_named() -> None:
     assert fields_of({"name": "node1"}, model.Enrol) == {"session": "is missing"}
-    assert fields_of({}, model.Edit) == {"ids": "is missing"}
+    assert fields_of({}, model.Selection) == {"ids": "is missing"}
 
 
 def test_a_body_that_is_no_object_is_refused() -> None:

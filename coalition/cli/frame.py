@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,7 +29,8 @@ from coalition.errors import (
 )
 
 if TYPE_CHECKING:
-    from coalition.client import Client
+    from coalition.client import Changed, Client
+    from coalition.model import Rehearsal
     from coalition.output import Screen
 
 DONE, FAILED, USAGE, NO_SERVER, NOT_ALLOWED, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -79,6 +80,30 @@ class Call:
 
     def changed(self, count: int, thing: str = "job") -> None:
         self.screen.said({"changed": count}, f"{count} {thing}{'' if count == 1 else 's'} changed")
+
+    def acted(self, done: Changed) -> int:
+        """Tells what an action on many jobs did, or would do; 1 where some were refused."""
+        from coalition.model import to_dict
+        from coalition.output import clean, rehearsal
+
+        facts = {"changed": int(done), "ids": list(done.ids), "refused": to_dict(done.refused), "dry_run": to_dict(done.dry_run)}
+        would = "would be " if done.dry_run else ""
+        self.screen.said(facts, f"{int(done):,} job{'' if done == 1 else 's'} {would}changed")
+        for line in rehearsal(done.dry_run) if done.dry_run and not self.json else ():
+            self.screen.said(None, line)
+        for one in () if self.json else done.refused:
+            print(f"refused: {clean(one.detail)}", file=sys.stderr)
+        return FAILED if done.refused else DONE
+
+    def rehearsed(self, count: int, told: Rehearsal) -> int:
+        """Tells what a submission would make."""
+        from coalition.model import to_dict
+        from coalition.output import rehearsal
+
+        self.screen.said({"count": count, "dry_run": to_dict(told)}, f"{count:,} job{'' if count == 1 else 's'} would be made")
+        for line in rehearsal(told) if not self.json else ():
+            self.screen.said(None, line)
+        return DONE
 
 
 def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
@@ -175,8 +200,23 @@ class Written(click.ParamType):  # type: ignore[type-arg]  # generic since click
 DURATION = Written("duration", "a_duration")
 SIZE = Written("size", "a_size")
 IDS = click.argument("ids", nargs=-1, required=True, type=int, metavar="ID...")
+SELECTION: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.argument("ids", nargs=-1, type=int, metavar="[ID...]"),
+    click.option(
+        "--filter", metavar="TEXT", default="", help="Instead of ids: all jobs that fit, such as 'state:ERROR user:ann'."
+    ),
+    click.option("--partial", is_flag=True, help="Leave out what is refused; else one refusal refuses all."),
+    click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing."),
+)
 JOB = click.argument("job", type=int, metavar="ID")
 LIMIT = click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
+
+
+def selecting(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments of a verb that acts on many jobs."""
+    for part in reversed(SELECTION):
+        verb = part(verb)
+    return verb
 
 
 def parts(texts: Iterable[str]) -> list[str]:

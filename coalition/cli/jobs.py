@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalition.cli.frame import DONE, DURATION, FAILED, IDS, JOB, LIMIT, SIZE, Call, cli, parts, written
+from coalition.cli.frame import DONE, DURATION, FAILED, IDS, JOB, LIMIT, SIZE, Call, cli, parts, selecting, written
 
 if TYPE_CHECKING:
     from coalition.client import Client
@@ -121,10 +121,11 @@ def job_fields(verb: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--frames", metavar="RANGE", help="One job per frame, as 1-100x2; replaces {frame}, {frame:04d}, {start}, {end}.")
 @click.option("--chunk", type=int, help="Frames of one job.")
 @click.option("--group", is_flag=True, help="Make an empty group; print its id.")
+@click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
 @click.option("--wait", "waits", is_flag=True, help="Wait until it is over; exit 1 if it failed.")
 @click.argument("command", nargs=-1)
 @click.pass_context
-def submit(context: click.Context, /, command: Sequence[str], waits: bool, **options: Any) -> int:
+def submit(context: click.Context, /, command: Sequence[str], waits: bool, dry_run: bool, **options: Any) -> int:
     """Submit a job, or one for each frame, and print its id.
 
     One COMMAND word is a shell line as it is; several are a program and its arguments, whose quotes are kept.
@@ -142,7 +143,9 @@ def submit(context: click.Context, /, command: Sequence[str], waits: bool, **opt
     elif not options["group"]:
         raise click.UsageError("give a command, or --group for an empty group")
     client = call.client()
-    made = client.submit_many([from_dict(JobSpec, given)])
+    made = client.submit_many([from_dict(JobSpec, given)], dry_run=dry_run)
+    if made.dry_run:
+        return call.rehearsed(made.count, made.dry_run)
     if not call.json:
         print(made.ids[0], flush=True)
     elif not waits:
@@ -151,61 +154,61 @@ def submit(context: click.Context, /, command: Sequence[str], waits: bool, **opt
 
 
 @cli.command()
-@IDS
+@selecting
 @job_fields
 @click.option("--command", help="The shell line.")
 @click.option("--parent", type=int, metavar="ID", help="Moves it into this group.")
 @click.pass_context
-def edit(context: click.Context, /, ids: Sequence[int], **options: Any) -> None:
+def edit(context: click.Context, /, ids: Sequence[int], filter: str, partial: bool, dry_run: bool, **options: Any) -> int:
     """Change fields of jobs. --env, --affinity and --depends-on replace what was there."""
     call: Call = context.obj
     given = depending(written(context, options))
     if not given:
         raise click.UsageError("name at least one field to change")
-    call.changed(call.client().edit(ids, **given))
+    return call.acted(call.client().edit(ids, filter=filter, partial=partial, dry_run=dry_run, **given))
 
 
 @cli.command()
-@IDS
+@selecting
 @click.option("--to", "parent", type=int, required=True, metavar="ID", help="The group; 0 is the top.")
 @click.pass_obj
-def move(call: Call, ids: Sequence[int], parent: int) -> None:
+def move(call: Call, /, **given: Any) -> int:
     """Put jobs, with all that is below them, into another group."""
-    call.changed(call.client().move(ids, parent))
+    return call.acted(call.client().move(**given))
 
 
 @cli.command()
-@IDS
+@selecting
 @click.pass_obj
-def pause(call: Call, ids: Sequence[int]) -> None:
+def pause(call: Call, /, **given: Any) -> int:
     """Hold jobs, with all that is below them; what runs is stopped and will run again."""
-    call.changed(call.client().pause(ids))
+    return call.acted(call.client().pause(**given))
 
 
 @cli.command()
-@IDS
+@selecting
 @click.pass_obj
-def start(call: Call, ids: Sequence[int]) -> None:
+def start(call: Call, /, **given: Any) -> int:
     """Let paused jobs go on."""
-    call.changed(call.client().start(ids))
+    return call.acted(call.client().start(**given))
 
 
 @cli.command()
-@IDS
-@click.option("--errors", is_flag=True, help="Only those that failed.")
+@selecting
+@click.option("--errors", "errors_only", is_flag=True, help="Only those that failed.")
 @click.pass_obj
-def reset(call: Call, ids: Sequence[int], errors: bool) -> None:
+def reset(call: Call, /, **given: Any) -> int:
     """Run jobs again, with all that is below them."""
-    call.changed(call.client().reset(ids, errors_only=errors))
+    return call.acted(call.client().reset(**given))
 
 
 @cli.command()
-@IDS
+@selecting
 @click.option("--why", default="", help="Told with the event.")
 @click.pass_obj
-def skip(call: Call, ids: Sequence[int], why: str) -> None:
+def skip(call: Call, /, **given: Any) -> int:
     """Let jobs count as finished, with all that is below them; what runs is stopped, and what waited for them goes on."""
-    call.changed(call.client().skip(ids, why=why))
+    return call.acted(call.client().skip(**given))
 
 
 @cli.command()
@@ -226,11 +229,11 @@ def append(context: click.Context, /, job: int, frames: str, **options: Any) -> 
 
 
 @cli.command()
-@IDS
+@selecting
 @click.pass_obj
-def delete(call: Call, ids: Sequence[int]) -> None:
+def delete(call: Call, /, **given: Any) -> int:
     """Remove jobs, with all that is below them and their logs; what runs is stopped."""
-    call.changed(call.client().delete(ids))
+    return call.acted(call.client().delete(**given))
 
 
 # ---------------------------------------------------------------- look and wait

@@ -5,16 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from flask import Blueprint, Response, g, request
 
 from coalition.errors import BadInput, NotAllowed, NotFound, TooLarge
 from coalition.filters import parse
 from coalition.logs import MAX_READ
-from coalition.model import MAX_INT, Edit, JobChanges, JobSpec, MoreFrames, ResetSelection, Selection, SkipSelection, from_dict
+from coalition.model import (
+    MAX_INT,
+    Changed,
+    Edit,
+    JobChanges,
+    JobSelection,
+    JobSpec,
+    MoreFrames,
+    Rehearsal,
+    ResetSelection,
+    SkipSelection,
+    from_dict,
+    must_select,
+)
 from coalition.server import web
 from coalition.server.auth import ADMIN, Identity, must_own
 from coalition.states import AttemptState, JobState
+from coalition.store.bulk import Action
 from coalition.store.lists import SORTS, Cursor, JobQuery
 from coalition.store.submit import Submitted
 
@@ -36,23 +51,37 @@ def _who() -> str:
 
 @blueprint.post("/jobs")
 def submit() -> Response:
+    web.refuse_unknown("dry_run")
     jobs = from_dict(Submission, web.json_body()).jobs
     if not jobs:
         raise BadInput(fields={"jobs": "is empty; give at least one job"})
-    made = accept(jobs)
-    return web.reply({"ids": made.ids, "count": made.count, "refs": made.refs}, 201)
+    if web.flag("dry_run"):
+        count, told = web.farm().store.rehearse_submit(_allowed(jobs), _who())
+        return _submitted(Submitted((), count, {}), told)
+    return _submitted(accept(jobs))
+
+
+def _submitted(made: Submitted, told: Rehearsal | None = None) -> Response:
+    """Jobs that were not made have no ids."""
+    answer = {"ids": made.ids, "count": made.count, "refs": made.refs, "dry_run": told}
+    return web.reply(answer, 201 if told is None else 200)
 
 
 def accept(jobs: Sequence[JobSpec]) -> Submitted:
     """Submits for the caller, who becomes the owner and needs to own the groups."""
+    made = web.farm().store.submit(_allowed(jobs), _who())
+    web.farm().dispatcher.kick()
+    return made
+
+
+def _allowed(jobs: Sequence[JobSpec]) -> Sequence[JobSpec]:
+    """The jobs as the caller may submit them: who owns each is written down. NotAllowed where they may not."""
     identity: Identity = g.identity
     jobs = tuple(_owned(job, identity, identity.name) for job in jobs)
     parents = sorted({job.parent for job in jobs if job.parent})
     if parents and identity.role != ADMIN:
         must_own(web.farm(), parents, below=False)
-    made = web.farm().store.submit(jobs, _who())
-    web.farm().dispatcher.kick()
-    return made
+    return jobs
 
 
 def _owned(job: JobSpec, identity: Identity, owner: str) -> JobSpec:
@@ -133,13 +162,17 @@ def _bounded(number: int) -> int:
 def edit() -> Response:
     wanted = web.body(Edit)
     web.refuse_nothing(wanted.changes)
-    may_change(wanted.ids, wanted.changes)
-    return _changed(web.farm().store.edit(wanted.ids, wanted.changes, _who()))
+    _may_give(wanted.changes)
+    return _act("edit", wanted, wanted.changes)
 
 
 def may_change(ids: Sequence[int], changes: JobChanges) -> None:
     """NotAllowed for jobs of others, for giving jobs away, and for moving them into the group of somebody else."""
     must_own(web.farm(), ids)
+    _may_give(changes)
+
+
+def _may_give(changes: JobChanges) -> None:
     identity: Identity = g.identity
     if identity.role != ADMIN:
         if changes.user not in (None, identity.name):
@@ -150,28 +183,24 @@ def may_change(ids: Sequence[int], changes: JobChanges) -> None:
 
 @blueprint.post("/jobs/pause")
 def pause() -> Response:
-    ids = _own_selection()
-    return _changed(web.farm().store.pause(ids, _who()))
+    return _act("pause", web.body(JobSelection))
 
 
 @blueprint.post("/jobs/start")
 def start() -> Response:
-    ids = _own_selection()
-    return _changed(web.farm().store.start(ids, _who()))
+    return _act("start", web.body(JobSelection))
 
 
 @blueprint.post("/jobs/reset")
 def reset() -> Response:
     wanted = web.body(ResetSelection)
-    must_own(web.farm(), wanted.ids)
-    return _changed(web.farm().store.reset(wanted.ids, wanted.errors_only, _who()))
+    return _act("reset", wanted, wanted.errors_only)
 
 
 @blueprint.post("/jobs/skip")
 def skip() -> Response:
     wanted = web.body(SkipSelection)
-    must_own(web.farm(), wanted.ids)
-    return _changed(web.farm().store.skip(wanted.ids, wanted.why, _who()))
+    return _act("skip", wanted, wanted.why)
 
 
 @blueprint.post("/jobs/<int:job_id>/frames")
@@ -185,19 +214,27 @@ def append_frames(job_id: int) -> Response:
 
 @blueprint.post("/jobs/delete")
 def delete() -> Response:
-    ids = _own_selection()
-    return _changed(web.farm().store.delete(ids, _who()))
+    return _act("delete", web.body(JobSelection))
 
 
-def _own_selection() -> Sequence[int]:
-    ids = web.body(Selection).ids
-    must_own(web.farm(), ids)
-    return ids
-
-
-def _changed(count: int) -> Response:
-    web.farm().dispatcher.kick()
-    return web.reply({"changed": count})
+def _act(name: str, wanted: JobSelection, *values: Any) -> Response:
+    """One action on all that is selected: all or none, unless the call says `partial`; only told, if it says `dry_run`."""
+    web.refuse_unknown("partial", "dry_run")
+    must_select(wanted)
+    farm, identity = web.farm(), g.identity
+    action = Action(
+        name=name,
+        ids=wanted.ids,
+        terms=parse(wanted.filter, farm.clock()),
+        values=values,
+        owner=None if identity.role == ADMIN else identity.name,
+        partial=web.flag("partial"),
+    )
+    if web.flag("dry_run"):
+        return web.reply(farm.store.rehearse(action, _who()))
+    done: Changed = farm.store.act(action, _who())
+    farm.dispatcher.kick()
+    return web.reply(done)
 
 
 @blueprint.get("/jobs/<int:job_id>/attempts")

@@ -49,12 +49,17 @@ class Operation:
     body: type | None = None
     query: Mapping[str, Schema] = field(default_factory=dict)
     status: int = 200
+    or_status: int | None = None  # another one that answers the same
     media: str = "application/json"
     accepts: str = "application/json"
 
 
 TAKEN_TOO = (model.Dependency,)  # stands in bodies as well as in answers
 CHANGED = {"changed": int}
+YES = _words("true", "false")
+DRY = {"dry_run": {**YES, "description": "says what would happen, and changes nothing"}}
+BULK = {"partial": {**YES, "description": "leaves out what cannot be, and says so; else one refusal refuses all"}, **DRY}
+ACT = functools.partial(Operation, reply=model.Changed, query=BULK)
 REASONS = [str]
 PIECE = {"offset": _whole(-model.MAX_INT, model.MAX_INT), "limit": _whole(1, MAX_READ)}
 LOG = functools.partial(Operation, query=PIECE, media="application/octet-stream")
@@ -102,24 +107,26 @@ OPERATIONS: dict[str, Operation] = {
     "system.delete_token": Operation("Revokes a token", CHANGED),
     "jobs.submit": Operation(
         "Submits jobs, groups and frame ranges, all or none",
-        {"ids": [int], "count": int, "refs": dict[str, int]},
+        {"ids": [int], "count": int, "refs": dict[str, int], "dry_run": model.Rehearsal | None},
         jobs.Submission,
+        query=DRY,
         status=201,
+        or_status=200,
     ),
     "jobs.index": Operation("A page of jobs", dict[str, Any], query=JOB_FILTERS),
     "jobs.show": Operation("One job", model.Job),
-    "jobs.edit": Operation("Changes fields of jobs; `parent` moves them", CHANGED, model.Edit),
-    "jobs.pause": Operation("Holds jobs and all below them; what runs is stopped and put back", CHANGED, model.Selection),
-    "jobs.start": Operation("Takes the pause off jobs", CHANGED, model.Selection),
-    "jobs.reset": Operation("Runs jobs again, or those in error", CHANGED, model.ResetSelection),
-    "jobs.skip": Operation("Lets jobs and all below them count as finished", CHANGED, model.SkipSelection),
+    "jobs.edit": ACT("Changes fields of jobs; `parent` moves them", body=model.Edit),
+    "jobs.pause": ACT("Holds jobs and all below them; what runs is stopped and put back", body=model.JobSelection),
+    "jobs.start": ACT("Takes the pause off jobs", body=model.JobSelection),
+    "jobs.reset": ACT("Runs jobs again, or those in error", body=model.ResetSelection),
+    "jobs.skip": ACT("Lets jobs and all below them count as finished", body=model.SkipSelection),
     "jobs.append_frames": Operation(
         "Appends frames to a range, or to a group with a command",
         {"group": int, "first": int, "count": int},
         model.MoreFrames,
         status=201,
     ),
-    "jobs.delete": Operation("Removes jobs and all below them", CHANGED, model.Selection),
+    "jobs.delete": ACT("Removes jobs and all below them", body=model.JobSelection),
     "jobs.attempts": Operation("The attempts of a job, newest first", {"attempts": [model.Attempt]}),
     "jobs.timeline": Operation(
         "What happened to a job, its attempts too, newest first",
@@ -298,7 +305,11 @@ def _operation(path: str, endpoint: str, one: Operation, taken: Schemas, given: 
         "summary": one.summary,
         "tags": [path.removeprefix("/api/v1/").split("/")[0] if path.startswith("/api/v1/") else "server"],
         "responses": {
-            str(one.status): {"description": one.summary, "content": {one.media: answer}},
+            **{
+                str(status): {"description": one.summary, "content": {one.media: answer}}
+                for status in (one.status, one.or_status)
+                if status
+            },
             "default": {
                 "description": "a problem",
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},

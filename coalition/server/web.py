@@ -83,6 +83,11 @@ def choice(name: str, allowed: tuple[str, ...], default: str) -> str:
     return text
 
 
+def flag(name: str) -> bool:
+    """A yes or no of the query string; no where it is not there."""
+    return choice(name, ("true", "false", "1", "0"), "false") in ("true", "1")
+
+
 def refuse_nothing(changes: object) -> None:
     """BadInput for changes that leave every field as it is."""
     if changes == type(changes)():

@@ -5,13 +5,13 @@ tree.py          handed down, counted up, order         workers.py   enrolment, 
 dependencies.py  who waits for whom, no cycles          cloud.py     instances, intents, money
 submit.py        new jobs, groups and frame ranges      views.py     what people look at: lists, events (lists.py)
 jobs.py          edit, move, pause, reset, delete       explain.py   why jobs wait (explain_*.py, moment.py)
-archive.py       finished trees that have left
+archive.py       finished trees that have left              bulk.py      one action on many jobs, or only its rehearsal
 """
 
 from __future__ import annotations
 
-from coalition.store.archive import Archive
+from coalition.store.bulk import Bulk
 
 
-class Store(Archive):
+class Store(Bulk):
     """All of it. Thread-safe: any thread may call any method."""

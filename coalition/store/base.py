@@ -8,6 +8,7 @@ different processes would wait for the counters of the groups above their jobs a
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import logging
@@ -95,6 +96,10 @@ class Base:
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def twin(self: S) -> S:
+        """The same store, with memories of its own."""
+        return copy.copy(self)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -230,6 +235,31 @@ def reads(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Concat
         return _tried(method.__name__, once, self.patience_s)
 
     return cast(Callable[Concatenate[S, P], R], run)
+
+
+def inside(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, Connection, P], R]:
+    """What a @writes method does, to be a part of another transaction: it takes the connection first."""
+    return cast(Callable[Concatenate[S, Connection, P], R], method.__wrapped__)  # type: ignore[attr-defined]
+
+
+class _Undone(Exception):
+    """Carries what a rehearsal answers out of the transaction, which it undoes."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+
+def rehearse(store: S, act: Callable[[S, Connection], R]) -> R:
+    """What a transaction would answer. It is made, and undone; `act` gets a store that keeps nothing of it in memory."""
+
+    def once() -> R:
+        try:
+            with store.write() as db:
+                raise _Undone(act(store.twin(), db))
+        except _Undone as undone:
+            return cast(R, undone.answer)
+
+    return _tried("rehearse", once, store.patience_s)
 
 
 def _tried(name: str, once: Callable[[], R], patience_s: float) -> R:

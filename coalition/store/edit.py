@@ -102,16 +102,11 @@ class Edits(Submit):
         return self._done(db, ids, changes, "job.edit", who, "changed " + ", ".join(sorted(given)))
 
     def _check_edit(self, jobs: Sequence[tuple[Any, ...]], ranges: Mapping[int, Template], given: Mapping[str, Any]) -> None:
-        groups = [job_id for job_id, is_group in jobs if is_group and job_id not in ranges]
-        leaves = [job_id for job_id, is_group in jobs if not is_group]
-        problems = {}
-        if "command" in given and groups:
-            problems["changes.command"] = f"job {groups[0]} is a group; a group has no command"
+        problems: dict[str, str] = {}
+        for job_id, is_group in jobs:
+            problems = {**unfit(job_id, is_group, job_id in ranges, given), **problems}
         if given.get("command") == "":
             problems["changes.command"] = "is empty; a job needs a command"
-        for name in OF_GROUPS:
-            if name in given and leaves:
-                problems[f"changes.{name}"] = f"job {leaves[0]} is no group; this is for groups and frame ranges"
         if problems:
             raise BadInput(fields=problems)
 
@@ -243,6 +238,15 @@ class Edits(Submit):
             return
         for job_id in ids:
             self._event(db, kind, who, words, job_id=job_id)
+
+
+def unfit(job_id: int, is_group: bool, is_range: bool, given: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of an edit that are not for this kind of job, each with its words."""
+    if is_group:
+        words = f"job {job_id} is a group; a group has no command"
+        return {"changes.command": words} if "command" in given and not is_range else {}
+    words = f"job {job_id} is no group; this is for groups and frame ranges"
+    return {f"changes.{name}": words for name in OF_GROUPS if name in given}
 
 
 def _needs_of(old: Requirement) -> dict[str, Any]:

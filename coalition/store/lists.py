@@ -15,7 +15,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any, cast
 
-from sqlalchemy import Connection, and_, case, func, literal, not_, or_, select
+from sqlalchemy import Connection, and_, case, func, literal, not_, or_, select, true
 from sqlalchemy.sql import ColumnElement
 
 from coalition.errors import BadInput
@@ -118,17 +118,27 @@ class Driver:
         return min(total, COUNTED), total > COUNTED
 
 
+_OF_GROUP = select(group_count.c.started_at).where(group_count.c.group_id == job.c.id).scalar_subquery()
+_GROUP_END = select(group_count.c.ended_at).where(group_count.c.group_id == job.c.id).scalar_subquery()
+_LAST_RUN = func.coalesce(attempt.c.started_at, attempt.c.leased_at)
+_OF_ATTEMPT = select(_LAST_RUN).where(attempt.c.id == job.c.attempt_id).scalar_subquery()
+_ENDED = job.c.state.in_([str(state) for state in ENDED_JOBS])
+
 # As plain columns they would lead the database to an index, and through a million rows.
 COLUMNS: Mapping[str, ColumnElement[Any]] = {
     "state": func.coalesce(job.c.state, ""),
     "user": func.coalesce(spec.c.user, ""),
     "paused": job.c.paused,
+    "group": job.c.is_group,
+    "parent": func.coalesce(job.c.parent, 0),
     "id": func.coalesce(job.c.id, 0),
     "priority": func.coalesce(job.c.prio, 0),
     "errors": job.c.errors,
     "retries": job.c.retries,
     "frame": job.c.first_frame,
     "created": func.coalesce(spec.c.created_at, 0.0),
+    "started": case((job.c.is_group, _OF_GROUP), (job.c.started_at.is_not(None), _OF_ATTEMPT)),
+    "ended": case((_ENDED, case((job.c.is_group, _GROUP_END), else_=job.c.ended_at))),
 }
 COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     ":": operator.eq,
@@ -188,6 +198,14 @@ def _driver(query: JobQuery) -> Driver:
     return Driver(job.c.id, job.c.id, (tuple(of_job),), (*some_state, *title, *paused, *of_user), down)
 
 
+def every(db: Connection, terms: tuple[Term, ...]) -> list[int]:
+    """The ids of all jobs that fit every term, lowest first, however many they are."""
+    source = driver(JobQuery(terms=terms))
+    branches = or_(*(and_(true(), *where) for where in source.branches))
+    query = select(job.c.id).join(spec, spec.c.job_id == job.c.id).where(branches, *source.rest)
+    return sorted(db.execute(query).scalars())
+
+
 def page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
     """The ids of a page in order, and the cursor of the next one (None at the end). BadInput where it cannot be sorted so."""
     if query.sort in COMPUTED:
@@ -227,15 +245,14 @@ def _computed_page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor |
 
 def _values(db: Connection, sort: str, ids: Sequence[int]) -> Iterator[Cursor]:
     """The sort value and id of each job, in thousandths: of seconds since 1970, or of what is done."""
-    over = job.c.state.in_([str(state) for state in ENDED_JOBS])
     done = case(
         (job.c.is_group, 1.0 * group_count.c.finished / func.nullif(group_count.c.total, 0)),
         (job.c.state == str(JobState.FINISHED), 1.0),
         (job.c.state == str(JobState.WORKING), attempt.c.progress),
     )
     value = {
-        "started": func.coalesce(group_count.c.started_at, attempt.c.started_at, attempt.c.leased_at),
-        "ended": case((over, func.coalesce(group_count.c.ended_at, attempt.c.ended_at))),
+        "started": func.coalesce(group_count.c.started_at, _LAST_RUN),
+        "ended": case((_ENDED, func.coalesce(group_count.c.ended_at, attempt.c.ended_at))),
         "progress": done,
     }[sort]
     query = select(job.c.id, value.label("value")).outerjoin(group_count, group_count.c.group_id == job.c.id)

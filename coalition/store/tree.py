@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, literal, select, update
 from sqlalchemy.sql import ColumnElement
@@ -228,6 +228,11 @@ class Tree(Base):
         super().__init__(settings, clock)
         # Requirement sets never change once they are committed, so what was read may be kept for good.
         self._requirements: dict[int, Requirement] = {}
+
+    def twin(self) -> Self:
+        other = super().twin()
+        other._requirements = {}
+        return other
 
     @property
     def _by_user(self) -> bool:

@@ -237,7 +237,7 @@ def _ms(question: Callable[[], object]) -> float:
 
 
 def bench_tree(folder: Path, quick: bool) -> Iterator[Figure]:
-    """Actions on 100,000 jobs over HTTP: a range as one group, and as many loose jobs named one by one."""
+    """Actions on 100,000 jobs over HTTP: a range as one group, and as many loose jobs named one by one, or by a filter."""
     count = 10_000 if quick else 100_000
     with server(folder) as address:
         client = Client(address, timeout_s=300)
@@ -249,6 +249,14 @@ def bench_tree(folder: Path, quick: bool) -> Iterator[Figure]:
                 begun = time.perf_counter()
                 act(client, jobs, into)
                 yield Figure(f"{action} {what} {count:,}", time.perf_counter() - begun, "s", "2 s")
+    with server(folder / "filter") as address:
+        client = Client(address, timeout_s=300)
+        client.submit(title="frames", command="render {frame}", frames=f"1-{count}")
+        for action, act_on in BY_FILTER.items():
+            begun = time.perf_counter()
+            done = act_on(client, "frames group:no")
+            yield Figure(f"{action} {int(done):,} by filter", time.perf_counter() - begun, "s", "2 s")
+        yield Figure("memory of the server after these", memory() / 1e6, "MB", "300 MB")
 
 
 def bench_idle(folder: Path, quick: bool) -> Iterator[Figure]:
@@ -267,6 +275,14 @@ ACTIONS: dict[str, Callable[[Client, Any, int], object]] = {
     "move": lambda client, jobs, into: client.move(jobs, into),
     "reset": lambda client, jobs, into: client.reset(jobs),
     "delete": lambda client, jobs, into: client.delete(jobs),
+}
+
+
+BY_FILTER: dict[str, Callable[[Client, str], int]] = {
+    "rehearse pause of": lambda client, text: client.pause(filter=text, dry_run=True),
+    "pause": lambda client, text: client.pause(filter=text),
+    "rehearse delete of": lambda client, text: client.delete(filter=text, dry_run=True),
+    "delete": lambda client, text: client.delete(filter=text),
 }
 
 
