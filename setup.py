@@ -27,6 +27,7 @@ EXTRAS = {
         "pytest>=8",
         "pytest-cov>=6",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "schemathesis>=4",
         "ruff>=0.8",

@@ -12,4 +12,4 @@ fi
 scripts/lint.sh
 mkdir -p build
 export COVERAGE_FILE=build/coverage.data
-exec "$python" -m pytest --cov=coalition --cov=autoscaler --cov=providers --cov-report=term:skip-covered --cov-report=html:build/coverage "$@"
+exec "$python" -m pytest -n auto --maxprocesses 4 --dist worksteal --cov=coalition --cov=autoscaler --cov=providers --cov-report=term:skip-covered --cov-report=html:build/coverage "$@"

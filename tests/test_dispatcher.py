@@ -350,19 +350,19 @@ def test_a_newer_call_ends_the_older_one_that_waits(bench: Bench) -> None:
     agent = bench.worker()
     older = agent.wait()
     agent.sync()
-    assert older.result(SOON_S).leases == ()
+    assert older.result(SOON_S).leases == []
 
 
 def test_a_waiting_call_ends_with_nothing_at_its_time(bench: Bench) -> None:
     agent = bench.worker()
-    assert agent.wait(0.2).result(SOON_S).leases == ()
+    assert agent.wait(0.2).result(SOON_S).leases == []
     assert bench.parked() == 0
 
 
 def test_no_call_waits_so_long_that_its_leases_expire(store: WatchedStore) -> None:
     store.settings = replace(store.settings, worker=replace(store.settings.worker, lease_s=0.6))
     bench = Bench(store)
-    assert bench.worker().wait(10).result(SOON_S).leases == ()
+    assert bench.worker().wait(10).result(SOON_S).leases == []
     bench.close()
 
 
@@ -370,9 +370,9 @@ def test_at_most_half_the_threads_wait(store: WatchedStore) -> None:
     bench = Bench(store, threads=4)
     agents = [bench.worker(f"w{number}") for number in range(3)]
     waiting = [agent.wait() for agent in agents[:2]]
-    assert agents[2].sync(wait_s=10).leases == ()
+    assert agents[2].sync(wait_s=10).leases == []
     bench.dispatcher.stop()
-    assert [answer.result(SOON_S).leases for answer in waiting] == [(), ()]
+    assert [answer.result(SOON_S).leases for answer in waiting] == [[], []]
     bench.threads.shutdown()
 
 
@@ -387,7 +387,7 @@ def test_a_stopping_server_answers_everybody(bench: Bench) -> None:
     agent = bench.worker()
     waiting = agent.wait()
     bench.dispatcher.stop()
-    assert waiting.result(SOON_S).leases == ()
+    assert waiting.result(SOON_S).leases == []
     with pytest.raises(Unavailable):
         bench.worker("w2").sync()
 

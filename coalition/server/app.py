@@ -15,7 +15,6 @@ from coalition.errors import CoalitionError, TooLarge
 from coalition.logs import LocalLogs
 from coalition.server import auth, cloud, docs, jobs, legacy, limits, openapi, page, system, workers
 from coalition.server.dispatcher import Dispatcher
-from coalition.server.syncdoor import SyncDoor
 from coalition.server.web import Farm, problem
 from coalition.store import Store
 
@@ -42,7 +41,6 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     app.register_error_handler(HTTPException, http_problem)
     app.register_error_handler(Exception, crash)
     auth.install(app, the_farm)
-    app.wsgi_app = SyncDoor(the_farm, app.wsgi_app)  # type: ignore[method-assign]
     return app
 
 

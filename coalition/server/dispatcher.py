@@ -16,19 +16,19 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from coalition import matching
 from coalition.config import Settings
 from coalition.errors import CoalitionError, NotAuthenticated, StaleCall, Unavailable
-from coalition.model import Lease, Refused, Sync, SyncReply
+from coalition.model import Lease, Sync, SyncReply
 from coalition.states import InstanceState, WorkerState
 from coalition.store.dispatch import TAKING, Beat
 from coalition.store.results import Call, Outcome
@@ -83,7 +83,26 @@ class Session:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-Batch = list[tuple[Call, "Future[Outcome]"]]
+class Answer(Protocol):
+    """Who waits for the outcome of a call."""
+
+    def set_result(self, outcome: Outcome) -> None: ...
+
+    def set_exception(self, error: BaseException) -> None: ...
+
+
+Batch = list[tuple[Call, Answer]]
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A call that was let in: what the store is to be asked for it, if anything, and what was known when it came."""
+
+    session: Session
+    call: Sync
+    want: int
+    ready: int  # the `ready` counter
+    request: Call | None
 
 
 class Dispatcher:
@@ -93,7 +112,7 @@ class Dispatcher:
         self.settings, self.store, self.clock = settings, store, clock
         self.sessions: dict[int, Session] = {}
         self._sessions_lock = threading.Lock()
-        self._queue: queue.SimpleQueue[tuple[Call, Future[Outcome]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._holder = secrets.token_hex(8)
         self._may_park = threading.BoundedSemaphore(max(1, settings.server.threads // 2))
         self._versions: dict[str, int] = {}
@@ -125,9 +144,8 @@ class Dispatcher:
         for thread in self._threads:
             thread.join(timeout=10)
         while not self._queue.empty():  # whoever came after the writer's end
-            late = self._queue.get()
-            if late is not None:
-                late[1].set_exception(Unavailable("the server is stopping; call again"))
+            for _, answer in self._queue.get() or ():
+                answer.set_exception(Unavailable("the server is stopping; call again"))
         self.flush()
 
     def kick(self) -> None:
@@ -145,14 +163,19 @@ class Dispatcher:
 
     def session(self, worker_id: int, credential: str) -> Session:
         """The session of a worker that proves who it is; NotAuthenticated otherwise."""
+        if session := self.known(worker_id, credential):
+            return session
         name, _, secret = credential.partition(".")
-        key = hash_secret(secret)
-        session = self.sessions.get(worker_id)
-        if session is None or session.key != key or name != f"w{worker_id}":
-            session = self._open_session(worker_id) if name == f"w{worker_id}" else None
-            if session is None or session.key != key:
-                raise NotAuthenticated("the worker's credential is not known here; it must enrol again")
+        session = self._open_session(worker_id) if name == f"w{worker_id}" else None
+        if session is None or session.key != hash_secret(secret):
+            raise NotAuthenticated("the worker's credential is not known here; it must enrol again")
         return session
+
+    def known(self, worker_id: int, credential: str) -> Session | None:
+        """The session of a worker that proves who it is, if it has one here; nothing is read."""
+        name, _, secret = credential.partition(".")
+        session = self.sessions.get(worker_id) if name == f"w{worker_id}" else None
+        return session if session and session.key == hash_secret(secret) else None
 
     def session_of(self, worker_id: int) -> Session:
         """The session of a worker for whom the caller vouches; NotAuthenticated when it was deleted."""
@@ -200,22 +223,48 @@ class Dispatcher:
 
     def sync(self, session: Session, call: Sync) -> SyncReply:
         """Answers a worker's call. StaleCall for one that is older than what was seen, or of an earlier epoch."""
+        turn = self.begin(session, call)
+        outcome = self._exchange(turn.request) if turn.request else Outcome()
+        return self.finish(turn, outcome) or self.wait(turn)
+
+    def is_ordinary(self, session: Session, call: Sync) -> bool:
+        """Whether `begin` reads and writes nothing, and takes the call."""
+        current = call.epoch == session.row.epoch and call.seq > session.seq
+        return current and session.fleet == self._versions.get("fleet", 0) and not self._goes_home(session)
+
+    def begin(self, session: Session, call: Sync) -> Turn:
+        """Takes a call in. StaleCall as `sync`."""
         self._accept(session, call)
         if session.fleet != self._versions.get("fleet", 0):
             self._refresh_session(session)
-        if session.open and self._hours_are_over(session):
+        if self._goes_home(session):
             self.store.send_home(session.row.id, [result.attempt for result in call.finished])
             session.known = False
-        want = self._want(session, call)
-        leases: Sequence[Lease] = ()
-        stop: Sequence[int] = ()
-        refused: Sequence[Refused] = ()
-        if self._needs_store(session, call, want):
-            outcome = self._exchange(session, call, want)
-            leases, stop, refused = outcome.leases, outcome.stop, outcome.refused
-        if want and not (leases or stop or call.finished) and call.wait_s:
-            leases = self._park(session, call)
-        return self._reply(session, leases, stop, refused)
+        ready, want = self._versions.get("ready", 0), self._want(session, call)
+        request = self._request(session, call, want) if self._needs_store(session, call, want) else None
+        return Turn(session, call, want, ready, request)
+
+    def finish(self, turn: Turn, outcome: Outcome) -> SyncReply | None:
+        """The reply, once the store has answered. None: the call may wait for a job, and `wait` must follow."""
+        session, call = turn.session, turn.call
+        if turn.request:
+            self._remember(turn, outcome)
+        nothing = turn.want and call.wait_s and not (outcome.leases or outcome.stop or call.finished)
+        if nothing and self._may_park.acquire(blocking=False):  # else too many wait already
+            return None
+        return self._reply(session, outcome)
+
+    def wait(self, turn: Turn) -> SyncReply:
+        """The reply of a call that waits for a job, at most `wait_s`; without one when that is over, or a newer call comes."""
+        try:
+            return self._reply(turn.session, Outcome(leases=self._wait(turn.session, turn.call)))
+        finally:
+            self._may_park.release()
+
+    def put(self, calls: Batch) -> None:
+        """Has the writer answer these calls, together."""
+        for start in range(0, len(calls), COMBINED):
+            self._queue.put(calls[start : start + COMBINED])
 
     def _accept(self, session: Session, call: Sync) -> None:
         with session.lock:
@@ -269,10 +318,10 @@ class Dispatcher:
         user_idle_s = None if session.used_at is None else now - session.used_at
         return session.row.available.refusal(now, session.load, user_idle_s, len(session.open)) is not None
 
-    def _hours_are_over(self, session: Session) -> bool:
+    def _goes_home(self, session: Session) -> bool:
         """Whether what it runs is to run elsewhere, because its hours have ended."""
         rules = session.row.available
-        return rules.end == "requeue" and not rules.hours.is_open(self.clock())
+        return bool(session.open) and rules.end == "requeue" and not rules.hours.is_open(self.clock())
 
     def _at_once(self, session: Session, call: Sync) -> int:
         """How many new leases could start at once."""
@@ -292,36 +341,41 @@ class Dispatcher:
         """Whether nothing was left for it, and nothing became ready since."""
         return session.dry == self._versions.get("ready", 0) and time.monotonic() < session.dry_until
 
-    def _exchange(self, session: Session, call: Sync, want: int) -> Outcome:
-        ready = self._versions.get("ready", 0)
-        started = [r for r in call.running if r.started and session.open.get(r.attempt, 0) >= 0]
-        request = Call(
+    def _request(self, session: Session, call: Sync, want: int) -> Call:
+        """What the store is asked for a call."""
+        return Call(
             session.row.id,
             session.row.epoch,
             session.row.capacity,
             call.finished,
-            started,
+            [r for r in call.running if r.started and session.open.get(r.attempt, 0) >= 0],
             want,
             frozenset(running.attempt for running in call.running),
             session.slot_price_micro,
             ahead=max(0, want - self._at_once(session, call)),
         )
-        answer: Future[Outcome] = Future()
+
+    def _exchange(self, request: Call) -> Outcome:
+        """The outcome of one call, which comes with others'."""
         if self._stopping.is_set():
             raise Unavailable("the server is stopping; call again")
-        self._queue.put((request, answer))
+        answer: Future[Outcome] = Future()
+        self.put([(request, answer)])
         try:
-            outcome = answer.result(timeout=ANSWER_S)
+            return answer.result(timeout=ANSWER_S)
         except FutureTimeout:
             raise Unavailable("the database is slow; call again") from None
+
+    def _remember(self, turn: Turn, outcome: Outcome) -> None:
+        session = turn.session
         with session.lock:
-            self._remember(session, call, outcome, started={r.attempt for r in call.running if r.started})
-            session.dry = ready if len(outcome.leases) < want else -1
+            self._remember_leases(session, turn.call, outcome)
+            session.dry = turn.ready if len(outcome.leases) < turn.want else -1
             # Nobody tells when the others that should take a job are gone.
             session.dry_until = time.monotonic() + FLUSH_S if outcome.kept_back else math.inf
-        return outcome
 
-    def _remember(self, session: Session, call: Sync, outcome: Outcome, started: set[int]) -> None:
+    def _remember_leases(self, session: Session, call: Sync, outcome: Outcome) -> None:
+        started = {running.attempt for running in call.running if running.started}
         # -1 stands for an attempt whose start is in the database already.
         session.open = {lease: (-1 if lease in started else job_id) for lease, job_id in outcome.open.items()}
         session.known = True
@@ -336,42 +390,36 @@ class Dispatcher:
         elif session.idle_since is None:
             session.idle_since = self.clock()
 
-    def _reply(self, session: Session, leases: Sequence[Lease], stop: Sequence[int], refused: Sequence[Refused]) -> SyncReply:
+    def _reply(self, session: Session, outcome: Outcome) -> SyncReply:
         row = session.row
         desired = "exit" if session.ending else "drain" if row.state == WorkerState.DRAINING or not row.active else "run"
         funded = None if session.funded_until is None else max(0.0, session.funded_until - self.clock())
-        return SyncReply(leases, stop, refused, desired, funded, self.settings.worker.sync_s)
+        return SyncReply(outcome.leases, outcome.stop, outcome.refused, desired, funded, self.settings.worker.sync_s)
 
     # ------------------------------------------------------------ waiting in the call
 
-    def _park(self, session: Session, call: Sync) -> Sequence[Lease]:
-        """Waits for a job, at most `wait_s`; nothing if too many wait already, or when a newer call comes."""
-        if not self._may_park.acquire(blocking=False):
-            return ()
-        try:
-            return self._wait(session, call)
-        finally:
-            self._may_park.release()
-
-    def _wait(self, session: Session, call: Sync) -> Sequence[Lease]:
+    def _wait(self, session: Session, call: Sync) -> list[Lease]:
         until = time.monotonic() + min(call.wait_s, self._longest_wait_s)
         bell = threading.Event()
         with session.lock:
             if session.seq != call.seq:
-                return ()
+                return []
             session.parked, session.wanted = bell, self._want(session, call)
         self._kick.set()  # something may have become ready between the look and this
         try:
             while (left := until - time.monotonic()) > 0:
                 bell.wait(left)
                 if self._stopping.is_set() or session.seq != call.seq or session.fleet != self._versions.get("fleet", 0):
-                    return ()
+                    return []
                 if bell.is_set():
                     bell.clear()
-                    outcome = self._exchange(session, call, self._want(session, call))
+                    ready, want = self._versions.get("ready", 0), self._want(session, call)
+                    request = self._request(session, call, want)
+                    outcome = self._exchange(request)
+                    self._remember(Turn(session, call, want, ready, request), outcome)
                     if outcome.leases:
                         return outcome.leases
-            return ()
+            return []
         finally:
             with session.lock:
                 if session.parked is bell:
@@ -382,19 +430,19 @@ class Dispatcher:
     def _write(self) -> None:
         """The one writer: takes all queued syncs, runs one transaction, answers them all."""
         while (first := self._queue.get()) is not None:
-            self._run([first], self._add_queued)
+            self._run(first, self._add_queued)
 
     def _add_queued(self, batch: Batch) -> Batch:
         """The batch with what came meanwhile. Only when it is this process's turn: others' transactions take their time."""
         while len(batch) < COMBINED:
             try:
-                one = self._queue.get_nowait()
+                more = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if one is None:
+            if more is None:
                 self._queue.put(None)
                 break
-            batch.append(one)
+            batch += more
         return batch
 
     def _run(self, batch: Batch, complete: Callable[[Batch], Batch]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ log = logging.getLogger("coalition.server")
 
 KEEPALIVE_S = 75  # gunicorn's own 2 s equals common polling intervals and breaks them
 GRACE_S = 5
+MANY_FILES = 100_000
+FILES_OF_OURS = 256  # databases, logs, listening sockets; the other files that may be open are connections
 
 
 class Background(Protocol):
@@ -101,6 +104,14 @@ def _adopt_rules(settings: Settings) -> None:
         store.close()
 
 
+def _open_files() -> int:
+    """How many files this process and its children may have open: as many as they may ask for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    return max(soft, wanted)
+
+
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
     """gthread workers: the threads of each share one dispatcher. SQLite, which has one writer, has one worker."""
 
@@ -116,9 +127,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         options: dict[str, Any] = {
             "bind": settings.server.listen,
             "workers": settings.server.processes,
-            "worker_class": "coalition.server.staying.StayingWorker",
+            "worker_class": "coalition.server.door.Door",
             "threads": settings.server.threads,
-            "worker_connections": max(1_000, settings.server.threads * 16),
+            "worker_connections": _open_files() - FILES_OF_OURS,
             "keepalive": KEEPALIVE_S,
             "timeout": 120,
             "graceful_timeout": GRACE_S,

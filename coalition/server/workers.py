@@ -11,7 +11,7 @@ from flask import Blueprint, Response, g, request
 
 from coalition.config import Settings
 from coalition.errors import BadInput, LogGap, NotFound
-from coalition.model import MAX_INT, PROTOCOL, Enrol, Enrolled, Result, Selection, Sync, SyncReply, WorkerEdit
+from coalition.model import MAX_INT, PROTOCOL, Enrol, Enrolled, Result, Selection, Sync, WorkerEdit
 from coalition.server import web
 from coalition.server.auth import in_networks
 from coalition.server.dispatcher import Session
@@ -112,21 +112,22 @@ def _environment(pairs: Sequence[str]) -> Mapping[str, str]:
 
 @blueprint.post("/workers/<int:worker_id>/sync")
 def sync(worker_id: int) -> Response:
-    return web.reply(answer_sync(web.farm(), g.session, worker_id, web.body(Sync)))
-
-
-def answer_sync(farm: web.Farm, session: Session, worker_id: int, call: Sync) -> SyncReply:
-    """What a worker's call does, however it came in (see syncdoor.py)."""
+    """A worker's call. Most are answered before they come here (see door.py)."""
+    farm, session, call = web.farm(), g.session, web.body(Sync)
     if session.row.id != worker_id:
         raise BadInput(fields={"worker": f"the credential belongs to worker {session.row.id}"})
+    keep_logs(farm, session, call)
+    return web.reply(farm.dispatcher.sync(session, call))
+
+
+def keep_logs(farm: web.Farm, session: Session, call: Sync) -> None:
+    """The short logs that ride in a call's report are kept before it counts."""
     for result in call.finished:
         if result.log:
             _keep_log(farm, session, result)
-    return farm.dispatcher.sync(session, call)
 
 
 def _keep_log(farm: web.Farm, session: Session, result: Result) -> None:
-    """A short log rides in the report; it is kept before the result counts."""
     try:
         data = base64.b64decode(result.log, validate=True)
     except ValueError:  # also binascii.Error

@@ -106,7 +106,7 @@ class ExplainGroups(Explain):
                 for chunk in chunks(level):
                     rows = BELOW[state].all(db, chunk, max(0, LOOKED - found.seen))
                     found.seen += len(rows)
-                    groups += self._sort_in(db, map(Below._make, rows), state, found)
+                    groups += self._sort_in(db, sorted(map(Below._make, rows)), state, found)  # by id: databases have no order
             level = groups
             if not level or found.seen >= LOOKED:
                 break
@@ -145,7 +145,7 @@ class ExplainGroups(Explain):
         """Those in ERROR, by what their newest attempts said."""
         for chunk in chunks(found.errors):
             query = select(attempt.c.reason, attempt.c.exit_code).join(job, job.c.attempt_id == attempt.c.id)
-            for row in db.execute(query.where(job.c.id.in_(chunk))):
+            for row in db.execute(query.where(job.c.id.in_(chunk)).order_by(job.c.id)):
                 words = row.reason or (f"exit code {row.exit_code}" if row.exit_code is not None else "no reason was told")
                 found.reasons["error", f"in error, {words}"] += 1
 

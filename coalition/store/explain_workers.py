@@ -110,7 +110,7 @@ class ExplainWorkers(ExplainGroups):
         why: dict[tuple[str, str], list[int]] = {}
         for kind in fit:
             why.setdefault(self._why_not_this(moment, shown.id, capacity, kind), []).append(kind.id)
-        ranked = sorted(why, key=lambda key: (key[0] != "soon", -len(why[key])))
+        ranked = sorted(why, key=lambda key: (key[0] != "soon", -len(why[key]), min(why[key])))
         return [
             because(code, text.format(jobs=f"{_how_many(moment, why[code, text])} that could start")) for code, text in ranked
         ]

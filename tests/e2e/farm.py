@@ -79,6 +79,10 @@ class RealFarm:
         process.wait(timeout=10)
         poll_until(lambda: not any(_alive(one) for one in group), 10, lambda: group)
 
+    def server_workers(self) -> list[psutil.Process]:
+        """The processes that serve: gunicorn's children."""
+        return psutil.Process(self.processes[0].pid).children()
+
     def log_of(self, name: str) -> str:
         path = self.folder / f"{name}.log"
         return path.read_text(errors="replace")[-3_000:] if path.exists() else ""

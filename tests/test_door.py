@@ -1,0 +1,254 @@
+"""The loop that answers workers' syncs itself: what it takes, what it leaves to the threads, and that both answer alike."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from coalition.server.door import Kept, request
+from tests.e2e.farm import RealFarm
+from tests.polling import poll_until
+
+BODY = b'{"epoch":1,"seq":2,"free":1}'
+
+
+def raw(body: bytes = BODY, *lines: str, first: str = "POST /api/v1/workers/7/sync HTTP/1.1") -> bytes:
+    head = [first, "Host: farm", "Authorization: Bearer w7.secret", f"Content-Length: {len(body)}", *lines]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+class TestWhatIsTaken:
+    def test_a_whole_sync(self) -> None:
+        assert request(raw()) == (7, "w7.secret", BODY)
+        assert request(raw(b"", "Accept: */*", "user-agent: any thing")) == (7, "w7.secret", b"")
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"\r\n\r\n",
+            raw()[:-1],  # the rest comes later
+            raw()[:40],
+            raw() + b"POST ",  # the next one, already
+            raw(first="GET /api/v1/workers/7/sync HTTP/1.1"),
+            raw(first="POST /api/v1/workers/7/sync HTTP/1.0"),
+            raw(first="POST /api/v1/workers/7/sync?x=1 HTTP/1.1"),
+            raw(first="POST /api/v1/workers/7/log HTTP/1.1"),
+            raw(first="POST /api/v1/workers/seven/sync HTTP/1.1"),
+            raw(first=f"POST /api/v1/workers/{'7' * 19}/sync HTTP/1.1"),
+            raw(BODY, "Connection: close"),
+            raw(BODY, "Transfer-Encoding: chunked"),
+            raw(BODY, "Expect: 100-continue"),
+            raw(BODY, f"Content-Length: {len(BODY)}"),  # twice
+            raw(BODY, "Authorization: Bearer w8.other"),
+            raw(BODY, " folded"),
+            raw(BODY, "No colon"),
+            raw(BODY, "X-Name: \x00"),
+            raw(BODY, "X-Name: caf\u00e9"),
+            raw(BODY).replace(b"Content-Length: 28", b"Content-Length: +28"),
+            raw(BODY).replace(b"\r\n", b"\n"),
+        ],
+    )
+    def test_anything_else_is_left_to_the_threads(self, data: bytes) -> None:
+        assert request(data) is None
+
+    def test_connections_are_kept_in_order_and_taken_from_the_middle(self) -> None:
+        kept = Kept()
+        for name in "abc":
+            kept.append(name)
+        kept.remove("b")
+        assert (kept[0], list(kept), len(kept)) == ("a", ["a", "c"], 2)
+        assert (kept.popleft(), kept.popleft(), bool(kept)) == ("a", "c", False)
+
+
+@dataclass
+class Agent:
+    """A worker at the level of bytes."""
+
+    port: int
+    name: str
+    seq: int = 0
+    who: dict[str, Any] = field(default_factory=dict)
+    buffer: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.connect()
+        facts = {"name": self.name, "session": f"door-{self.name}-0123456789", "slots": 2, "facts": {"cpus": 2}}
+        self.send("/api/v1/workers/enrol", facts)
+        status, _, self.who = self.answer()
+        assert status == 201, self.who
+
+    def connect(self) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def bytes_of(self, path: str, value: object, *lines: str) -> bytes:
+        body = json.dumps(value).encode()
+        head = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+        if self.who:
+            head.append(f"Authorization: Bearer {self.who['credential']}")
+        return "\r\n".join([*head, *lines, "", ""]).encode() + body
+
+    def send(self, path: str, value: object, *lines: str) -> None:
+        self.socket.sendall(self.bytes_of(path, value, *lines))
+
+    def call(self, **fields: Any) -> bytes:
+        self.seq += 1
+        return self.bytes_of(self.path, {"epoch": self.who["epoch"], "seq": self.seq, "free": 2, **fields})
+
+    @property
+    def path(self) -> str:
+        return f"/api/v1/workers/{self.who['worker']}/sync"
+
+    def answer(self) -> tuple[int, dict[str, str], Any]:
+        """(status, headers, body) of the next answer."""
+        while b"\r\n\r\n" not in self.buffer:
+            self.read()
+        head, _, rest = self.buffer.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        while len(rest) < int(headers["content-length"]):
+            self.read()
+            rest = self.buffer.partition(b"\r\n\r\n")[2]
+        length = int(headers["content-length"])
+        self.buffer = rest[length:]
+        return int(first.split()[1]), headers, json.loads(rest[:length])
+
+    def read(self) -> None:
+        data = self.socket.recv(1 << 16)
+        assert data, f"the server closed the connection after {self.buffer!r}"
+        self.buffer += data
+
+    def sync(self, **fields: Any) -> Any:
+        """The reply of the loop; a first call is served by a thread, because the worker is not known before."""
+        self.socket.sendall(self.call(**fields))
+        status, headers, body = self.answer()
+        assert status == 200, body
+        assert ("server" in headers) == (self.seq == 1), headers  # gunicorn's own answers name it
+        return body
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFarm]:
+    made = RealFarm(tmp_path_factory.mktemp("door"), worker="lease = 60s\nwait = 15s", autoscaler="enabled = no")
+    made.serve()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def agent(farm: RealFarm, request: pytest.FixtureRequest) -> Iterator[Agent]:
+    with contextlib.closing(Agent(farm.port, f"w-{request.node.name[:30]}")) as made:
+        made.sync()
+        yield made
+
+
+def a_result(lease: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"attempt": lease["attempt"], "state": "FINISHED", "run_s": 5.0, "exit_code": 0, **fields}
+
+
+class TestAnswers:
+    def test_a_job_is_leased_reported_and_counted(self, farm: RealFarm, agent: Agent) -> None:
+        job = farm.client.submit(title="a", command="true", workers=[agent.who["name"]])
+        (lease,) = agent.sync(wait_s=10)["leases"]
+        assert (lease["title"], lease["job"]) == ("a", job)
+        assert agent.sync(running=[{"attempt": lease["attempt"], "started": True}], takes=False)["stop"] == []
+        assert agent.sync(finished=[a_result(lease)], takes=False)["refused"] == []
+        assert farm.client.job(job).state == "FINISHED"
+
+    def test_a_log_that_rides_in_the_report_is_kept(self, farm: RealFarm, agent: Agent) -> None:
+        job = farm.client.submit(title="a", command="true", workers=[agent.who["name"]])
+        (lease,) = agent.sync(wait_s=10)["leases"]
+        agent.sync(finished=[a_result(lease, log=base64.b64encode(b"said\n").decode(), log_offset=0)], takes=False)
+        assert (farm.client.job(job).state, farm.client.log(lease["attempt"]).data) == ("FINISHED", b"said\n")
+
+    def test_a_log_that_is_none_is_refused_and_the_call_can_be_made_again(self, farm: RealFarm, agent: Agent) -> None:
+        farm.client.submit(title="a", command="true", workers=[agent.who["name"]])
+        (lease,) = agent.sync(wait_s=10)["leases"]
+        agent.socket.sendall(agent.call(finished=[a_result(lease, log="?", log_offset=0)], takes=False))
+        status, headers, body = agent.answer()
+        assert (status, headers["content-type"]) == (422, "application/problem+json")
+        assert body["fields"] == {"finished.log": "is not base64"}
+        assert agent.sync(finished=[a_result(lease)], takes=False)["refused"] == []
+
+    def test_a_call_that_waits_does_not_hold_up_others(self, farm: RealFarm, agent: Agent) -> None:
+        with contextlib.closing(Agent(farm.port, "another")) as other:
+            agent.socket.sendall(agent.call(wait_s=15))
+            for _ in range(5):
+                assert other.sync()["leases"] == []
+            farm.client.submit(title="late", command="true", workers=[agent.who["name"]])
+            assert [lease["title"] for lease in agent.answer()[2]["leases"]] == ["late"]
+
+    def test_what_is_refused_is_refused_as_by_a_thread(self, agent: Agent) -> None:
+        bad = [
+            ({"epoch": agent.who["epoch"], "seq": 1}, 409),
+            ({"epoch": 99, "seq": 99}, 409),
+            ({"epoch": agent.who["epoch"], "seq": 99, "free": "two"}, 422),
+            ([], 422),
+        ]
+        for value, status in bad:
+            agent.send(agent.path, value)
+            assert agent.answer()[0] == status, value
+        agent.who["credential"] = "w1.guess"
+        agent.send(agent.path, {"epoch": 1, "seq": 100})
+        assert agent.answer()[0] == 401
+
+
+class TestConnections:
+    def test_half_a_request_is_served_when_the_rest_comes(self, agent: Agent) -> None:
+        data = agent.call()
+        agent.socket.sendall(data[:60])
+        with contextlib.closing(Agent(agent.port, "meanwhile")) as other:  # the loop goes on
+            other.sync()
+            other.sync()
+        agent.socket.sendall(data[60:])
+        assert agent.answer()[0] == 200
+        agent.sync()
+
+    def test_calls_that_come_in_one_piece_are_answered_in_order(self, agent: Agent) -> None:
+        agent.socket.sendall(agent.call() + agent.call() + agent.call())
+        assert [agent.answer()[0] for _ in range(3)] == [200, 200, 200]
+        agent.sync()
+
+    def test_a_call_that_comes_before_the_answer_waits_for_its_turn(self, farm: RealFarm, agent: Agent) -> None:
+        agent.socket.sendall(agent.call(wait_s=1))
+        poll_until(lambda: farm.client.workers(), 5, list)  # the first is read by now, and waits
+        agent.socket.sendall(agent.call())
+        assert [agent.answer()[0] for _ in range(2)] == [200, 200]
+        agent.sync()
+
+    def test_other_requests_on_the_same_connection_are_served(self, agent: Agent) -> None:
+        agent.socket.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        status, headers, _ = agent.answer()
+        assert (status, "server" in headers) == (200, True)
+        agent.sync()
+
+    def test_a_worker_that_leaves_in_mid_call_leaves_no_connection(self, farm: RealFarm, agent: Agent) -> None:
+        (server,) = farm.server_workers()
+        before = len(server.net_connections())
+        with contextlib.closing(Agent(agent.port, "gone")) as gone:
+            gone.sync()
+            gone.socket.sendall(gone.call(wait_s=1))
+        poll_until(lambda: len(server.net_connections()) <= before, 20, server.net_connections)
+        agent.sync()
+
+    def test_a_stopping_server_answers_what_it_has_read(self, farm: RealFarm, tmp_path_factory: pytest.TempPathFactory) -> None:
+        made = RealFarm(tmp_path_factory.mktemp("stopping"), worker="lease = 60s\nwait = 15s", autoscaler="enabled = no")
+        process = made.serve()
+        with contextlib.closing(Agent(made.port, "waits")) as waits:
+            waits.sync()
+            waits.socket.sendall(waits.call(wait_s=3))
+            urllib.request.urlopen(f"{made.address}/healthz", timeout=10).close()
+            process.terminate()
+            assert waits.answer()[2]["leases"] == []
+        made.close()
