@@ -16,6 +16,7 @@ import http.client
 import json
 import os
 import re
+import secrets
 import select
 import socket
 import ssl
@@ -62,6 +63,8 @@ PREFIX = "/api/v1"
 PAGE = 1_000
 LOG_PIECE = 256 * 1_024
 IDLE_S = 30.0  # a connection unused for longer is opened anew: servers and routers drop idle ones
+RESEND_S = 60.0  # a submission whose answer was lost is sent again for so long
+RESEND_PAUSE_S = 0.5
 LOST = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 T = TypeVar("T")
 Ids = Iterable[int] | int
@@ -207,19 +210,37 @@ class Client:
         """
         return self._submit([from_dict(JobSpec, keywords)]).ids[0]
 
-    def submit_many(self, jobs: Iterable[JobSpec | Mapping[str, Any]], *, dry_run: bool = False) -> Submitted:
+    def submit_many(
+        self, jobs: Iterable[JobSpec | Mapping[str, Any]], *, dry_run: bool = False, key: str | None = None
+    ) -> Submitted:
         """POST /jobs: submit all of them or, when one is refused, none. `depends_on` may name the `ref` of another one.
 
-        With `dry_run` none is made; the answer says how many would be.
+        With `dry_run` none is made; the answer says how many would be. When the connection breaks, the call is sent again for
+        up to RESEND_S: by its `key` the server knows what it did already, and answers that. Give one of your own where this may
+        be called again with the same jobs; the server knows it for a day.
         """
         plain = (_plain(job) if isinstance(job, JobSpec) else job for job in jobs)
-        return self._submit([from_dict(JobSpec, job, f"jobs[{index}]") for index, job in enumerate(plain)], dry_run=dry_run)
+        return self._submit([from_dict(JobSpec, job, f"jobs[{index}]") for index, job in enumerate(plain)], dry_run, key)
 
-    def _submit(self, specs: Sequence[JobSpec], *, dry_run: bool = False) -> Submitted:
+    def _submit(self, specs: Sequence[JobSpec], dry_run: bool = False, key: str | None = None) -> Submitted:
         if not specs:
             raise BadInput(fields={"jobs": "is empty; submit at least one"})
         owned = [_sparse(spec) if spec.user else {"user": self._own_name(), **_sparse(spec)} for spec in specs]
-        return _read(Submitted, self._send("POST", "/jobs", {"jobs": owned}, {"dry_run": dry_run or None}))
+        query = {"dry_run": dry_run or None}
+        return _read(Submitted, self._send_once("/jobs", {"jobs": owned}, query, key or secrets.token_hex(16)))
+
+    def _send_once(self, path: str, body: Any, query: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """POST that is sent again where its answer was lost, until the server says what became of it."""
+        until = time.monotonic() + RESEND_S
+        lost = False
+        while True:
+            try:
+                return self._send("POST", path, body, query, {"Idempotency-Key": key})
+            except (ServerUnreachable, Unavailable) as error:
+                lost = lost or bool(error.extra.get("lost"))
+                if not lost or time.monotonic() > until:
+                    raise
+            time.sleep(RESEND_PAUSE_S)
 
     def _own_name(self) -> str:
         """Whose jobs they are that do not say it. Only an admin may submit for others, such as for who runs this."""
@@ -577,8 +598,15 @@ class Client:
     def _list(self, path: str, name: str, query: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         return list(_part(self._get(path, query), name))
 
-    def _send(self, method: str, path: str, body: Any, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return self._json(self._wire.call(method, path, query=query, body=body)[1])
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        return self._json(self._wire.call(method, path, query=query, body=body, headers=headers)[1])
 
     def _change(self, method: str, path: str, selection: Any, query: Mapping[str, Any] | None = None) -> Changed:
         checked = from_dict(type(selection), to_dict(selection))
@@ -649,10 +677,16 @@ class _Wire:
             kept.connection.close()
 
     def call(
-        self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[http.client.HTTPMessage, bytes]:
         """One request; the headers and the body of a good answer, and the error that any other stands for."""
-        headers = {"Accept": "application/json", "User-Agent": f"coalition-client/{__version__}"}
+        headers = {"Accept": "application/json", "User-Agent": f"coalition-client/{__version__}", **(headers or {})}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None
@@ -681,7 +715,7 @@ class _Wire:
                 return self._once(kept, method, target, data, headers)
             except LOST as error:
                 if fresh or method == "POST":
-                    raise ServerUnreachable(f"{self.url} broke the connection: {_words(error)}") from error
+                    raise ServerUnreachable(f"{self.url} broke the connection: {_words(error)}", lost=True) from error
             except TimeoutError as error:
                 raise ServerUnreachable(f"{self.url} did not answer within {self._timeout_s:g} s") from error
             except (OSError, http.client.HTTPException) as error:

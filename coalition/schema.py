@@ -261,6 +261,17 @@ archive = _table(
     Index("ix_archive_user_job_id", "user", "job_id"),
 )
 
+# What submissions with an Idempotency-Key were answered, so that a repeat gets the same answer. One row a caller and key.
+submission = _table(
+    "submission",
+    Column("who", String(128), primary_key=True),
+    Column("key", String(128), primary_key=True),
+    Column("digest", String(64), nullable=False),  # sha256 of the body, hex
+    Column("answer", LongText, nullable=False),  # JSON of ids, count and refs
+    Column("created_at", Seconds, nullable=False),
+    Index("ix_submission_created_at", "created_at"),
+)
+
 # ---------------------------------------------------------------- workers, identity, history
 
 worker = _table(

@@ -308,6 +308,12 @@ def test_jobs_are_paused_started_edited_moved_reset_and_deleted(farm: Client) ->
     assert "there is no job" in coalition("job", job, code=1).stderr
 
 
+def test_a_submission_with_a_key_is_made_once(farm: Client) -> None:
+    first = coalition("submit", "--key", "nightly-7", "true").stdout
+    assert coalition("submit", "--key", "nightly-7", "true").stdout == first
+    assert "another body" in coalition("submit", "--key", "nightly-7", "false", code=2).stderr
+
+
 def test_what_fits_a_filter_is_told_in_a_rehearsal_then_changed(farm: Client) -> None:
     jobs = [farm.submit(command="true", title=f"bulk {n}", user="bea") for n in range(3)]
     told = coalition("pause", "--filter", "user:bea bulk", "--dry-run").stdout.splitlines()

@@ -347,13 +347,40 @@ def test_a_connection_closed_while_idle_is_opened_anew_also_for_a_submission(api
     assert len(api.asked("POST", "/jobs")) == 1
 
 
-def test_a_submission_whose_answer_is_lost_is_not_sent_twice(api: Api, client: Client) -> None:
+def test_an_action_whose_answer_is_lost_is_not_sent_twice(api: Api, client: Client) -> None:
     api.tell("GET", "/server", Answer({}))
-    api.tell("POST", "/jobs", Answer(status=0))
+    api.tell("POST", "/jobs/reset", Answer(status=0))
     client.info()
     with pytest.raises(ServerUnreachable, match="broke the connection"):
+        client.reset(1)
+    assert len(api.asked("POST", "/jobs/reset")) == 1
+
+
+def test_a_submission_whose_answer_is_lost_is_sent_again_with_its_key(
+    api: Api, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESEND_PAUSE_S", FAST)
+    api.tell("POST", "/jobs", Answer(status=0), refusal(Unavailable("the database is away")), Answer(status=0), submitted(7))
+    assert client.submit(command="true") == 7
+    calls = api.asked("POST", "/jobs")
+    assert len({call.headers["Idempotency-Key"] for call in calls}) == 1
+    assert len({json.dumps(call.body) for call in calls}) == 1
+    assert len(calls) == 4
+    client.submit(command="true")
+    assert api.requests[-1].headers["Idempotency-Key"] != calls[0].headers["Idempotency-Key"]
+    client.submit_many([{"command": "true"}], key="night-12")
+    assert api.requests[-1].headers["Idempotency-Key"] == "night-12"
+
+
+def test_a_submission_that_is_never_answered_is_given_up(api: Api, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RESEND_S", 0.05)
+    monkeypatch.setattr(module, "RESEND_PAUSE_S", FAST)
+    api.tell("POST", "/jobs", Answer(status=0))
+    with pytest.raises(ServerUnreachable, match="broke the connection"):
         client.submit(command="true")
-    assert len(api.asked("POST", "/jobs")) == 1
+    api.tell("POST", "/jobs", refusal(Unavailable("the database is away")))
+    with pytest.raises(Unavailable):  # it was not lost
+        client.submit(command="true")
 
 
 def test_a_question_whose_answer_is_lost_on_a_kept_connection_is_asked_again(api: Api, client: Client) -> None:

@@ -9,7 +9,8 @@ import pytest
 from coalition.config import KeepSettings
 from coalition.server import housekeeping
 from coalition.server.housekeeping import Housekeeper
-from tests.builders import Clock, WatchedStore
+from coalition.store.submit import Once
+from tests.builders import Clock, WatchedStore, a_job
 
 DAY_S = 86_400.0
 
@@ -39,6 +40,17 @@ def test_old_events_are_forgotten_in_pieces_by_one_process(
     assert second.tidy() == 0  # the first one has the role still
     clock.advance(DAY_S)
     assert second.tidy() == 1
+
+
+def test_keys_of_submissions_are_known_for_a_day(store: WatchedStore, clock: Clock) -> None:
+    once = Once("k", "digest")
+    first = store.submit([a_job()], "ann", once)
+    clock.advance(0.99 * DAY_S)
+    Housekeeper(store.settings, store).tidy()
+    assert store.submit([a_job()], "ann", once).ids == first.ids
+    clock.advance(0.02 * DAY_S)
+    Housekeeper(store.settings, store).tidy()
+    assert store.submit([a_job()], "ann", once).ids != first.ids
 
 
 def test_with_0_nothing_is_forgotten(store: WatchedStore, clock: Clock) -> None:

@@ -122,10 +122,11 @@ def job_fields(verb: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--chunk", type=int, help="Frames of one job.")
 @click.option("--group", is_flag=True, help="Make an empty group; print its id.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, and make nothing.")
+@click.option("--key", help="Of this submission: given again with it within a day, it makes nothing and prints the same id.")
 @click.option("--wait", "waits", is_flag=True, help="Wait until it is over; exit 1 if it failed.")
 @click.argument("command", nargs=-1)
 @click.pass_context
-def submit(context: click.Context, /, command: Sequence[str], waits: bool, dry_run: bool, **options: Any) -> int:
+def submit(context: click.Context, /, command: Sequence[str], waits: bool, dry_run: bool, key: str | None, **options: Any) -> int:
     """Submit a job, or one for each frame, and print its id.
 
     One COMMAND word is a shell line as it is; several are a program and its arguments, whose quotes are kept.
@@ -143,7 +144,7 @@ def submit(context: click.Context, /, command: Sequence[str], waits: bool, dry_r
     elif not options["group"]:
         raise click.UsageError("give a command, or --group for an empty group")
     client = call.client()
-    made = client.submit_many([from_dict(JobSpec, given)], dry_run=dry_run)
+    made = client.submit_many([from_dict(JobSpec, given)], dry_run=dry_run, key=key)
     if made.dry_run:
         return call.rehearsed(made.count, made.dry_run)
     if not call.json:

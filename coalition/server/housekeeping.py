@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,6 +22,7 @@ ROLE = "housekeeper"
 INTERVAL_S = 60.0
 PIECE = 500  # rows of one transaction
 ARCHIVED = 200  # jobs of one transaction: a tenth of a second at most
+KEYS_S = 86_400.0  # the Idempotency-Key of a submission is known at least so long
 PAUSE_S = 0.01  # between them, for those who wait for their turn
 
 
@@ -52,7 +54,8 @@ class Housekeeper:
         if not self._leads():
             return 0
         self.archive()
-        return self._forget()
+        self._forget(KEYS_S, self.store.forget_submissions)
+        return self._forget(self.settings.keep.events_s, self.store.forget_events)
 
     def _leads(self) -> bool:
         return self.store.claim_leader(ROLE, self._holder, 3 * INTERVAL_S) is not None
@@ -78,12 +81,11 @@ class Housekeeper:
                 break
         return moved
 
-    def _forget(self) -> int:
-        keep_s, forgotten = self.settings.keep.events_s, 0
-        if not keep_s:
-            return 0
-        while not self._stopping.is_set():
-            some = self.store.forget_events(self.store.clock() - keep_s, PIECE)
+    def _forget(self, keep_s: float, forget: Callable[[float, int], int]) -> int:
+        """Forgets what is older, piece by piece; how much it was."""
+        forgotten = 0
+        while keep_s and not self._stopping.is_set():
+            some = forget(self.store.clock() - keep_s, PIECE)
             forgotten += some
             if some < PIECE:
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from coalition.server.auth import ADMIN, Identity, must_own
 from coalition.states import AttemptState, JobState
 from coalition.store.bulk import Action
 from coalition.store.lists import SORTS, Cursor, JobQuery
-from coalition.store.submit import Submitted
+from coalition.store.submit import Once, Submitted
 
 blueprint = Blueprint("jobs", __name__)
 
@@ -52,24 +53,37 @@ def _who() -> str:
 @blueprint.post("/jobs")
 def submit() -> Response:
     web.refuse_unknown("dry_run")
-    jobs = from_dict(Submission, web.json_body()).jobs
+    jobs = from_dict(Submission, web.parsed(request.get_data())).jobs
     if not jobs:
         raise BadInput(fields={"jobs": "is empty; give at least one job"})
     if web.flag("dry_run"):
         count, told = web.farm().store.rehearse_submit(_allowed(jobs), _who())
         return _submitted(Submitted((), count, {}), told)
-    return _submitted(accept(jobs))
+    made = accept(jobs, _once(request.headers.get("Idempotency-Key"), request.get_data()))
+    return _submitted(made)
+
+
+def _once(key: str | None, body: bytes) -> Once | None:
+    """How a repeat of this call is known; None without a key."""
+    if key is None:
+        return None
+    if not re.fullmatch(r"[!-~]{1,128}", key):
+        raise BadInput(fields={"Idempotency-Key": "is not allowed; 1 to 128 letters, digits and signs, without spaces"})
+    return Once(key, hashlib.sha256(body).hexdigest())
 
 
 def _submitted(made: Submitted, told: Rehearsal | None = None) -> Response:
     """Jobs that were not made have no ids."""
     answer = {"ids": made.ids, "count": made.count, "refs": made.refs, "dry_run": told}
-    return web.reply(answer, 201 if told is None else 200)
+    response = web.reply(answer, 201 if told is None else 200)
+    if made.repeated:
+        response.headers["Idempotent-Replayed"] = "true"
+    return response
 
 
-def accept(jobs: Sequence[JobSpec]) -> Submitted:
+def accept(jobs: Sequence[JobSpec], once: Once | None = None) -> Submitted:
     """Submits for the caller, who becomes the owner and needs to own the groups."""
-    made = web.farm().store.submit(_allowed(jobs), _who())
+    made = web.farm().store.submit(_allowed(jobs), _who(), once)
     web.farm().dispatcher.kick()
     return made
 

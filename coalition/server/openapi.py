@@ -49,6 +49,7 @@ class Operation:
     body: type | None = None
     query: Mapping[str, Schema] = field(default_factory=dict)
     status: int = 200
+    headers: Mapping[str, Schema] = field(default_factory=dict)
     or_status: int | None = None  # another one that answers the same
     media: str = "application/json"
     accepts: str = "application/json"
@@ -57,6 +58,11 @@ class Operation:
 TAKEN_TOO = (model.Dependency,)  # stands in bodies as well as in answers
 CHANGED = {"changed": int}
 YES = _words("true", "false")
+KEY: Schema = {
+    "type": "string",
+    "pattern": "^[!-~]{1,128}$",
+    "description": "a call of the same caller, key and body is answered as before, for a day; another body is refused",
+}
 DRY = {"dry_run": {**YES, "description": "says what would happen, and changes nothing"}}
 BULK = {"partial": {**YES, "description": "leaves out what cannot be, and says so; else one refusal refuses all"}, **DRY}
 ACT = functools.partial(Operation, reply=model.Changed, query=BULK)
@@ -110,6 +116,7 @@ OPERATIONS: dict[str, Operation] = {
         {"ids": [int], "count": int, "refs": dict[str, int], "dry_run": model.Rehearsal | None},
         jobs.Submission,
         query=DRY,
+        headers={"Idempotency-Key": KEY},
         status=201,
         or_status=200,
     ),
@@ -321,6 +328,7 @@ def _operation(path: str, endpoint: str, one: Operation, taken: Schemas, given: 
         for kind, name in re.findall(r"<(\w+:)?(\w+)>", path)
     ]
     asked = [{"name": name, "in": "query", "schema": schema} for name, schema in one.query.items()]
+    asked += [{"name": name, "in": "header", "schema": schema} for name, schema in one.headers.items()]
     if places or asked:
         described["parameters"] = places + asked
     if one.body:

@@ -23,7 +23,6 @@ from coalition.store.archive import Archive
 from coalition.store.base import HotIn, inside, rehearse, writes
 from coalition.store.edit import RANGES, unfit
 from coalition.store.jobs import Jobs
-from coalition.store.submit import Submit
 from coalition.store.tree import IDS
 
 TOLD = 100  # refusals in a problem body, and events of a rehearsal
@@ -89,7 +88,7 @@ class Bulk(Archive):
 
         def play(store: Bulk, db: Connection) -> tuple[int, Rehearsal]:
             before, last = store._farm(db), _last_event(db)
-            made = inside(Submit.submit)(store, db, specs, who)
+            made = store._submit(db, specs, who)
             events = tuple(Happening(one.kind, None, one.text) for one in _events(db, last))  # its jobs' numbers are given back
             return made.count, Rehearsal(before, store._farm(db), events)
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from coalition import frames
 from coalition.errors import BadInput, TooLarge
 from coalition.frames import Piece
 from coalition.model import DEFAULT_PRIORITY, MAX_CHILDREN, MAX_TITLE, Dependency, JobSpec
-from coalition.schema import farm_limit, group_count, group_inherited, job, ready, spec
+from coalition.schema import farm_limit, group_count, group_inherited, job, ready, spec, submission
 from coalition.states import JobState
 from coalition.store.base import Hot, writes
 from coalition.store.dependencies import Dependencies, Edge, Frame, Waits, cannot_be, holds_of
@@ -37,6 +37,10 @@ SPEC_COLUMNS = (
 )
 INSERT_SPEC = Hot(insert(spec).values({c: bindparam(c) for c in SPEC_COLUMNS}), *SPEC_COLUMNS)
 INSERT_READY = Hot(insert(ready).values(class_id=bindparam("class_id"), job_id=bindparam("job_id")), "class_id", "job_id")
+
+FORGET = Hot(
+    delete(submission).where(submission.c.who == bindparam("b_who"), submission.c.key == bindparam("b_key")), "b_who", "b_key"
+)
 
 
 @dataclass
@@ -67,14 +71,57 @@ class Submitted:
     ids: tuple[int, ...]
     count: int
     refs: Mapping[str, int]
+    repeated: bool = False  # what was answered to the same call before
+
+
+@dataclass(frozen=True)
+class Once:
+    """A call that may come again: by its key it is known, and by the digest of its body that it is the same."""
+
+    key: str
+    digest: str
 
 
 class Submit(Dependencies):
     """How jobs come in."""
 
     @writes
-    def submit(self, db: Connection, specs: Sequence[JobSpec], who: str = "") -> Submitted:
-        """Adds jobs, groups and frame ranges, all or none. BadInput names the field that is wrong."""
+    def submit(self, db: Connection, specs: Sequence[JobSpec], who: str = "", once: Once | None = None) -> Submitted:
+        """Adds jobs, groups and frame ranges, all or none. BadInput names the field that is wrong.
+
+        With `once`, a call of `who` with the same key was answered before, or is now, and this one gets that answer.
+        """
+        if once is None:
+            return self._submit(db, specs, who)
+        made = self._answered(db, who, once)
+        if made is None:
+            made = self._submit(db, specs, who)
+            answer = json.dumps({"ids": made.ids, "count": made.count, "refs": dict(made.refs)})
+            row = {"who": who, "key": once.key, "digest": once.digest, "answer": answer, "created_at": self.clock()}
+            db.execute(insert(submission).values(row))
+        return made
+
+    def _answered(self, db: Connection, who: str, once: Once) -> Submitted | None:
+        """What this call was answered; None if it was not made before. BadInput for the key of another one."""
+        query = select(submission.c.digest, submission.c.answer).where(submission.c.who == who, submission.c.key == once.key)
+        row = db.execute(query).first()
+        if row is None:
+            return None
+        if row.digest != once.digest:
+            words = f"{once.key!r} was given with another body before; a new call needs a new key"
+            raise BadInput(fields={"Idempotency-Key": words})
+        answer = json.loads(row.answer)
+        return Submitted(tuple(answer["ids"]), answer["count"], answer["refs"], repeated=True)
+
+    @writes
+    def forget_submissions(self, db: Connection, before: float, limit: int) -> int:
+        """Deletes up to `limit` answers that are older; how many."""
+        at = submission.c.created_at
+        old = select(submission.c.who, submission.c.key).where(at < before).order_by(at).limit(limit)
+        rows = [tuple(row) for row in db.execute(old)]
+        return self._many(db, FORGET, rows)
+
+    def _submit(self, db: Connection, specs: Sequence[JobSpec], who: str) -> Submitted:
         entries = _flatten(specs)
         count = sum(1 + len(entry.frames) for entry in entries)
         following = self._allocate(db, "job", count) if entries else 0
