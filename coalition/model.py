@@ -325,6 +325,7 @@ class Limit:
     per_host: bool
     used: int
     waiting: int
+    allowed_actions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

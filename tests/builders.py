@@ -41,6 +41,8 @@ class WatchedStore(Store):
     hundred runs on another database.
     """
 
+    remember_s = 0.0  # the words of lists are those of now
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if self.engine.dialect.name == "sqlite":

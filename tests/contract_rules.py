@@ -409,7 +409,7 @@ class TestLimits:
     def test_a_limit_that_nobody_defined_has_no_tokens_and_is_listed(self, store: Store, hand: Hand) -> None:
         self.licensed(store, 2)
         assert hand.take() == []
-        assert store.limits() == [Limit("maya", None, False, 0, 2)]
+        assert store.limits() == [Limit("maya", None, False, 0, 2, ("set",))]
         store.set_limit("maya", 9)
         assert len(hand.take(9)) == 2
 

@@ -187,7 +187,7 @@ def test_a_bad_token_is_refused_by_its_field(call: Caller, body: dict[str, Any],
 
 def test_limits_are_put_listed_and_deleted(call: Caller) -> None:
     assert call.ok("PUT", "/limits/maya", {"maximum": 3}) == {"changed": 1}
-    shown = {"name": "maya", "maximum": 3, "per_host": False, "used": 0, "waiting": 0}
+    shown = {"name": "maya", "maximum": 3, "per_host": False, "used": 0, "waiting": 0, "allowed_actions": ["set", "delete"]}
     assert call.ok("GET", "/limits") == {"limits": [shown]}
     call.ok("DELETE", "/limits/maya")
     assert [call("DELETE", f"/limits/{name}")[0] for name in ("maya", "a%00b", "group%231")] == [404] * 3

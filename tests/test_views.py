@@ -181,7 +181,7 @@ class TestWhyAWorkerIsIdle:
     def test_hours_are_told_with_when_it_opens(self, store: Store, hand: Hand, clock: Clock) -> None:
         store.flush_beats([beat(hand, clock())])
         edit_worker(store, hand, hours=NIGHTS)
-        assert worker(store, hand).reason == ""
+        assert worker(store, hand).reason == "no job could start now; nothing waits"
         clock.advance(12 * 3_600)
         store.flush_beats([beat(hand, clock())])
         assert worker(store, hand).reason == "is outside its hours; opens Wed 19:00"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from flask import Flask, Request, g, request
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from coalition.server.dispatcher import Session
     from coalition.server.web import Farm
 
+T = TypeVar("T")
 ANYONE, USER, ADMIN, WORKER = "anyone", "user", "admin", "worker"
 
 
@@ -258,6 +259,18 @@ def must_own(farm: Farm, ids: Sequence[int], *, below: bool = True) -> None:
     others = farm.store.owners(ids, below=below) - {who.name}
     if others:
         raise NotAllowed(f"{who.name} may change own jobs only; these belong to {', '.join(sorted(others))[:200]}")
+
+
+def for_caller(rows: Iterable[T], is_own: Callable[[T], bool] = lambda row: False) -> list[T]:
+    """Rows as the caller may act on them: who is no admin has no actions on what is not their own."""
+    who: Identity = g.identity
+    return [row if who.role == ADMIN or is_own(row) else _without_actions(row) for row in rows]
+
+
+def _without_actions(row: T) -> T:
+    if isinstance(row, dict):
+        return cast(T, {**row, "allowed_actions": []})
+    return cast(T, replace(cast(Any, row), allowed_actions=()))
 
 
 def in_networks(address: str | None, networks: Iterable[str]) -> bool:

@@ -10,6 +10,7 @@ from flask import Blueprint, Response, g, request
 from coalition.errors import BadInput, nearest
 from coalition.model import MAX_INT, Selection, spec
 from coalition.server import web
+from coalition.server.auth import for_caller
 from coalition.states import InstanceState
 
 blueprint = Blueprint("cloud", __name__)
@@ -25,7 +26,7 @@ class Names:
 @blueprint.get("/pools")
 def pools() -> Response:
     web.refuse_unknown()
-    return web.reply({"pools": web.farm().store.pools()})
+    return web.reply({"pools": for_caller(web.farm().store.pools())})
 
 
 @blueprint.post("/pools/resume")
@@ -44,7 +45,7 @@ def instances() -> Response:
     ended = web.choice("all", ("0", "1"), "0") == "1"
     limit = web.number("limit", 1_000, 1, 10_000)
     rows = web.farm().store.instances(states, web.word("pool"), ended=ended, limit=limit)
-    return web.reply({"instances": rows})
+    return web.reply({"instances": for_caller(rows)})
 
 
 @blueprint.post("/instances/drain")

@@ -17,6 +17,7 @@ from coalition.model import (
     MAX_INT,
     Changed,
     Edit,
+    Job,
     JobChanges,
     JobSelection,
     JobSpec,
@@ -28,7 +29,7 @@ from coalition.model import (
     must_select,
 )
 from coalition.server import web
-from coalition.server.auth import ADMIN, Identity, must_own
+from coalition.server.auth import ADMIN, Identity, for_caller, must_own
 from coalition.states import AttemptState, JobState
 from coalition.store.bulk import Action
 from coalition.store.lists import SORTS, Cursor, JobQuery
@@ -116,7 +117,7 @@ def index() -> Response:
         raise BadInput(fields={"sort": "by title needs a `parent`; 0 is the top"})
     found, cursor = web.farm().store.jobs(query)
     told = web.farm().store.count_jobs(query) if query.after is None else {}
-    return web.reply({"jobs": found, "next": _written(query.sort, cursor) if cursor else None, **told})
+    return web.reply({"jobs": for_caller(found, _is_own), "next": _written(query.sort, cursor) if cursor else None, **told})
 
 
 def _query() -> JobQuery:
@@ -163,7 +164,11 @@ def _cursor(sort: str) -> Cursor | None:
 
 @blueprint.get("/jobs/<int:job_id>")
 def show(job_id: int) -> Response:
-    return web.reply(web.farm().store.job(_bounded(job_id)))
+    return web.reply(for_caller([web.farm().store.job(_bounded(job_id))], _is_own)[0])
+
+
+def _is_own(job: Job) -> bool:
+    return job.user == _who()
 
 
 def _bounded(number: int) -> int:

@@ -6,13 +6,14 @@ from flask import Blueprint, Response, g
 
 from coalition.model import LimitChanges
 from coalition.server import web
+from coalition.server.auth import for_caller
 
 blueprint = Blueprint("limits", __name__)
 
 
 @blueprint.get("/limits")
 def index() -> Response:
-    return web.reply({"limits": web.farm().store.limits()})
+    return web.reply({"limits": for_caller(web.farm().store.limits())})
 
 
 @blueprint.put("/limits/<name>")

@@ -13,7 +13,7 @@ from coalition.config import Settings
 from coalition.errors import BadInput, LogGap, NotFound
 from coalition.model import MAX_INT, PROTOCOL, Enrol, Enrolled, Result, Selection, Sync, WorkerEdit
 from coalition.server import web
-from coalition.server.auth import in_networks
+from coalition.server.auth import for_caller, in_networks
 from coalition.server.dispatcher import Session
 
 blueprint = Blueprint("workers", __name__)
@@ -25,7 +25,7 @@ OLDEST_PROTOCOL = 1
 
 @blueprint.get("/workers")
 def index() -> Response:
-    return web.reply({"workers": web.farm().store.workers()})
+    return web.reply({"workers": for_caller(web.farm().store.workers())})
 
 
 @blueprint.get("/workers/<int:worker_id>/explain")

@@ -20,7 +20,7 @@ from coalition.schema import archive, attempt, dependency, group_count, job, spe
 from coalition.states import JobState
 from coalition.store.base import reads, writes
 from coalition.store.dependencies import DROP_ON_BY_RULE, DROP_RULES, DROP_RULES_ON
-from coalition.store.explain_workers import ExplainWorkers
+from coalition.store.reasons import Reasons
 from coalition.store.tree import SPENT, Changes
 from coalition.store.views import job_rows
 from coalition.words import counted
@@ -42,7 +42,7 @@ class ArchiveQuery:
     limit: int = 100
 
 
-class Archive(ExplainWorkers):
+class Archive(Reasons):
     """The part of the store that keeps finished trees."""
 
     # ------------------------------------------------------------ moving

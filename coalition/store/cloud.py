@@ -751,7 +751,15 @@ class Cloud(Workers):
         blocked = {entry.pool: entry.reason for entry in self._blocks(db) if not entry.offering}
         names = ("name", "provider", "enabled", "min", "max", "region", "affinity", "currency")
         shown = [{name: getattr(pool, name) for name in names} for pool in self.settings.pools]
-        return [{**pool, "instances": counts.get(pool["name"], {}), "blocked": blocked.get(pool["name"])} for pool in shown]
+        return [
+            {
+                **pool,
+                "instances": counts.get(pool["name"], {}),
+                "blocked": blocked.get(pool["name"]),
+                "allowed_actions": ["resume"] if pool["name"] in blocked else [],
+            }
+            for pool in shown
+        ]
 
     @reads
     def instances(

@@ -80,9 +80,11 @@ class Limits(Tree):
             used[name] = used.get(name, 0) + count
         kinds = {row.name: row for row in db.execute(select(farm_limit)) if not row.name.startswith(OWN_LIMITS)}
         return [
-            Limit(name, kinds[name].maximum, bool(kinds[name].per_host), used.get(name, 0), waiting.get(name, 0))
+            Limit(
+                name, kinds[name].maximum, bool(kinds[name].per_host), used.get(name, 0), waiting.get(name, 0), ("set", "delete")
+            )
             if name in kinds
-            else Limit(name, None, False, 0, waiting[name])
+            else Limit(name, None, False, 0, waiting[name], ("set",))
             for name in sorted(kinds.keys() | {name for name in waiting if not name.startswith(OWN_LIMITS)})
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
@@ -11,7 +12,7 @@ from sqlalchemy import Connection, func, or_, select
 from coalition.errors import NotFound
 from coalition.model import UNTIL, Attempt, Counts, Dependency, Job, Worker
 from coalition.schema import archive, attempt, dependency, event, frame_rule, group_count, group_inherited, job, spec, worker
-from coalition.states import AttemptState, JobState, WorkerState
+from coalition.states import JobState, WorkerState
 from coalition.store import lists
 from coalition.store.base import HotIn, chunks, reads
 from coalition.store.cloud import Cloud
@@ -70,7 +71,14 @@ class Views(Cloud):
     def _shown(self, db: Connection, rows: Sequence[Any]) -> list[Job]:
         edges = self._named(db, [row.id for row in rows])
         costs = self._costs(db, [row.id for row in rows if not row.is_group])
-        return [self._show(db, row, edges.get(row.id, ()), costs.get(row.id, 0)) for row in rows]
+        why = self._why_rows(db, rows)
+        return [self._show(db, row, edges.get(row.id, ()), costs.get(row.id, 0), why.get(row.id, "")) for row in rows]
+
+    def _why_rows(self, db: Connection, rows: Sequence[Any]) -> Mapping[int, str]:
+        raise NotImplementedError  # coalition/store/reasons.py
+
+    def _why_workers(self, db: Connection, idle: Sequence[Worker]) -> Mapping[int, str]:
+        raise NotImplementedError  # coalition/store/reasons.py
 
     def _named(self, db: Connection, ids: Sequence[int]) -> dict[int, list[Dependency]]:
         """What each of these jobs waits for by its own words; what follows from rules for frames is left to `explain`."""
@@ -93,11 +101,10 @@ class Views(Cloud):
             costs.update((row.job_id, int(row.cost)) for row in db.execute(sums.group_by(attempt.c.job_id)))
         return costs
 
-    def _show(self, db: Connection, row: Any, edges: Sequence[Dependency], cost_micro: int) -> Job:
+    def _show(self, db: Connection, row: Any, edges: Sequence[Dependency], cost_micro: int, why: str = "") -> Job:
         own = self._requirement(db, row.own_set)
         rules = json.loads(row.rules) if row.rules else {}
         state = group_state(row) if row.is_group else row.state
-        held_above = bool(row.above_holds)
         counts = Counts(row.total, row.waiting, row.pending, row.working, row.finished, row.error) if row.is_group else None
         paused_above = bool(row.above_paused)
         return Job(
@@ -131,7 +138,7 @@ class Views(Cloud):
             attempt=row.attempt_id,
             worker=row.worker_name or "",
             counts=counts,
-            reason=_short_reason(row, state, paused_above, held_above),
+            reason=_short_reason(row, state, paused_above) or why,
             allowed_actions=_job_actions(row, state),
             dependencies=tuple(edges),
             depends_any=row.needs_any,
@@ -280,7 +287,9 @@ class Views(Cloud):
         now = self.clock()
         there = or_(worker.c.state != str(WorkerState.TERMINATED), worker.c.seen_at > now - self.settings.keep.workers_s)
         query = select(worker).where(there).order_by(worker.c.name)
-        return [_worker(row, sorted(held.get(row.id, [])), now) for row in db.execute(query)]
+        found = [_worker(row, sorted(held.get(row.id, [])), now) for row in db.execute(query)]
+        why = self._why_workers(db, [one for one in found if one.state == WorkerState.WAITING and not (one.jobs or one.reason)])
+        return [replace(one, reason=why[one.id]) if one.id in why else one for one in found]
 
     def _worker_shown(self, db: Connection, row: Any) -> Worker:
         """One worker, from its row."""
@@ -326,7 +335,7 @@ def job_rows() -> Any:
             attempt.c.progress,
             attempt.c.reason,
             attempt.c.exit_code,
-            attempt.c.state.label("attempt_state"),
+            attempt.c.no_licence,
             worker.c.name.label("worker_name"),
             above.c.paused.label("above_paused"),
             above.c.holds.label("above_holds"),
@@ -399,9 +408,9 @@ def _ended(row: Any) -> float | None:
     return row.ended_at if row.state in (JobState.FINISHED, JobState.ERROR) else None
 
 
-def _short_reason(row: Any, state: str, paused_above: bool, held_above: bool) -> str:
-    """One line for a list; `explain` has the whole of it."""
-    if row.is_group:
+def _short_reason(row: Any, state: str, paused_above: bool) -> str:
+    """One line for a list, of what the job itself says; `explain` has the whole of it."""
+    if row.is_group and state not in (JobState.WAITING, JobState.PENDING):
         return "paused" if row.paused else ""
     if state == JobState.ERROR:
         return row.reason or (f"exit code {row.exit_code}" if row.exit_code is not None else "")
@@ -410,10 +419,15 @@ def _short_reason(row: Any, state: str, paused_above: bool, held_above: bool) ->
     if row.paused or paused_above:
         return "paused" if row.paused else "its group is paused"
     if state == JobState.PENDING:
-        return f"waits for {row.holds} dependencies" if row.holds else "its group waits for dependencies"
-    if row.attempt_state in (AttemptState.LOST, AttemptState.STOPPED, AttemptState.ERROR):
-        return f"put back: {row.reason}" if row.reason else "put back"
+        return _held(row)
     return ""
+
+
+def _held(row: Any) -> str:
+    """Of what is PENDING: whose dependencies hold it."""
+    if row.holds:
+        return f"waits for {row.holds} dependencies"
+    return "its group waits for dependencies" if row.above_holds or not row.is_group else ""
 
 
 def _job_actions(row: Any, state: str) -> tuple[str, ...]:
