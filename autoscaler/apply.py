@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from autoscaler.decide import Launch, Plan, Renew, Terminate
 from autoscaler.reaper import Findings
-from coalition.config import PoolSettings, Settings
+from coalition.config import PoolSettings, Settings, options_of
 from coalition.errors import Conflict, Fenced, OverBudget
 from coalition.store.cloud import Blocked, Decided, Found, Machine, Order
 from providers.base import Fate, Offering, Provider, ProviderError, Reason, Rejected, Request, Scope, TooLate
@@ -136,6 +136,7 @@ class Applier:
             discovery_port=server.discovery_port or self.settings.port,
             launch_by=launch.launch_by,
             until=launch.funded_until,
+            options=options_of(pool),
         )
 
     def resume(self) -> None:
@@ -162,6 +163,8 @@ class Applier:
             self._block_rejected(request, error)
         except TooLate as error:
             log.warning("intent %d: %s", intent_id, error)
+            if first:
+                self.store.refused(intent_id, str(error), self.fence)
         except ProviderError as error:
             log.warning("intent %d: the outcome is not known, its money stays: %s", intent_id, error)
         else:

@@ -135,7 +135,8 @@ def pool_of(
         price = settings.price_micro or offer.price_micro
         ceiling = price + settings.overhead_per_hour_micro if price else 0
         currency = settings.currency if settings.price_micro else offer.currency
-        priced.append(replace(offer, price_micro=ceiling, currency=currency))
+        bid = price if offer.market == "spot" else 0
+        priced.append(replace(offer, price_micro=ceiling, bid_micro=bid, currency=currency))
     return Pool(settings, tuple(priced), deadline, tuple(blocks), *boots, problem)
 
 

@@ -115,6 +115,24 @@ def a_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def an_id_list(*kinds: str) -> Callable[[str], tuple[str, ...]]:
+    """Names that a provider gave, such as subnet-0a1b2c3d."""
+
+    def read(text: str) -> tuple[str, ...]:
+        for part in a_list(text):
+            if not re.fullmatch(rf"({'|'.join(kinds)})-[0-9a-f]{{8,17}}", part):
+                raise ValueError(f'"{part}": ids such as {kinds[0]}-0a1b2c3d4e5f67890, with commas between them')
+        return a_list(text)
+
+    return read
+
+
+def a_share(text: str) -> float:
+    if not re.fullmatch(r"\d{1,4}%", text):
+        raise ValueError("a share such as 20%")
+    return int(text[:-1]) / 100
+
+
 def an_octal(text: str) -> int:
     if not re.fullmatch(r"0?[0-7]{3}", text):
         raise ValueError("three octal digits, for example 002")
@@ -184,12 +202,15 @@ def knob(
     high: float | None = None,
     required: bool = False,
     secret: bool = False,
+    only: tuple[str, ...] = (),
 ) -> Any:
     """A key of cloud.ini: its default as it would be written there (an example, if required), how it is read, what it is for.
 
-    What may hold a password is `secret`: it is shown without, and is not part of the settings' repr.
+    What may hold a password is `secret`: it is shown without, and is not part of the settings' repr. `only` names the
+    providers whose pools may have it; what it says is frozen into their requests.
     """
     rules = {"default": default, "read": read, "help": help, "low": low, "high": high, "required": required, "secret": secret}
+    rules["only"] = only
     value = read(default) if not required else dataclasses.MISSING
     return dataclasses.field(default=value, metadata=rules, repr=not secret)
 
@@ -293,6 +314,13 @@ class PoolSettings:
     currency: str = knob("USD", a_currency, "currency of `price`")
     overhead_per_hour_micro: int = knob("0", a_money, "disk, public address and the like, per instance and hour")
     accept_guest_deadline: bool = knob("no", a_flag, "allow hard budgets though only the instance itself ends its time")
+    root_volume_bytes: int = knob("0", a_size, "size of the boot disk; 0: the image's", only=("aws", "gce"))
+    spot_headroom: float = knob("20%", a_share, "how much a spot machine's price may rise before it is given up", only=("aws",))
+    subnets: tuple[str, ...] = knob("", an_id_list("subnet"), "one for each zone to use; empty: the default ones", only=("aws",))
+    security_groups: tuple[str, ...] = knob("", an_id_list("sg"), "ids; empty: the network's default one", only=("aws",))
+    instance_profile: str = knob("", a_text, "name or ARN of the machines' instance profile", only=("aws",))
+    image_owners: tuple[str, ...] = knob("self", a_list, "accounts whose images are looked for by name or tag", only=("aws",))
+    notices_queue: str = knob("", a_url, "SQS address at which interruptions are announced by EventBridge", only=("aws",))
 
 
 @dataclass(frozen=True)
@@ -375,6 +403,12 @@ def knobs(kind: type) -> dict[str, dataclasses.Field[Any]]:
     return {re.sub(r"_(s|bytes|micro)$", "", f.name): f for f in dataclasses.fields(kind) if "read" in f.metadata}
 
 
+def options_of(pool: PoolSettings) -> dict[str, Any]:
+    """What only this pool's provider knows: it is frozen into a request as it is now."""
+    fields = knobs(PoolSettings).values()
+    return {field.name: getattr(pool, field.name) for field in fields if pool.provider in field.metadata["only"]}
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -437,8 +471,28 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
     for pool in settings.pools:
         if pool.min > pool.max:
             raise reader.error(f"pool {pool.name}", "min", f"{pool.min} is more than `max`, which is {pool.max}")
+        _check_pool(pool, reader)
     for budget in settings.budgets:
         _check_budget(budget, settings.pools, reader)
+
+
+IMAGES = {"aws": r"ami-[0-9a-f]{8,17}|ssm:/\S+|name:\S.*|tag:[^=\s]+=\S.*"}
+IMAGE_HELP = {"aws": "ami-..., ssm:/PARAMETER, name:PATTERN or tag:KEY=VALUE (the newest one)"}
+NEEDED = {"aws": ("region", "types", "image")}
+
+
+def _check_pool(pool: PoolSettings, reader: _Reader) -> None:
+    """What its provider needs is there, what it does not know is not, and its image is named as it names images."""
+    section = f"pool {pool.name}"
+    for key, field in knobs(PoolSettings).items():
+        only = field.metadata["only"]
+        if only and pool.provider not in only and getattr(pool, field.name) != field.default:
+            raise reader.error(section, key, f"is for provider {' or '.join(only)}, and this pool's is {pool.provider}")
+    for key in NEEDED.get(pool.provider, ()):
+        if not getattr(pool, key):
+            raise reader.error(section, None, f"[{section}] needs `{key}`, as its provider is {pool.provider}")
+    if not re.fullmatch(IMAGES.get(pool.provider, "(?s).*"), pool.image):
+        raise reader.error(section, "image", f'"{pool.image[:80]}" is not allowed: {IMAGE_HELP[pool.provider]}')
 
 
 def _check_durability(settings: Settings, reader: _Reader) -> None:
@@ -607,6 +661,7 @@ def _documented_knobs(kind: type) -> str:
     lines = []
     for key, field in knobs(kind).items():
         needed = " (required)" if field.metadata["required"] else ""
+        needed += f" ({', '.join(field.metadata['only'])})" if field.metadata["only"] else ""
         lines.append(f"# {field.metadata['help']}{needed}\n#{key} = {field.metadata['default']}".rstrip() + "\n")
     return "".join(lines)
 
@@ -678,5 +733,6 @@ WRITERS: dict[Callable[[str], Any], Callable[[Any], str]] = {
     a_size: write_size,
     a_money: write_money,
     an_octal: lambda mode: f"{mode:03o}",
+    a_share: lambda share: f"{share:.0%}",
     a_share_list: lambda shares: ", ".join(f"{share:.0%}" for share in shares),
 }

@@ -10,11 +10,12 @@ from coalition.errors import ConfigError
 if TYPE_CHECKING:
     from providers.base import Provider
 
-LATER = {"aws": "aws", "gce": "gcp", "libcloud": "libcloud"}  # the pip extra of each
+EXTRAS = {"aws": "aws", "gce": "gcp", "libcloud": "libcloud"}  # the pip extra of each
+SDKS = ("boto3", "botocore", "google", "libcloud")
 
 
 def check_pools(settings: Settings) -> None:
-    """ConfigError, with its line, for a pool whose provider this version does not have."""
+    """ConfigError, with its line, for a pool whose provider cannot be had here."""
     for pool in settings.pools:
         try:
             make(pool.provider, pool.region, settings)
@@ -23,7 +24,18 @@ def check_pools(settings: Settings) -> None:
 
 
 def make(name: str, region: str, settings: Settings) -> Provider:
-    """The provider of that name; ConfigError if this version does not have it."""
+    """The provider of that name; ConfigError, with the pip command, if what it needs is not installed."""
+    try:
+        return _make(name, region, settings)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in SDKS:
+            raise
+        extra = EXTRAS[name]
+        raise ConfigError(f"provider {name} needs {missing}, which is not installed: pip install 'coalition[{extra}]'") from None
+
+
+def _make(name: str, region: str, settings: Settings) -> Provider:
     if name == "local":
         from providers.local import LocalProvider
 
@@ -32,8 +44,13 @@ def make(name: str, region: str, settings: Settings) -> Provider:
         from providers.fake import FakeProvider
 
         return FakeProvider(settings.server.farm)
-    extra = LATER.get(name, name)
+    if name == "aws":
+        from providers.aws import AwsProvider
+
+        here = [pool for pool in settings.pools if (pool.provider, pool.region) == (name, region)]
+        queues = dict.fromkeys(pool.notices_queue for pool in here if pool.notices_queue)
+        return AwsProvider(region, settings.server.farm, list(queues))
     raise ConfigError(
         f"provider {name}: this version does not have it; "
-        f"one that does comes with pip install 'coalition[{extra}]'. Use `provider = local` until then"
+        f"one that does comes with pip install 'coalition[{EXTRAS.get(name, name)}]'. Use `provider = local` until then"
     )

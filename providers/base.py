@@ -12,9 +12,9 @@ Times are seconds since 1970, money integer micro-units per hour.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from coalition.config import PoolSettings
 from coalition.states import StrEnum
@@ -85,7 +85,11 @@ class TooLate(ProviderError):
 
 @dataclass(frozen=True)
 class Offering:
-    """What can be bought: a type in a zone on a market. `price_micro` is the most an hour may cost; 0 is not a price."""
+    """What can be bought: a type in a zone on a market. `price_micro` is the most an hour may cost; 0 is not a price.
+
+    `image` and `network` are what the pool's names stood for when the offer was made, so that a request that is sent again
+    is the same. `bid_micro` is the maximum price to be sent with it, `price_micro` without overhead; 0: none.
+    """
 
     name: str
     type: str
@@ -99,6 +103,11 @@ class Offering:
     currency: str = "USD"
     minimum_s: float = 0.0  # billed at least
     granularity_s: float = 1.0  # billed in steps of
+    bid_micro: int = 0
+    price_source: str = ""  # who said so
+    price_as_of: float = 0.0  # and when
+    image: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,7 @@ class Request:
     discovery_port: int
     launch_by: float
     until: float  # the deadline at launch
+    options: Mapping[str, Any] = field(default_factory=dict)  # the knobs that only this provider's pools have
     enrol_token: str = ""  # a secret, made again for each call and never stored
 
 

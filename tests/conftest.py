@@ -14,6 +14,7 @@ import pytest
 pytest.register_assert_rewrite(
     "tests.audit",
     "tests.builders",
+    "tests.contract_faults",
     "tests.contract_provider",
     "tests.contract_rules",
     "tests.contract_store",

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from coalition.config import PoolSettings
+from coalition.config import PoolSettings, options_of
 from providers.base import Fate, Instance, Life, Offering, Provider, Request, TooLate
 from tests.polling import poll_until
 
 POOL = PoolSettings("p", 1, provider="local", affinity=("linux",), slots=2, max=4, price_micro=100_000)
+MACHINE = Offering("machine", "machine", slots=2, price_micro=100_000)
 
 
 @dataclass
@@ -22,6 +23,8 @@ class Rig:
     provider: Provider
     clock: Callable[[], float]
     wait: Callable[[float], None] = lambda seconds: None
+    pool: PoolSettings = POOL
+    offering: Offering = MACHINE
 
     def request(self, count: int = 1, *, lasts_s: float = 600.0, launch_by_s: float = 60.0, token: str = "") -> Request:
         return Request(
@@ -29,8 +32,8 @@ class Rig:
             farm="coalition",
             pool="p",
             provider=self.provider.name,
-            region="",
-            offering=Offering("machine", "machine", slots=2, price_micro=100_000),
+            region=self.pool.region,
+            offering=self.offering,
             count=count,
             affinity=("linux",),
             image="",
@@ -38,6 +41,7 @@ class Rig:
             discovery_port=19211,
             launch_by=self.clock() + launch_by_s,
             until=self.clock() + lasts_s,
+            options=options_of(self.pool),
             enrol_token="id.secret",
         )
 
@@ -61,8 +65,8 @@ class ProviderContract:
         raise NotImplementedError
 
     def test_a_pool_that_can_work_has_no_problems_and_offers_with_a_price(self, rig: Rig) -> None:
-        assert list(rig.provider.check(POOL)) == []
-        offers = rig.provider.offerings(POOL)
+        assert list(rig.provider.check(rig.pool)) == []
+        offers = rig.provider.offerings(rig.pool)
         assert offers
         assert all(offer.slots == 2 and offer.price_micro == 100_000 for offer in offers)
 

@@ -509,7 +509,7 @@ def sockets_of(pid: int) -> int:
 # ---------------------------------------------------------------- configuration, help, the server
 
 
-def test_config_check_tells_file_line_and_the_nearest_name(tmp_path: Path) -> None:
+def test_config_check_tells_file_line_and_the_nearest_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "cloud.ini"
     file.write_text("[server]\nlisen = 127.0.0.1:1\n")
     told = coalition("config", "check", str(file), code=2).stderr
@@ -517,9 +517,12 @@ def test_config_check_tells_file_line_and_the_nearest_name(tmp_path: Path) -> No
     file.write_text("[pool local]\nprovider = local\n")
     assert coalition("config", "check", str(file)).stdout == f"{file}: good; pools: local; budgets: none\n"
     assert document("config", "check", str(file))["pools"] == ["local"]
-    file.write_text("\n[pool cloud]\nprovider = aws\n")
+    file.write_text("\n[pool cloud]\nprovider = aws\nregion = eu-west-1\ntypes = c5.large\nimage = ami-12345678\n")
+    monkeypatch.delitem(sys.modules, "providers.aws", raising=False)
+    monkeypatch.setitem(sys.modules, "boto3", None)  # as where it is not installed
+    missing = "line 2: [pool cloud] provider aws needs boto3, which is not installed: pip install 'coalition[aws]'"
     for words in (("config", "check", str(file)), ("serve", "--config", str(file), "--data-dir", str(tmp_path))):
-        assert "coalition: line 2: [pool cloud] provider aws: " in coalition(*words, code=2).stderr
+        assert missing in coalition(*words, code=2).stderr
 
 
 def test_config_show_prints_every_setting_with_its_default_where_it_differs(tmp_path: Path) -> None:

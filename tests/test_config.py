@@ -29,6 +29,8 @@ from coalition.errors import ConfigError
 SHIPPED = Path(__file__).resolve().parent.parent / "cloud.ini"
 POOL = "[pool a]\nprovider = local\nmax = 4\n"
 
+AWS = "[pool a]\nprovider = aws\nregion = eu-west-1\ntypes = c5.large\nimage = ami-12345678\n"
+
 
 def refused(text: str) -> str:
     with pytest.raises(ConfigError) as caught:
@@ -141,6 +143,18 @@ def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None
         (POOL + "price = 0.0000001\n", "cloud.ini:4: [pool a] price: "),
         (POOL + "price = NaN\n", "cloud.ini:4: [pool a] price: "),
         (POOL + "currency = usd\n", "cloud.ini:4: [pool a] currency: "),
+        (POOL + "subnets = subnet-12345678\n", "cloud.ini:4: [pool a] subnets: is for provider aws, and this pool's is local"),
+        (POOL + "root_volume = 50G\n", "cloud.ini:4: [pool a] root_volume: is for provider "),
+        ("[pool a]\nprovider = aws\n", "cloud.ini:1: [pool a] needs `region`, as its provider is aws"),
+        (AWS.replace("types = c5.large\n", ""), "cloud.ini:1: [pool a] needs `types`, as its provider is aws"),
+        (AWS.replace("image = ami-12345678\n", ""), "cloud.ini:1: [pool a] needs `image`, as its provider is aws"),
+        (AWS.replace("ami-12345678", "debian"), 'cloud.ini:5: [pool a] image: "debian" is not allowed: ami-..., ssm:/PARAMETER'),
+        (AWS.replace("ami-12345678", "tag:farm"), "cloud.ini:5: [pool a] image: "),
+        (AWS + "subnets = 10.0.0.0/24\n", 'cloud.ini:6: [pool a] subnets: "10.0.0.0/24" is not allowed: "10.0.0.0/24": ids'),
+        (AWS + "security_groups = default\n", "cloud.ini:6: [pool a] security_groups: "),
+        (AWS + "spot_headroom = 0.2\n", 'cloud.ini:6: [pool a] spot_headroom: "0.2" is not allowed: a share such as 20%'),
+        (AWS + "notices_queue = farm\n", "cloud.ini:6: [pool a] notices_queue: "),
+        (AWS + "subnet = subnet-12345678\n", 'cloud.ini:6: [pool a] subnet: unknown key; did you mean "subnets"?'),
         ("[budget b]\namount = 5\nwindow = year\n", "cloud.ini:3: [budget b] window: "),
         ("[budget b]\namount = 5\ntimezone = Europe/Pari\n", 'cloud.ini:3: [budget b] timezone: "Europe/Pari" is not allowed'),
         ("[budget b]\namount = 5\ntimezone = Europe\n", "cloud.ini:3: [budget b] timezone: "),

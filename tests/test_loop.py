@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -70,8 +71,10 @@ def test_what_comes_or_goes_is_looked_at_soon(tmp_path: Path) -> None:
     assert world.scaler.tick() is True
 
 
-def test_a_provider_that_is_not_there_yet_is_refused_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"provider aws: .* pip install 'coalition\[aws\]'"):
+def test_a_provider_that_is_not_installed_is_refused_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "providers.aws", raising=False)
+    monkeypatch.setitem(sys.modules, "boto3", None)  # as where it is not installed
+    with pytest.raises(ConfigError, match=r"provider aws .* pip install 'coalition\[aws\]'"):
         Autoscaler(settings(tmp_path, [pool(provider="aws")]), Store(settings(tmp_path)))
     assert set(make_providers(settings(tmp_path, [pool(provider="local"), pool(name="q")]))) == {"local", "fake"}
 
