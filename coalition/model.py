@@ -11,12 +11,13 @@ import dataclasses
 import math
 import re
 import reprlib
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from coalition.errors import BadInput, nearest
 from coalition.hours import hours_complaint, zone_complaint
@@ -606,20 +607,41 @@ class WorkerEdit:
 # ---------------------------------------------------------------- from and to JSON
 
 
+class _Field(NamedTuple):
+    """How a field is read from JSON."""
+
+    reader: Reader
+    rules: Mapping[str, Any] | None
+    required: bool
+    length: int  # an ASCII text that is not longer is right without a closer look; -1 where it may not be
+
+
 @cache
-def _fields(kind: type) -> dict[str, tuple[Reader, Mapping[str, Any] | None, bool]]:
-    """Of each field: its reader, its rules, and whether it must be given."""
+def _fields(kind: type) -> dict[str, _Field]:
     hints, missing = typing.get_type_hints(kind), dataclasses.MISSING
     return {
-        f.name: (_reader(hints[f.name])[1], _rules(f), f.default is missing and f.default_factory is missing)
+        f.name: _Field(
+            _reader(hints[f.name])[1],
+            _rules(f),
+            f.default is missing and f.default_factory is missing,
+            _plain_length(hints[f.name], f.metadata),
+        )
         for f in dataclasses.fields(kind)
     }
+
+
+def _plain_length(hint: Any, rules: Mapping[str, Any]) -> int:
+    """How long an ASCII text without a NUL may be that nothing else is asked of; -1 if a field is no such text."""
+    if hint not in (str, str | None) or rules.get("check") not in (None, _text) or rules.get("low") is not None:
+        return -1
+    length = rules.get("length")
+    return sys.maxsize if length is None else int(length)
 
 
 @cache
 def _required(kind: type) -> tuple[str, ...]:
     """The fields that must be given."""
-    return tuple(name for name, (_, _, required) in _fields(kind).items() if required)
+    return tuple(name for name, field in _fields(kind).items() if field.required)
 
 
 @cache
@@ -739,7 +761,7 @@ def _complaint(value: Any, rules: Mapping[str, Any]) -> str | None:
 
 def from_dict(kind: type[T], data: Any, path: str = "") -> T:
     """A `kind` from a JSON object. BadInput names every field that is unknown, missing, of a wrong type or out of bounds."""
-    if not isinstance(data, Mapping):
+    if type(data) is not dict and not isinstance(data, Mapping):
         raise _wrong(path or "body", data, "an object")
     if path.count("[") > MAX_DEPTH:
         raise BadInput(fields={path.partition("[")[0]: f"is nested deeper than {MAX_DEPTH} levels"})
@@ -753,7 +775,10 @@ def from_dict(kind: type[T], data: Any, path: str = "") -> T:
         if name not in fields:
             problems[f"{prefix}{str(name)[:80]}"] = f"unknown field; {nearest(str(name)[:80], fields)}"
             continue
-        reader, rules, _ = fields[name]
+        reader, rules, _, length = fields[name]
+        if type(value) is str and len(value) <= length and value.isascii() and "\0" not in value:
+            values[name] = value
+            continue
         try:
             values[name] = reader(value, f"{prefix}{name}")
             complaint = _complaint(values[name], rules) if rules else None
@@ -762,7 +787,8 @@ def from_dict(kind: type[T], data: Any, path: str = "") -> T:
         except BadInput as error:
             problems.update(error.fields)
     required, others = _required(kind), defaults(kind)  # type: ignore[arg-type]
-    problems.update({f"{prefix}{name}": "is missing" for name in required if name not in data})
+    if required:
+        problems.update({f"{prefix}{name}": "is missing" for name in required if name not in data})
     if problems:
         raise BadInput(fields=problems)
     # A frozen dataclass sets one field at a time; a list of 100,000 jobs has 3,500,000 of them.
