@@ -80,7 +80,7 @@ def test_a_skipped_job_is_stopped_and_frees_who_waits_frame_by_frame(app: Flask)
         {"title": "render", "command": "render {frame}", "frames": "1-2", "depends_on": [{"on": "sim", "frames": True}]},
     )
     first = agent.take()[0]
-    assert call.ok("POST", "/jobs/skip", {"ids": [first["job"]], "why": "simulated before"}) == {"changed": 1}
+    assert call.ok("POST", "/jobs/skip", {"ids": [first["job"]], "why": "simulated before"})["changed"] == 1
     reply = agent.sync()
     assert reply["stop"] == [first["attempt"]]
     assert [lease["command"] for lease in reply["leases"]] == ["render 1"]
