@@ -10,10 +10,12 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
-from coalition.server.door import Kept, request
+from coalition.server.door import Kept
+from coalition.server.requests import request
 from tests.e2e.farm import RealFarm
 from tests.polling import poll_until
 
@@ -27,8 +29,11 @@ def raw(body: bytes = BODY, *lines: str, first: str = "POST /api/v1/workers/7/sy
 
 class TestWhatIsTaken:
     def test_a_whole_sync(self) -> None:
-        assert request(raw()) == (7, "w7.secret", BODY)
-        assert request(raw(b"", "Accept: */*", "user-agent: any thing")) == (7, "w7.secret", b"")
+        read = request(raw(BODY, "X-Any: thing ", "accept:*/*"))
+        assert read is not None
+        assert (read.path, read.body) == ("/api/v1/workers/7/sync", BODY)
+        assert (read.fields["authorization"], read.fields["x-any"], read.fields["accept"]) == ("Bearer w7.secret", "thing", "*/*")
+        assert request(raw(b"")) is not None
 
     @pytest.mark.parametrize(
         "data",
@@ -40,10 +45,8 @@ class TestWhatIsTaken:
             raw() + b"POST ",  # the next one, already
             raw(first="GET /api/v1/workers/7/sync HTTP/1.1"),
             raw(first="POST /api/v1/workers/7/sync HTTP/1.0"),
-            raw(first="POST /api/v1/workers/7/sync?x=1 HTTP/1.1"),
-            raw(first="POST /api/v1/workers/7/log HTTP/1.1"),
-            raw(first="POST /api/v1/workers/seven/sync HTTP/1.1"),
-            raw(first=f"POST /api/v1/workers/{'7' * 19}/sync HTTP/1.1"),
+            raw(first="POST http://farm/api/v1/workers/7/sync HTTP/1.1"),
+            raw().replace(b"Host: farm", b"X-Host: farm"),
             raw(BODY, "Connection: close"),
             raw(BODY, "Transfer-Encoding: chunked"),
             raw(BODY, "Expect: 100-continue"),
@@ -119,7 +122,10 @@ class Agent:
             rest = self.buffer.partition(b"\r\n\r\n")[2]
         length = int(headers["content-length"])
         self.buffer = rest[length:]
-        return int(first.split()[1]), headers, json.loads(rest[:length])
+        return int(first.split()[1]), headers, self.parsed(rest[:length])
+
+    def parsed(self, body: bytes) -> Any:
+        return json.loads(body)
 
     def read(self) -> None:
         data = self.socket.recv(1 << 16)
@@ -140,7 +146,12 @@ class Agent:
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFarm]:
-    made = RealFarm(tmp_path_factory.mktemp("door"), worker="lease = 60s\nwait = 15s", autoscaler="enabled = no")
+    made = RealFarm(
+        tmp_path_factory.mktemp("door"),
+        server="threads = 16\nlegacy = yes",
+        worker="lease = 60s\nwait = 15s\nenvironment = SHOW=a b",
+        autoscaler="enabled = no",
+    )
     made.serve()
     yield made
     made.close()
@@ -202,6 +213,64 @@ class TestAnswers:
         agent.who["credential"] = "w1.guess"
         agent.send(agent.path, {"epoch": 1, "seq": 100})
         assert agent.answer()[0] == 401
+
+
+@dataclass
+class OldAgent(Agent):
+    """A worker of Coalition 3.x at the level of bytes."""
+
+    def __post_init__(self) -> None:
+        self.connect()
+
+    def form(self, call: str, *lines: str, **fields: str) -> bytes:
+        body = urlencode({"hostname": self.name, "load": "[5.0, 1.0]", "free_memory": "10", "total_memory": "40", **fields})
+        head = [f"POST /workers/{call} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/x-www-form-urlencoded"]
+        return "\r\n".join([*head, f"Content-Length: {len(body)}", *lines, "", body]).encode()
+
+    def ask(self, call: str, *lines: str, **fields: str) -> tuple[int, bool, str]:
+        """(status, answered by the loop, body)"""
+        self.socket.sendall(self.form(call, *lines, **fields))
+        status, headers, body = self.answer()
+        return status, "server" not in headers, body
+
+    def parsed(self, body: bytes) -> Any:
+        return body.decode()
+
+
+class TestOldWorkers:
+    def test_the_loop_answers_in_the_same_bytes_as_a_thread(self, farm: RealFarm) -> None:
+        with contextlib.closing(OldAgent(farm.port, "old1")) as old:
+            assert old.ask("pickjob") == (200, False, '(-1,"","","",None)')  # it is not known before
+            assert old.ask("pickjob") == (200, True, '(-1,"","","",None)')
+            first, second = (farm.client.submit(title="a", command="it's", dir="/d", workers=["old1"]) for _ in range(2))
+            told = f"({first}, \"it's\", '/d', 'root', 'SHOW=a b')"
+            assert old.ask("pickjob") == (200, True, told.replace("root", farm.client.job(first).user))
+            assert old.ask("pickjob", "Cookie: a=b; c")[:2] == (200, True)  # it did not hear of it
+            assert old.ask("endjob", jobId=str(first), errorCode="0") == (200, True, "true")
+            assert old.ask("pickjob", "Connection: keep-alive")[:2] == (200, False)
+            assert old.ask("endjob", jobId=str(second), errorCode="7") == (200, True, "true")
+            assert old.ask("endjob", jobId=str(second), errorCode="0") == (200, False, "true")  # it is over: looked up
+            assert [farm.client.job(job).state for job in (first, second)] == ["FINISHED", "ERROR"]
+
+    @pytest.mark.parametrize(
+        ("lines", "status"),
+        [
+            (["Origin: http://elsewhere"], 403),
+            (["User-Agent: Mozilla/5.0"], 403),
+            (["Sec-Fetch-Site: none"], 403),
+            (["Authorization: Basic eDp5"], 200),  # without log-in nobody asks
+        ],
+    )
+    def test_who_must_be_looked_at_is_left_to_a_thread(self, farm: RealFarm, lines: list[str], status: int) -> None:
+        with contextlib.closing(OldAgent(farm.port, "old2")) as old:
+            old.ask("pickjob")
+            assert old.ask("pickjob", *lines)[:2] == (status, False)
+
+    def test_a_strange_host_is_refused(self, farm: RealFarm) -> None:
+        with contextlib.closing(OldAgent(farm.port, "old2")) as old:
+            old.ask("pickjob")
+            old.socket.sendall(old.form("pickjob").replace(b"Host: 127.0.0.1", b"Host: elsewhere"))
+            assert old.answer()[0] == 403
 
 
 class TestConnections:

@@ -19,6 +19,7 @@ from coalition.server.old_workers import Agents, _is_cheap
 from tests.builders import Caller, Clock, WatchedStore
 from tests.fakes.legacy import FORM, OldClient, OldWire, OldWorker
 from tests.fakes.server import HandWorker, RealServer
+from tests.polling import poll_until
 
 ON = {("server", "legacy"): "yes"}
 NOBODY = b'(-1,"","","",None)'
@@ -67,8 +68,8 @@ def test_a_worker_appears_by_its_first_call_and_is_told_in_these_bytes_that_ther
     client: OldClient, worker: OldWorker
 ) -> None:
     assert worker.pick() == NOBODY
-    (shown,) = client.json("GET", "/api/workers")
-    assert (shown["name"], shown["state"], shown["active"], shown["total_memory"]) == ("old1", "WAITING", 1, 4000)
+    (shown,) = poll_until(lambda: [one for one in client.json("GET", "/api/workers") if one["state"] == "WAITING"], 10)
+    assert (shown["name"], shown["active"], shown["total_memory"]) == ("old1", 1, 4000)
     assert len(json.loads(shown["cpu"])) == 2
 
 
@@ -529,7 +530,7 @@ def test_an_old_workers_calls_may_come_to_any_process_of_the_server(store: Watch
     other = create_app(store.settings, store, store.clock)
     other.extensions["coalition"].dispatcher.start()
     for process in (old_app, other):
-        process.extensions["coalition.legacy"] = Agents(alone=False)
+        process.extensions["coalition.legacy"] = Agents(process.extensions["coalition"], alone=False)
     here, there = old_app.test_client().post, other.test_client().post
     caller = Caller(old_app)
     for post_first, post_then in ((here, there), (there, here)):

@@ -1,4 +1,4 @@
-"""gunicorn's loop, which answers the one call that comes a thousand times a second itself.
+"""gunicorn's loop, which answers the calls that come a thousand times a second itself: workers' syncs.
 
 gthread hands every request to a thread. A worker's sync then crosses four threads: loop, pool, the dispatcher's writer, pool,
 loop; each crossing competes for one interpreter lock, and together they cost more than the sync. Here the loop reads a sync that
@@ -24,21 +24,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from gunicorn.util import http_date
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from coalition.errors import CoalitionError
 from coalition.model import Sync, SyncReply, from_dict, to_dict
-from coalition.server import auth, web, workers
+from coalition.server import auth, old_door, web, workers
 from coalition.server.dispatcher import Turn
+from coalition.server.old_workers import Agents
+from coalition.server.requests import Request, answer, request
 from coalition.store.results import Call, Outcome
 
 log = logging.getLogger("coalition.server")
 
 READ = 1 << 16  # bytes; what is longer is served by a thread
-FIRST_LINE = re.compile(rb"POST /api/v1/workers/([0-9]{1,18})/sync HTTP/1\.1\Z")
-PLAIN = re.compile(rb"[A-Za-z-]+:[ -~]*\Z")
-UNUSUAL = {b"connection", b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te"}
+SYNC = "/api/v1/workers/"
+SYNC_PATH = re.compile(r"/api/v1/workers/([0-9]{1,18})/sync\Z")
+Render = Callable[[SyncReply], bytes]
 
 
 class Kept(OrderedDict[Any, None]):
@@ -61,6 +62,7 @@ class Flight:
     door: Door
     conn: Any
     turn: Turn
+    render: Render
 
     def set_result(self, outcome: Outcome) -> None:
         self.door.land(self, outcome)
@@ -111,28 +113,38 @@ class Door(ThreadWorker):  # type: ignore[misc]
             return True
         except OSError:
             return False
-        turn = self._turn(data)
-        if turn is None:
+        taken = self._taken(conn, data)
+        if taken is None:
             conn.parser.unreader.unread(data)
             return False
         self.keepalived_conns.remove(conn)
         conn.in_flight, conn.watched = True, True
-        self._start(Flight(self, conn, turn))
+        self._start(Flight(self, conn, *taken))
         return True
 
-    def _turn(self, data: bytes) -> Turn | None:
-        """The call of a worker that is known here, if these bytes are one and nothing must be read to answer it."""
+    def _taken(self, conn: Any, data: bytes) -> tuple[Turn, Render] | None:
+        """A call that is begun, and how it is answered; None if these bytes are none, or something must be read for it."""
         read = request(data)
         if read is None:
             return None
-        worker_id, credential, body = read
-        dispatcher = self.farm.dispatcher
         try:
-            session = dispatcher.known(worker_id, credential)
-            call = from_dict(Sync, web.parsed(body)) if session else None
-            return dispatcher.begin(session, call) if session and call and dispatcher.is_ordinary(session, call) else None
+            return self._sync(read) if read.path.startswith(SYNC) else self._old(read, conn.client)
         except CoalitionError:
             return None
+
+    def _sync(self, read: Request) -> tuple[Turn, Render] | None:
+        """The call of a worker that is known here."""
+        match, dispatcher = SYNC_PATH.match(read.path), self.farm.dispatcher
+        session = dispatcher.known(int(match[1]), auth.bearer(read.fields.get("authorization", ""))) if match else None
+        if session is None:
+            return None
+        call = from_dict(Sync, web.parsed(read.body))
+        return (dispatcher.begin(session, call), as_json) if dispatcher.is_ordinary(session, call) else None
+
+    def _old(self, read: Request, peer: Any) -> tuple[Turn, Render] | None:
+        """The call of a worker of Coalition 3.x or 4.0."""
+        agents: Agents | None = self.wsgi.extensions.get("coalition.legacy")
+        return old_door.taken(agents, read, str(peer[0])) if agents and isinstance(peer, tuple) else None
 
     def _start(self, flight: Flight) -> None:
         turn = flight.turn
@@ -178,7 +190,7 @@ class Door(ThreadWorker):  # type: ignore[misc]
             self._answer(flight, outcome)
 
     def _answer(self, flight: Flight, reply: SyncReply | BaseException) -> None:
-        data = _rendered(reply)
+        data = flight.render(reply) if isinstance(reply, SyncReply) else as_problem(reply)
         conn = flight.conn
         try:
             sent = conn.sock.send(data)
@@ -220,54 +232,16 @@ class Door(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
 
-def request(data: bytes) -> tuple[int, str, bytes] | None:
-    """(worker, credential, body) of one whole sync; None for anything else, or anything unusual in it."""
-    head, end, body = data.partition(b"\r\n\r\n")
-    first, *lines = head.split(b"\r\n")
-    match = FIRST_LINE.match(first)
-    if match is None or not end:
-        return None
-    fields: dict[bytes, bytes] = {}
-    for line in lines:
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        if name in fields or name in UNUSUAL or not PLAIN.match(line):
-            return None
-        fields[name] = value.strip()
-    if fields.get(b"content-length") != b"%d" % len(body):
-        return None
-    return int(match[1]), auth.bearer(fields.get(b"authorization", b"").decode("ascii")), body
+def as_json(reply: SyncReply) -> bytes:
+    """The answer to one of our workers."""
+    return answer(json.dumps(to_dict(reply), separators=(",", ":")).encode(), b"application/json")
 
 
-def _rendered(reply: SyncReply | BaseException) -> bytes:
-    """The bytes of an answer, or of the problem that there is instead."""
-    if isinstance(reply, SyncReply):
-        body = json.dumps(to_dict(reply), separators=(",", ":")).encode()
-        return b"HTTP/1.1 200 OK\r\nDate: %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
-            _date(int(time.time())),
-            len(body),
-            body,
-        )
-    if not isinstance(reply, CoalitionError):
-        log.error("a worker's sync failed", exc_info=reply)
-        reply = CoalitionError("the server failed; its log has the details")
-    response = web.problem(reply)
-    lines = [f"HTTP/1.1 {response.status}", f"Date: {_date(int(time.time())).decode()}"]
-    lines += [f"{name}: {value}" for name, value in response.headers]
+def as_problem(error: BaseException) -> bytes:
+    """The answer when there is a problem instead."""
+    if not isinstance(error, CoalitionError):
+        log.error("a worker's call failed", exc_info=error)
+        error = CoalitionError("the server failed; its log has the details")
+    response = web.problem(error)
+    lines = [f"HTTP/1.1 {response.status}", *(f"{name}: {value}" for name, value in response.headers)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + response.get_data()
-
-
-def _remembered(make: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    """The answer for the second that it was last asked for."""
-    last: tuple[int, bytes] = (0, b"")
-
-    def answer(second: int) -> bytes:
-        nonlocal last
-        if last[0] != second:
-            last = (second, make(second))
-        return last[1]
-
-    return answer
-
-
-_date = _remembered(lambda second: http_date(second).encode())

@@ -35,19 +35,17 @@ from coalition.model import (
 from coalition.server import jobs as our_jobs
 from coalition.server import web
 from coalition.server.auth import must_own
-from coalition.server.old_workers import Agents, Machine
+from coalition.server.old_workers import MIB, Agents, exit_code, joined, lease_text, machine_of
 from coalition.server.web import Farm
 from coalition.states import JobState
 from coalition.store.lists import JobQuery
 
 blueprint = Blueprint("legacy", __name__)
 
-MIB = 1 << 20
 PAGE = 1_000
 MAX_BIT = 63
 MAX_EVENTS = 1_000
 DEFAULT_TIMEOUT_S = 1_000  # of a job that says nothing
-NO_JOB = '(-1,"","","",None)'
 DERIVED = {"id", "worker", "start_time", "duration", "run_done", "progress", "globalprogress", "ping_time", "affinity_bits"}
 DERIVED |= {"total", *(prefix + name for prefix in ("", "total_") for name in ("finished", "errors", "working"))}
 DERIVED |= {"h_affinity", "h_priority", "h_paused", "h_depth"}
@@ -56,7 +54,7 @@ STATE_OF = {"LEASED": "WORKING", "RUNNING": "WORKING"}
 
 def register(app: Flask, farm: Farm) -> None:
     """Adds the old routes to `app`."""
-    app.extensions["coalition.legacy"] = Agents(farm.store.sqlite)
+    app.extensions["coalition.legacy"] = Agents(farm, farm.store.sqlite)
     app.config["MAX_FORM_MEMORY_SIZE"] = farm.settings.server.max_body_bytes  # a heartbeat brings all the new output
     app.register_blueprint(blueprint)
 
@@ -299,7 +297,7 @@ class Shown:
             "title": job.title,
             "command": job.command or "",
             "dir": job.dir,
-            "environment": _joined(job.environment),
+            "environment": joined(job.environment),
             "state": _state(job),
             "paused": int(job.paused),
             "worker": job.worker,
@@ -343,11 +341,6 @@ def _all(query: JobQuery) -> Iterator[Job]:
 
 def _state(job: Job) -> str:
     return "PAUSED" if job.paused and job.state in (JobState.WAITING, JobState.PENDING) else job.state
-
-
-def _joined(environment: Mapping[str, str]) -> str:
-    """An environment as the old worker reads it: a backslash and an n between the pairs."""
-    return "\\n".join(f"{name}={value}" for name, value in environment.items())
 
 
 def _counters(job: Job) -> dict[str, int]:
@@ -754,27 +747,6 @@ def _agents() -> Agents:
     return cast(Agents, current_app.extensions["coalition.legacy"])
 
 
-def _machine() -> Machine:
-    """The worker of this call; what it says badly of its machine is taken as not said."""
-    loads = _loads(request.form.get("load", ""))
-    total = _mebibytes("total_memory")
-    load = sum(loads) / 100
-    return Machine(request.form.get("hostname", ""), load, max(1, len(loads)), _mebibytes("free_memory") or 0, total)
-
-
-def _loads(text: str) -> list[float]:
-    """The percentages of "[3.0, 12.5]", one for each cpu."""
-    try:
-        return [min(100.0, float(part)) for part in text.strip("[]() ").split(",") if part.strip() and float(part) >= 0][:4_096]
-    except ValueError:
-        return []
-
-
-def _mebibytes(name: str) -> int | None:
-    text = request.form.get(name, "").partition(".")[0].strip()
-    return min(int(text) * MIB, MAX_INT) if re.fullmatch("[0-9]{1,12}", text) else None
-
-
 def _job_id() -> int:
     return _whole(request.form.get("jobId") or request.form.get("jobid"), "jobId")
 
@@ -785,12 +757,7 @@ def _plain(text: str) -> Response:
 
 @blueprint.post("/workers/pickjob")
 def pick_job() -> Response:
-    lease = _agents().pick(_machine())
-    if lease is None:
-        return _plain(NO_JOB)
-    pairs = {name: value for name, _, value in (pair.partition("=") for pair in web.farm().settings.worker.environment)}
-    environment = _joined({**pairs, **lease.environment}) or None
-    return _plain(repr((lease.job, lease.command, lease.dir, lease.user, environment)))
+    return _plain(lease_text(web.farm(), _agents().pick(machine_of(request.form))))
 
 
 @blueprint.post("/workers/heartbeat")
@@ -799,11 +766,11 @@ def heartbeat() -> Response:
         output = base64.b64decode(request.form.get("log", "").replace(" ", "+"))
     except ValueError:
         raise BadInput(fields={"log": "is not base64"}) from None
-    return _plain("true" if _agents().beat(_machine(), _job_id(), output) else "false")
+    return _plain("true" if _agents().beat(machine_of(request.form), _job_id(), output) else "false")
 
 
 @blueprint.post("/workers/endjob")
 def end_job() -> Response:
-    code = max(-(2**31), min(2**32 - 1, _whole(request.form.get("errorCode"), "errorCode")))
-    _agents().end(_machine(), _job_id(), code)
+    code = exit_code(_whole(request.form.get("errorCode"), "errorCode"))
+    _agents().end(machine_of(request.form), _job_id(), code)
     return _plain("true")
