@@ -51,7 +51,6 @@ ENDED = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 WARNING_S = 120.0  # EC2 says so before it takes a spot machine
 MINIMUM_S = 60.0  # what EC2 bills at least
 BATCH = 500  # instances in one call that ends or tags them
-PAGE = 1_000
 CONSOLE_BYTES = 16_384
 # A third of what EC2 allows an account by default: other things in it start machines, too.
 LAUNCHES_PER_S, LAUNCH_BURST = 1.5, 5
@@ -64,6 +63,7 @@ class AwsProvider:
     name = "aws"
     deadline = Deadline.SWEEPER
     settle_s = 5.0
+    page = 1_000  # of a list
 
     def __init__(
         self,
@@ -245,7 +245,7 @@ class AwsProvider:
         """All pages, or an error."""
         with translated("describe_instances"):
             pages = self.client("ec2").get_paginator("describe_instances")
-            answer = pages.paginate(Filters=list(filters), PaginationConfig={"PageSize": PAGE})
+            answer = pages.paginate(Filters=list(filters), PaginationConfig={"PageSize": self.page})
             return [one for page in answer for group in page.get("Reservations", ()) for one in group.get("Instances", ())]
 
     def _instance(self, answer: Mapping[str, Any]) -> Instance:
@@ -350,12 +350,10 @@ class AwsProvider:
                 problems += look(pool)
             except ProviderError as error:
                 problems.append(str(error))
-        return problems
+        return list(dict.fromkeys(problems))
 
     def _check_offers(self, pool: PoolSettings) -> Sequence[str]:
         problems = []
-        known = {type.name for type in self.catalog.types(pool.types)}
-        problems += [f"type {name} is not known in {self.region}" for name in pool.types if name not in known]
         offers = self.offerings(pool)
         places = sorted({zone for zones in self.catalog.zones_of(pool.types).values() for zone in zones})
         problems += [f"zone {zone} has none of its types" for zone in pool.zones if zone not in places]
