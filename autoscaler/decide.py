@@ -21,6 +21,7 @@ from coalition.states import InstanceState, WorkerState
 from providers.base import Deadline, Offering
 
 NEAR_CHEAPEST = 1.10
+LAST_PART = 0.1  # of an instance's time, if that cannot be extended: no new jobs then
 NOTES = 2  # reasons that a pool gives
 EPSILON = 1e-9
 BOOTING = (InstanceState.INTENDED, InstanceState.STARTING)
@@ -223,16 +224,25 @@ class _Decision:
     def _wanted_back(self, one: Instance) -> bool:
         """Ends the drain of an instance that waiting jobs fit, unless it was drained for good."""
         pool = self.pools.get(one.pool)
-        paid_s = one.funded_until - self.snap.now
         worker = self.workers.get(one.worker_id or 0)
         if worker is not None and not worker.active:
             return False
-        if one.wish or pool is None or not pool.settings.enabled or paid_s < pool.funding_s(self.snap.rules) / 2:
+        if one.wish or pool is None or not pool.settings.enabled or self._ends_soon(one, pool):
             return False
         demand = self._demand_for(one.capacity)
         if demand is not None:
             self.plan.keeps.append(Keep(one.id, one.pool, f"{_jobs(demand.waiting)} for {_name(demand.requirement)} again"))
         return demand is not None
+
+    def _ends_soon(self, one: Instance, pool: Pool | None) -> bool:
+        """Whether it is time to pay on; or, where nobody can, to take no more jobs."""
+        left_s = one.funded_until - self.snap.now
+        if pool is not None and not pool.renewable:
+            return left_s < (one.funded_until - one.created_at) * LAST_PART
+        return left_s < self._funding_s(pool) / 2
+
+    def _funding_s(self, pool: Pool | None) -> float:
+        return pool.funding_s(self.snap.rules) if pool else 4 * self.snap.rules.interval_s
 
     def _demand_for(self, capacity: Capacity) -> Demand | None:
         return next((d for d in self.demands if d.waiting and matching.line(d.requirement, capacity) is not None), None)
@@ -273,8 +283,11 @@ class _Decision:
             idle_drain = one.state == InstanceState.DRAINING and (worker is None or not worker.running)
             if one.state == InstanceState.TERMINATING or one.id in ended or (idle_drain and not self._is_kept(one)):
                 continue
-            funding_s = pool.funding_s(self.snap.rules) if pool else 4 * self.snap.rules.interval_s
-            if not one.provider_id or one.funded_until - self.snap.now >= funding_s / 2:
+            funding_s, left_s = self._funding_s(pool), max(0.0, one.funded_until - self.snap.now)
+            if not one.provider_id or not self._ends_soon(one, pool):
+                continue
+            if pool is not None and not pool.renewable:
+                self._drain_at_last(one, f"its time was fixed when it was started, and ends in {left_s:.0f} s")
                 continue
             until = max(self.snap.now + funding_s, one.committed_until)
             parts = self.purse.extension(one, until, self.snap.rules.slack_s)
@@ -282,9 +295,12 @@ class _Decision:
             if fits:
                 self.purse.take(parts)
                 self.plan.renewals.append(Renew(one.id, until))
-            elif one.state == InstanceState.RUNNING and one.id not in self.leaving:
-                left_s = max(0.0, one.funded_until - self.snap.now)
-                self._drain(one, f"{short} to pay for {funding_s:.0f} s more; what is paid ends in {left_s:.0f} s")
+            else:
+                self._drain_at_last(one, f"{short} to pay for {funding_s:.0f} s more; what is paid ends in {left_s:.0f} s")
+
+    def _drain_at_last(self, one: Instance, reason: str) -> None:
+        if one.state == InstanceState.RUNNING and one.id not in self.leaving:
+            self._drain(one, reason)
 
     def _is_kept(self, one: Instance) -> bool:
         return any(keep.id == one.id for keep in self.plan.keeps)
@@ -552,14 +568,17 @@ def _capacity(pool: Pool, offer: Offering, payer: str) -> Capacity:
 
 
 def _ranked(pools: Sequence[Pool]) -> list[tuple[Pool, Offering, int]]:
-    """All offers, the cheapest slots first, what has no price last; equal numbers are for equal pools and workers."""
+    """All offers, the cheapest slots first and at equal prices as the provider lists them, what has no price last.
+
+    Equal numbers are for equal pools and workers.
+    """
     numbers: dict[tuple[str, Capacity], int] = {}
     every = []
     for pool in pools:
         for offer in pool.offers:
             shape = (pool.settings.name, _capacity(pool, offer, ""))
             every.append((pool, offer, numbers.setdefault(shape, len(numbers))))
-    return sorted(every, key=lambda entry: (_per_slot(entry[1]), entry[0].settings.name, entry[1].name))
+    return sorted(every, key=lambda entry: (_per_slot(entry[1]), entry[0].settings.name))
 
 
 def _wait(demand: Demand) -> str:

@@ -11,7 +11,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from coalition.errors import CoalitionError, ConfigError, Conflict, Fenced
 from coalition.states import InstanceState
 from coalition.store.cloud import RECONCILE, ROLE, Machine
 from providers import make
-from providers.base import Instance, Provider, ProviderError
+from providers.base import Instance, Offering, Provider, ProviderError
 
 if TYPE_CHECKING:
     from coalition.store import Store
@@ -222,12 +222,12 @@ class Autoscaler:
 
     def _pool(self, settings: PoolSettings, blocks: list[Block], boots: tuple[int, str], problem: str) -> Pool:
         provider = self.providers[key_of(settings.provider, settings.region)]
-        if problem:
-            return pool_of(settings, [], provider.deadline, blocks, boots, problem)
+        offers: Sequence[Offering] = ()
         try:
-            return pool_of(settings, provider.offerings(settings), provider.deadline, blocks, boots)
+            offers = () if problem else provider.offerings(settings)
         except ProviderError as error:
-            return pool_of(settings, [], provider.deadline, blocks, boots, f"its offers cannot be had: {error}")
+            problem = f"its offers cannot be had: {error}"
+        return pool_of(settings, offers, provider.deadline, blocks, boots, problem, renewable=provider.renewable)
 
 
 def _is_moving(machine: Machine, now: float) -> bool:

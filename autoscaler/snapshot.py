@@ -93,6 +93,7 @@ class Pool:
     boot_failures: int = 0
     boot_reason: str = ""
     problem: str = ""
+    renewable: bool = True  # whether its provider can move a deadline
 
     def funding_s(self, rules: AutoscalerSettings) -> float:
         """How far ahead an instance is paid: long enough that a tick comes in time to pay on."""
@@ -128,6 +129,8 @@ def pool_of(
     blocks: Sequence[Block] = (),
     boots: tuple[int, str] = (0, ""),
     problem: str = "",
+    *,
+    renewable: bool = True,
 ) -> Pool:
     """A pool with the ceiling prices of its offers: the pool's own price goes first, an unknown price stays unknown."""
     priced = []
@@ -137,7 +140,7 @@ def pool_of(
         currency = settings.currency if settings.price_micro else offer.currency
         bid = price if offer.market == "spot" else 0
         priced.append(replace(offer, price_micro=ceiling, bid_micro=bid, currency=currency))
-    return Pool(settings, tuple(priced), deadline, tuple(blocks), *boots, problem)
+    return Pool(settings, tuple(priced), deadline, tuple(blocks), *boots, problem, renewable)
 
 
 def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) -> Snapshot:

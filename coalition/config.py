@@ -127,6 +127,27 @@ def an_id_list(*kinds: str) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
+def a_path_of(pattern: str, allowed: str) -> Callable[[str], str]:
+    """A name or path as a provider writes them; nothing is allowed, too."""
+
+    def read(text: str) -> str:
+        if text and not re.fullmatch(pattern, text):
+            raise ValueError(allowed)
+        return text
+
+    return read
+
+
+def a_list_of(pattern: str, allowed: str) -> Callable[[str], tuple[str, ...]]:
+    def read(text: str) -> tuple[str, ...]:
+        for part in a_list(text):
+            if not re.fullmatch(pattern, part):
+                raise ValueError(f'"{part}": {allowed}')
+        return a_list(text)
+
+    return read
+
+
 def a_share(text: str) -> float:
     if not re.fullmatch(r"\d{1,4}%", text):
         raise ValueError("a share such as 20%")
@@ -222,6 +243,16 @@ def without_password(address: str) -> str:
 
 
 # ---------------------------------------------------------------- the knobs
+
+LABEL = r"[a-z](?:[-a-z0-9]{0,61}[a-z0-9])?"  # what Google allows as a name
+A_LABEL = a_path_of(LABEL, "a name of small letters, digits and -")
+LABELS = a_list_of(LABEL, "names of small letters, digits and -, with commas between them")
+A_PROJECT = a_path_of(r"(?:[a-z0-9.\-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]", "the id of a project, such as studio-render-1")
+A_SUBNETWORK = a_path_of(
+    rf"(?:(?:projects/[^/\s]+/)?regions/[^/\s]+/subnetworks/)?{LABEL}", "NAME or projects/PROJECT/regions/REGION/subnetworks/NAME"
+)
+AN_ACCOUNT = a_path_of(r"default|[^@\s]+@[^@\s]+", "a service account's address, or default")
+AN_ACCELERATOR = a_path_of(rf"{LABEL}(?::[1-9]\d?)?", "TYPE:COUNT, such as nvidia-tesla-t4:1")
 
 
 @dataclass(frozen=True)
@@ -320,6 +351,13 @@ class PoolSettings:
     security_groups: tuple[str, ...] = knob("", an_id_list("sg"), "ids; empty: the network's default one", only=("aws",))
     instance_profile: str = knob("", a_text, "name or ARN of the machines' instance profile", only=("aws",))
     image_owners: tuple[str, ...] = knob("self", a_list, "accounts whose images are looked for by name or tag", only=("aws",))
+    project: str = knob("", A_PROJECT, "the project to start them in; empty: that of the credentials", only=("gce",))
+    subnetwork: str = knob("", A_SUBNETWORK, "their subnetwork; empty: the region's one of the network `default`", only=("gce",))
+    public_address: bool = knob("no", a_flag, "give each an address in the Internet", only=("gce",))
+    network_tags: tuple[str, ...] = knob("", LABELS, "tags that firewall rules know them by", only=("gce",))
+    service_account: str = knob("", AN_ACCOUNT, "who they are to Google; empty: nobody", only=("gce",))
+    disk_type: str = knob("", A_LABEL, "kind of the boot disk, such as pd-balanced; empty: Google's default", only=("gce",))
+    accelerator: str = knob("", AN_ACCELERATOR, "GPUs to attach, if the type has none itself: TYPE:COUNT", only=("gce",))
     notices_queue: str = knob("", a_url, "SQS address at which interruptions are announced by EventBridge", only=("aws",))
 
 
@@ -476,9 +514,15 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
         _check_budget(budget, settings.pools, reader)
 
 
-IMAGES = {"aws": r"ami-[0-9a-f]{8,17}|ssm:/\S+|name:\S.*|tag:[^=\s]+=\S.*"}
-IMAGE_HELP = {"aws": "ami-..., ssm:/PARAMETER, name:PATTERN or tag:KEY=VALUE (the newest one)"}
-NEEDED = {"aws": ("region", "types", "image")}
+IMAGES = {
+    "aws": r"ami-[0-9a-f]{8,17}|ssm:/\S+|name:\S.*|tag:[^=\s]+=\S.*",
+    "gce": rf"(family:)?{LABEL}|projects/[^/\s]+/global/images/(family/)?{LABEL}",
+}
+IMAGE_HELP = {
+    "aws": "ami-..., ssm:/PARAMETER, name:PATTERN or tag:KEY=VALUE (the newest one)",
+    "gce": "NAME, family:NAME (the newest one), or projects/PROJECT/global/images/NAME or .../family/NAME",
+}
+NEEDED = {"aws": ("region", "types", "image"), "gce": ("region", "types", "image")}
 
 
 def _check_pool(pool: PoolSettings, reader: _Reader) -> None:
@@ -491,6 +535,9 @@ def _check_pool(pool: PoolSettings, reader: _Reader) -> None:
     for key in NEEDED.get(pool.provider, ()):
         if not getattr(pool, key):
             raise reader.error(section, None, f"[{section}] needs `{key}`, as its provider is {pool.provider}")
+    for zone in pool.zones if pool.provider == "gce" else ():
+        if not re.fullmatch(rf"{re.escape(pool.region)}-[a-z]", zone):
+            raise reader.error(section, "zones", f'"{zone}" is not allowed: zones of {pool.region}, such as {pool.region}-b')
     if not re.fullmatch(IMAGES.get(pool.provider, "(?s).*"), pool.image):
         raise reader.error(section, "image", f'"{pool.image[:80]}" is not allowed: {IMAGE_HELP[pool.provider]}')
 

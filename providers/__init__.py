@@ -50,7 +50,26 @@ def _make(name: str, region: str, settings: Settings) -> Provider:
         here = [pool for pool in settings.pools if (pool.provider, pool.region) == (name, region)]
         queues = dict.fromkeys(pool.notices_queue for pool in here if pool.notices_queue)
         return AwsProvider(region, settings.server.farm, list(queues))
+    if name == "gce":
+        return _gce(region, settings)
     raise ConfigError(
         f"provider {name}: this version does not have it; "
         f"one that does comes with pip install 'coalition[{EXTRAS.get(name, name)}]'. Use `provider = local` until then"
     )
+
+
+def _gce(region: str, settings: Settings) -> Provider:
+    from providers.gce import GceProvider
+    from providers.gce_order import label
+
+    here = [pool for pool in settings.pools if (pool.provider, pool.region) == ("gce", region)]
+    projects = sorted({pool.project for pool in here})
+    if len(projects) > 1:
+        names = ", ".join(project or "that of the credentials" for project in projects)
+        raise ConfigError(f"its region {region} has pools of several projects ({names}); a farm has one in each region")
+    try:
+        for text in (settings.server.farm, *(pool.name for pool in here)):
+            label(text)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return GceProvider(region, settings.server.farm, projects[0] if projects else "", folder=settings.data_dir / "prices")

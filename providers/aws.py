@@ -62,6 +62,7 @@ class AwsProvider:
 
     name = "aws"
     deadline = Deadline.SWEEPER
+    renewable = True
     settle_s = 5.0
     page = 1_000  # of a list
 

@@ -166,6 +166,7 @@ class Provider(Protocol):
 
     name: str
     deadline: Deadline
+    renewable: bool  # whether `renew` can move a deadline; if not, what a launch says is all the time there is
     settle_s: float  # how soon after a change the list is worth another look
 
     def check(self, pool: PoolSettings) -> Sequence[str]:

@@ -46,6 +46,7 @@ class FakeProvider:
     """`offers` are what every pool may buy; without them, one machine of the pool's own price."""
 
     name = "fake"
+    renewable = True
     settle_s = 0.5
 
     def __init__(
@@ -124,8 +125,8 @@ class FakeProvider:
         for id in ids:
             machine = self.machines.get(id)
             if machine is not None and self._seen(machine).life is not Life.GONE:
-                machine.until = until
-                deadlines[id] = until
+                machine.until = until if self.renewable else machine.until
+                deadlines[id] = machine.until
         self._answer("renew")
         return deadlines
 

@@ -57,6 +57,7 @@ class LocalProvider:
 
     name = "local"
     deadline = Deadline.PROVIDER
+    renewable = True
     settle_s = 0.5
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time, command: Command = worker_command) -> None:

@@ -222,6 +222,23 @@ def test_a_renewal_that_failed_at_the_provider_is_tried_again_without_new_money(
     assert world.store.instance_of(world.workers[id]).funded_until == START + 950
 
 
+def test_an_instance_whose_deadline_nobody_moves_is_paid_once_and_drained_at_its_end(world: World) -> None:
+    world.fake.renewable = False
+    world.submit(1)
+    world.tick()
+    world.boot()
+    (id,) = world.workers
+    world.work(id)
+    committed = world.committed()
+    world.tick(8, 70.0)
+    world.beat(id)
+    world.tick()
+    assert world.committed() == committed
+    assert "renew" not in [verb for verb, _ in world.fake.calls]
+    assert world.states() == ["DRAINING"]
+    assert "its time was fixed when it was started" in world.reasons("drain")[0]
+
+
 def test_what_cannot_be_paid_on_finishes_its_job_and_ends_within_its_money(tmp_path: Path) -> None:
     world = World(tmp_path, settings(tmp_path, [pool(max=5)], [budget(amount=0.2)]))
     world.submit(1)

@@ -29,6 +29,7 @@ from coalition.errors import ConfigError
 SHIPPED = Path(__file__).resolve().parent.parent / "cloud.ini"
 POOL = "[pool a]\nprovider = local\nmax = 4\n"
 
+GCE = "[pool a]\nprovider = gce\nregion = europe-west1\ntypes = n2-standard-8\nimage = worker-1\n"
 AWS = "[pool a]\nprovider = aws\nregion = eu-west-1\ntypes = c5.large\nimage = ami-12345678\n"
 
 
@@ -155,6 +156,15 @@ def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None
         (AWS + "spot_headroom = 0.2\n", 'cloud.ini:6: [pool a] spot_headroom: "0.2" is not allowed: a share such as 20%'),
         (AWS + "notices_queue = farm\n", "cloud.ini:6: [pool a] notices_queue: "),
         (AWS + "subnet = subnet-12345678\n", 'cloud.ini:6: [pool a] subnet: unknown key; did you mean "subnets"?'),
+        (GCE + "instance_profile = farm\n", "cloud.ini:6: [pool a] instance_profile: is for provider aws, and this"),
+        (GCE.replace("worker-1", "Worker"), 'cloud.ini:5: [pool a] image: "Worker" is not allowed: NAME, family:NAME'),
+        (GCE + "zones = europe-west4-a\n", 'cloud.ini:6: [pool a] zones: "europe-west4-a" is not allowed: zones of europe-west1'),
+        (GCE + "project = My Project\n", 'cloud.ini:6: [pool a] project: "My Project" is not allowed: the id of a project'),
+        (GCE + "subnetwork = a b\n", "cloud.ini:6: [pool a] subnetwork: "),
+        (GCE + "network_tags = worker, Big\n", 'cloud.ini:6: [pool a] network_tags: "worker, Big" is not allowed: "Big": names'),
+        (GCE + "service_account = farm\n", "cloud.ini:6: [pool a] service_account: "),
+        (GCE + "accelerator = nvidia-l4:0\n", 'cloud.ini:6: [pool a] accelerator: "nvidia-l4:0" is not allowed: TYPE:COUNT'),
+        (GCE + "accelerators = nvidia-l4\n", 'cloud.ini:6: [pool a] accelerators: unknown key; did you mean "accelerator"?'),
         ("[budget b]\namount = 5\nwindow = year\n", "cloud.ini:3: [budget b] window: "),
         ("[budget b]\namount = 5\ntimezone = Europe/Pari\n", 'cloud.ini:3: [budget b] timezone: "Europe/Pari" is not allowed'),
         ("[budget b]\namount = 5\ntimezone = Europe\n", "cloud.ini:3: [budget b] timezone: "),

@@ -26,6 +26,11 @@ def a_pool(offers: tuple[Offering, ...] = (LINUX,), deadline: Deadline = Deadlin
     return pool_of(pool(**changes), offers, deadline)
 
 
+def fixed_pool(**changes: object) -> Pool:
+    """A pool whose provider moves no deadline."""
+    return replace(a_pool(**changes), renewable=False)  # type: ignore[arg-type]
+
+
 def jobs(waiting: int = 1, estimate_s: float | None = None, path: str = "7f", **requirement: object) -> Demand:
     return Demand(replace(TAGGED, **requirement), path, waiting, estimate_s)  # type: ignore[arg-type]
 
@@ -373,6 +378,32 @@ def test_an_instance_that_is_drained_and_empty_is_not_paid_on() -> None:
     assert plan(instances=(late,), workers=(worker(1, state="DRAINING"),)).renewals == []
     busy = (worker(1, 1, state="DRAINING"),)
     assert len(plan(instances=(late,), workers=busy).renewals) == 1
+
+
+def test_where_nobody_moves_a_deadline_nothing_is_paid_on_and_the_last_tenth_takes_no_new_jobs() -> None:
+    pools, busy = (fixed_pool(),), (worker(1, 1),)
+    early = machine(1, created_at=START - 890, funded_until=START + 110)
+    made = plan(pools=pools, instances=(early,), workers=busy)
+    assert (made.renewals, made.drains) == ([], [])
+    late = machine(1, created_at=START - 910, funded_until=START + 90)
+    made = plan(pools=pools, instances=(late,), workers=busy)
+    assert made.renewals == []
+    (drain,) = made.drains
+    assert drain.reason == "its time was fixed when it was started, and ends in 90 s"
+
+
+def test_what_was_drained_for_being_idle_is_wanted_back_while_its_fixed_time_lasts() -> None:
+    drained = machine(1, state="DRAINING", created_at=START - 800, funded_until=START + 200)
+    made = plan(jobs(1), pools=(fixed_pool(),), instances=(drained,), workers=(worker(1, state="DRAINING"),))
+    assert [keep.id for keep in made.keeps] == [1]
+    late = replace(drained, created_at=START - 2_000)
+    made = plan(jobs(1), pools=(fixed_pool(),), instances=(late,), workers=(worker(1, state="DRAINING"),))
+    assert made.keeps == []
+
+
+def test_offers_of_equal_price_are_bought_in_the_order_of_the_provider() -> None:
+    offers = tuple(replace(LINUX, name=name) for name in ("m/spot", "m/on-demand"))
+    assert started(plan(jobs(2), pools=(a_pool(offers),))) == {"m/spot": 1}
 
 
 # ---------------------------------------------------------------- ends
