@@ -433,11 +433,33 @@ class Client:
                     raise
                 time.sleep(min(error.retry_after_s if isinstance(error, Unavailable) else 1.0, patience_s))
 
+    def rows(self, name: str, *, fields: Iterable[str] | str | None = None, **query: Any) -> Iterator[dict[str, Any]]:
+        """GET of any list, such as "jobs", "attempts" or "jobs/7/attempts", as plain objects, fetched as they are consumed.
+
+        `fields` names those wanted; the rest of the keywords are the list's own: filters, `sort`, `limit` of one page.
+        """
+        wanted = fields if fields is None or isinstance(fields, str) else ",".join(fields)
+        cursor = None
+        while True:
+            answer = self._get(f"/{name}", {**query, "fields": wanted, "cursor": cursor})
+            yield from next((rows for rows in answer.values() if isinstance(rows, list)), [])
+            cursor = answer.get("next")
+            if cursor is None:
+                return
+
+    def attempt(self, attempt: int) -> Attempt:
+        """GET /attempts/{id}."""
+        return _read(Attempt, self._get(f"/attempts/{int(attempt)}"))
+
     # ------------------------------------------------------------ workers, events
 
     def workers(self) -> list[Worker]:
         """GET /workers."""
         return [_read(Worker, worker) for worker in self._list("/workers", "workers")]
+
+    def worker(self, worker: int) -> Worker:
+        """GET /workers/{id}."""
+        return _read(Worker, self._get(f"/workers/{int(worker)}"))
 
     def explain_worker(self, worker: int) -> dict[str, Any]:
         """GET /workers/{id}/explain: {worker, name, state, reasons: [{code, text}...]}, why it is idle or takes no more."""
@@ -464,6 +486,10 @@ class Client:
     def limits(self) -> list[Limit]:
         """GET /limits: counted tokens, with what is used and how many jobs wait; `maximum` is None where nobody defined it."""
         return [_read(Limit, limit) for limit in self._list("/limits", "limits")]
+
+    def limit(self, name: str) -> Limit:
+        """GET /limits/{name}."""
+        return _read(Limit, self._get(f"/limits/{name}"))
 
     def set_limit(self, name: str, maximum: int, *, per_host: bool = False) -> int:
         """PUT /limits/{name}: defines or changes it; what runs goes on. `per_host`: so many on each machine."""
@@ -546,6 +572,10 @@ class Client:
     def instances(self, *, state: str | None = None, pool: str | None = None, all: bool = False) -> list[dict[str, Any]]:
         """GET /instances: the machines that are paid for, or `all` there ever were."""
         return self._list("/instances", "instances", {"state": state, "pool": pool, "all": int(all)})
+
+    def instance(self, instance: int) -> dict[str, Any]:
+        """GET /instances/{id}: one machine, also one that is gone."""
+        return self._get(f"/instances/{int(instance)}")
 
     def drain_instances(self, ids: Ids) -> int:
         """POST /instances/drain: they end when their jobs are done."""

@@ -308,6 +308,16 @@ def test_jobs_are_paused_started_edited_moved_reset_and_deleted(farm: Client) ->
     assert "there is no job" in coalition("job", job, code=1).stderr
 
 
+def test_jobs_are_listed_with_the_fields_wanted(farm: Client) -> None:
+    job = farm.submit(command="true", title="narrow", user="cyd")
+    assert coalition("jobs", "--filter", "user:cyd", "--fields", "id,title,state").stdout.split() == [
+        *("ID", "TITLE", "STATE"),
+        *(str(job), "narrow", "WAITING"),
+    ]
+    assert document("jobs", "--filter", "user:cyd", "--fields", "title") == {"jobs": [{"title": "narrow"}]}
+    assert "did you mean" in coalition("jobs", "--fields", "titel", code=2).stderr
+
+
 def test_a_submission_with_a_key_is_made_once(farm: Client) -> None:
     first = coalition("submit", "--key", "nightly-7", "true").stdout
     assert coalition("submit", "--key", "nightly-7", "true").stdout == first

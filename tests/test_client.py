@@ -149,6 +149,7 @@ def test_each_method_calls_its_route(api: Api, client: Client) -> None:
         (client.affinities, "GET", "/affinities", {"affinities": []}, {}, None),
         (lambda: client.events(job=4, since=12.9), "GET", "/events", {"events": []}, {"job": "4", "since": "12"}, None),
         (client.limits, "GET", "/limits", {"limits": []}, {}, None),
+        (lambda: client.instance(4), "GET", "/instances/4", {"id": 4}, {}, None),
         (lambda: client.set_limit("a#1", 3, per_host=True), "PUT", "/limits/a%231", {"changed": 1}, {},
          {"maximum": 3, "per_host": True}),
         (lambda: client.delete_limit("maya"), "DELETE", "/limits/maya", {"changed": 1}, {}, {}),
@@ -191,6 +192,27 @@ def test_fields_of_a_newer_server_are_passed_over_and_an_answer_that_does_not_fi
     with pytest.raises(CoalitionError, match="does not fit this client") as caught:
         client.job(1)
     assert not isinstance(caught.value, BadInput)
+
+
+def test_rows_of_any_list_are_fetched_page_by_page_with_the_fields_wanted(api: Api, client: Client) -> None:
+    api.tell(
+        "GET",
+        "/attempts",
+        Answer({"attempts": [{"id": 3}, {"id": 2}], "next": "2"}),
+        Answer({"attempts": [{"id": 1}], "next": None}),
+    )
+    assert list(client.rows("attempts", fields=["id"], worker="w1")) == [{"id": 3}, {"id": 2}, {"id": 1}]
+    assert [request.query for request in api.requests] == [
+        {"fields": "id", "worker": "w1"},
+        {"fields": "id", "worker": "w1", "cursor": "2"},
+    ]
+
+
+def test_one_row_is_an_object(api: Api, client: Client) -> None:
+    api.tell("GET", "/attempts/4", Answer(an_attempt(4)))
+    api.tell("GET", "/workers/3", Answer(a_worker(3)))
+    api.tell("GET", "/limits/nuke", Answer({"name": "nuke", "maximum": 2, "per_host": False, "used": 1, "waiting": 0}))
+    assert (client.attempt(4).worker, client.worker(3).name, client.limit("nuke").used) == ("node1", "node3", 1)
 
 
 def test_jobs_are_fetched_page_by_page_as_they_are_consumed(api: Api, client: Client) -> None:

@@ -70,10 +70,15 @@ def test_whatever_comes_in_no_route_fails_and_every_answer_fits(app: Flask, stor
     is_answered()
 
 
-IDS = {"job_id": 1, "attempt_id": 1, "worker_id": 1, "name": "spare", "token_id": "x"}
+IDS = {"job_id": 1, "attempt_id": 1, "worker_id": 1, "instance_id": 1, "name": "spare", "token_id": "x"}
 OLD = 7  # the job that is archived
 AGENTS = {"jobs.append_log", "workers.enrol", "workers.sync"}
-OF_THE_CLOUD = {"cloud.drain_instances", "cloud.terminate_instances", "cloud.resume_pools"}  # here is neither pool nor instance
+OF_THE_CLOUD = {
+    "cloud.instance",
+    "cloud.drain_instances",
+    "cloud.terminate_instances",
+    "cloud.resume_pools",
+}  # here is neither pool nor instance
 THERE = sorted(set(OPERATIONS) - AGENTS - OF_THE_CLOUD - {"system.delete_token"})
 
 

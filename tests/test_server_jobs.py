@@ -242,7 +242,7 @@ def test_a_piece_of_log_that_is_too_large_is_refused(call: Caller, app: Flask) -
 
 def test_an_answer_is_plain_json(call: Caller) -> None:
     response = call.raw("GET", "/affinities")
-    assert (response.mimetype, json.loads(response.data)) == ("application/json", {"affinities": []})
+    assert (response.mimetype, json.loads(response.data)) == ("application/json", {"affinities": [], "next": None})
 
 
 def test_a_list_goes_on_from_its_cursor_and_tells_how_many_there_are(call: Caller) -> None:

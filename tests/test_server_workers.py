@@ -85,7 +85,7 @@ def test_an_edit_of_workers_is_checked_and_seen(app: Flask, call: Caller) -> Non
     call.ok("PATCH", "/workers", {"ids": [agent.id], "changes": {"affinity": [["gpu"]], "active": False}})
     (shown,) = call.ok("GET", "/workers")["workers"]
     assert (shown["affinity"], shown["active"]) == ([["gpu"]], False)
-    assert call.ok("GET", "/affinities") == {"affinities": [{"tag": "gpu", "workers": 1, "jobs": 0}]}
+    assert call.ok("GET", "/affinities") == {"affinities": [{"tag": "gpu", "workers": 1, "jobs": 0}], "next": None}
 
 
 def test_a_deleted_worker_must_enrol_again(app: Flask, call: Caller) -> None:
@@ -188,7 +188,9 @@ def test_a_bad_token_is_refused_by_its_field(call: Caller, body: dict[str, Any],
 def test_limits_are_put_listed_and_deleted(call: Caller) -> None:
     assert call.ok("PUT", "/limits/maya", {"maximum": 3}) == {"changed": 1}
     shown = {"name": "maya", "maximum": 3, "per_host": False, "used": 0, "waiting": 0, "allowed_actions": ["set", "delete"]}
-    assert call.ok("GET", "/limits") == {"limits": [shown]}
+    assert call.ok("GET", "/limits") == {"limits": [shown], "next": None}
+    assert call.ok("GET", "/limits/maya") == shown
+    assert call("GET", "/limits/nuke")[0] == 404
     call.ok("DELETE", "/limits/maya")
     assert [call("DELETE", f"/limits/{name}")[0] for name in ("maya", "a%00b", "group%231")] == [404] * 3
 
@@ -207,7 +209,7 @@ def test_limits_are_put_listed_and_deleted(call: Caller) -> None:
 def test_a_bad_limit_is_refused_by_its_field(call: Caller, name: str, body: dict[str, Any], place: str) -> None:
     status, problem = call("PUT", f"/limits/{name}", body)
     assert (status, list(problem["fields"])) == (422, [place])
-    assert call.ok("GET", "/limits") == {"limits": []}
+    assert call.ok("GET", "/limits")["limits"] == []
 
 
 # ---------------------------------------------------------------- loss

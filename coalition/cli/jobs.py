@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -258,14 +259,24 @@ def delete(call: Call, /, **given: Any) -> int:
     default="-id",
     help="Order; default: newest first.",
 )
+@click.option(
+    "--fields", metavar="NAME,NAME", multiple=True, callback=tags_of, help="These fields instead, such as id,title,state."
+)
 @LIMIT
 @click.pass_obj
-def jobs(call: Call, /, group: int, deep: bool, state: Sequence[str], limit: int, **filters: Any) -> None:
+def jobs(call: Call, /, group: int, deep: bool, state: Sequence[str], limit: int, fields: Sequence[str], **filters: Any) -> None:
     """List the jobs at the top, or those in GROUP."""
     from coalition.model import to_dict
 
     client = call.client()
     states = ",".join(state).upper() or None
+    if fields:
+        query = {"parent": None if deep else group, "state": states, "limit": min(limit, 1_000), **filters}
+        rows = list(islice(client.rows("jobs", fields=fields, **query), limit))
+        call.screen.table(
+            {"jobs": rows}, " ".join(map(str.upper, fields)), ([row[name] for name in fields] for row in rows), "no jobs"
+        )
+        return
     found = list(client.jobs(parent=None if deep else group, state=states, limit=limit, **filters))
     currency = _currency(call, client, (job.cost_micro for job in found))
     heads = "ID> STATE TITLE* USER DONE> PRIO> AGE> RUN> COST>"

@@ -15,7 +15,8 @@ from coalition.errors import CoalitionError, TooLarge
 from coalition.logs import LocalLogs
 from coalition.server import auth, cloud, docs, jobs, legacy, limits, openapi, page, system, workers
 from coalition.server.dispatcher import Dispatcher
-from coalition.server.web import Farm, problem
+from coalition.server.rows import Answers
+from coalition.server.web import Farm, farm, problem
 from coalition.store import Store
 
 log = logging.getLogger("coalition.server")
@@ -27,7 +28,7 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     app = Flask("coalition.server", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
     logs = LocalLogs(settings.data_dir / "logs", settings.server.log_max_bytes)
-    the_farm = Farm(settings, store, logs, Dispatcher(settings, store, clock), clock)
+    the_farm = Farm(settings, store, logs, Dispatcher(settings, store, clock), clock, Answers())
     app.extensions["coalition"] = the_farm
     for module in (jobs, workers, limits, cloud):
         app.register_blueprint(module.blueprint, url_prefix=API)
@@ -41,7 +42,16 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     app.register_error_handler(HTTPException, http_problem)
     app.register_error_handler(Exception, crash)
     auth.install(app, the_farm)
+    app.after_request(after_action)
     return app
+
+
+def after_action(response: Response) -> Response:
+    """Whoever did something sees it in the next list, whatever age of it will do."""
+    right = auth.RIGHTS.get(request.endpoint or "")
+    if right and request.method not in auth.SAFE_METHODS and auth.WORKER not in right.roles:
+        farm().answers.forget()
+    return response
 
 
 def http_problem(error: HTTPException) -> Response:

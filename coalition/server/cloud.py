@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from coalition.errors import BadInput, nearest
+from coalition.errors import BadInput, NotFound, nearest
 from coalition.model import MAX_INT, Selection, spec
 from coalition.server import web
 from coalition.server.auth import for_caller
+from coalition.server.rows import PAGING, newest_first, shared, whole
 from coalition.states import InstanceState
 
 blueprint = Blueprint("cloud", __name__)
@@ -24,9 +26,10 @@ class Names:
 
 
 @blueprint.get("/pools")
+@shared
 def pools() -> Response:
-    web.refuse_unknown()
-    return web.reply({"pools": for_caller(web.farm().store.pools())})
+    web.refuse_unknown("sort", *PAGING)
+    return whole("pools", for_caller(web.farm().store.pools()), "name", ("name", "provider", "max"))
 
 
 @blueprint.post("/pools/resume")
@@ -36,16 +39,30 @@ def resume_pools() -> Response:
 
 
 @blueprint.get("/instances")
+@shared
 def instances() -> Response:
-    web.refuse_unknown("state", "pool", "all", "limit")
+    web.refuse_unknown("state", "pool", "all", *PAGING)
     states = [state for text in request.args.getlist("state") for state in text.split(",") if state]
     for state in states:
         if state not in list(InstanceState):
             raise BadInput(fields={"state": f"{state[:40]!r} is not allowed; {nearest(state, list(InstanceState))}"})
     ended = web.choice("all", ("0", "1"), "0") == "1"
-    limit = web.number("limit", 1_000, 1, 10_000)
-    rows = web.farm().store.instances(states, web.word("pool"), ended=ended, limit=limit)
-    return web.reply({"instances": for_caller(rows)})
+    pool, store = web.word("pool"), web.farm().store
+
+    def ask(limit: int, before: int | None) -> list[dict[str, Any]]:
+        return for_caller(store.instances(states, pool, ended=ended, limit=limit, before=before))
+
+    return newest_first("instances", ask, 1_000, 10_000)
+
+
+@blueprint.get("/instances/<int:instance_id>")
+def instance(instance_id: int) -> Response:
+    web.refuse_unknown()
+    wanted = min(instance_id, MAX_INT - 1)
+    found = web.farm().store.instances(ended=True, limit=1, before=wanted + 1)
+    if not found or found[0]["id"] != instance_id:
+        raise NotFound(f"there is no instance {instance_id}")
+    return web.reply(for_caller(found)[0])
 
 
 @blueprint.post("/instances/drain")
@@ -64,19 +81,24 @@ def _ask(wish: str) -> Response:
 
 
 @blueprint.get("/budgets")
+@shared
 def budgets() -> Response:
-    web.refuse_unknown()
-    return web.reply({"budgets": web.farm().store.budgets()})
+    web.refuse_unknown("sort", *PAGING)
+    return whole("budgets", web.farm().store.budgets(), "name", ("name", "cap_micro", "spent_micro", "left_micro"))
 
 
 @blueprint.get("/ledger")
+@shared
 def ledger() -> Response:
-    web.refuse_unknown("since", "group_by")
+    web.refuse_unknown("since", "group_by", "sort", *PAGING)
     since = float(web.number("since", 0, 0, MAX_INT))
-    return web.reply({"entries": web.farm().store.ledger_report(since, web.choice("group_by", ("day", "pool"), "day"))})
+    entries = web.farm().store.ledger_report(since, web.choice("group_by", ("day", "pool"), "day"))
+    return whole("entries", entries, "key currency", ("key", "amount_micro", "seconds"))
 
 
 @blueprint.get("/decisions")
+@shared
 def decisions() -> Response:
-    web.refuse_unknown("limit", "pool")
-    return web.reply({"decisions": web.farm().store.decisions(web.number("limit", 100, 1, 1_000), web.word("pool"))})
+    web.refuse_unknown("pool", *PAGING)
+    pool, store = web.word("pool"), web.farm().store
+    return newest_first("decisions", lambda limit, before: store.decisions(limit, pool, before))

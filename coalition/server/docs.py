@@ -76,7 +76,7 @@ that names the fields; it changes nothing.</p>
 <td>{{ it.schema.description }}</td></tr>{% endfor %}</table>{% endif %}
 {% if one.requestBody %}{% for kind, it in one.requestBody.content.items() %}<p>Body: {% if it.schema %}{{ words(it.schema) }}
 {% else %}{{ kind }}{% endif %}</p>{% endfor %}{% endif %}
-{% for status, it in one.responses.items() if status != "default" %}{% for kind, content in it.content.items() %}
+{% for status, it in one.responses.items() if it.content and status != "default" %}{% for kind, content in it.content.items() %}
 <p>Answer {{ status }}: {% if content.schema %}{{ words(content.schema) }}
 {% else %}{{ kind }}{% endif %}</p>{% endfor %}{% endfor %}
 </section>{% endfor %}{% endfor %}

@@ -30,6 +30,7 @@ from coalition.model import (
 )
 from coalition.server import web
 from coalition.server.auth import ADMIN, Identity, for_caller, must_own
+from coalition.server.rows import PAGING, listing, newest_first, shared
 from coalition.states import AttemptState, JobState
 from coalition.store.bulk import Action
 from coalition.store.lists import SORTS, Cursor, JobQuery
@@ -110,14 +111,15 @@ def _owned(job: JobSpec, identity: Identity, owner: str) -> JobSpec:
 
 
 @blueprint.get("/jobs")
+@shared
 def index() -> Response:
-    web.refuse_unknown("parent", "state", "user", "title", "paused", "filter", "sort", "limit", "cursor")
+    web.refuse_unknown("parent", "state", "user", "title", "paused", "filter", "sort", *PAGING)
     query = _query()
     if query.sort == "title" and query.parent is None:
         raise BadInput(fields={"sort": "by title needs a `parent`; 0 is the top"})
     found, cursor = web.farm().store.jobs(query)
     told = web.farm().store.count_jobs(query) if query.after is None else {}
-    return web.reply({"jobs": for_caller(found, _is_own), "next": _written(query.sort, cursor) if cursor else None, **told})
+    return listing("jobs", for_caller(found, _is_own), _written(query.sort, cursor) if cursor else None, **told)
 
 
 def _query() -> JobQuery:
@@ -257,9 +259,26 @@ def _act(name: str, wanted: JobSelection, *values: Any) -> Response:
 
 
 @blueprint.get("/jobs/<int:job_id>/attempts")
+@shared
 def attempts(job_id: int) -> Response:
+    web.refuse_unknown(*PAGING)
     web.farm().store.job(_bounded(job_id))
-    return web.reply({"attempts": web.farm().store.attempts(job_id)})
+    return newest_first("attempts", lambda limit, before: web.farm().store.runs(job_id, None, 0.0, limit, before))
+
+
+@blueprint.get("/attempts")
+@shared
+def all_attempts() -> Response:
+    web.refuse_unknown("job", "worker", "since", *PAGING)
+    job_id = web.number("job", 0, 1, MAX_INT) if "job" in request.args else None
+    worker, since = web.word("worker"), float(web.number("since", 0, 0, MAX_INT))
+    return newest_first("attempts", lambda limit, before: web.farm().store.runs(job_id, worker, since, limit, before))
+
+
+@blueprint.get("/attempts/<int:attempt_id>")
+def attempt(attempt_id: int) -> Response:
+    web.refuse_unknown()
+    return web.reply(web.farm().store.attempt(_bounded(attempt_id)))
 
 
 @blueprint.get("/jobs/<int:job_id>/timeline")

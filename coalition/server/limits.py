@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, g
 
+from coalition.errors import NotFound
 from coalition.model import LimitChanges
 from coalition.server import web
 from coalition.server.auth import for_caller
+from coalition.server.rows import PAGING, shared, whole
 
 blueprint = Blueprint("limits", __name__)
 
 
 @blueprint.get("/limits")
+@shared
 def index() -> Response:
-    return web.reply({"limits": for_caller(web.farm().store.limits())})
+    web.refuse_unknown("sort", *PAGING)
+    return whole("limits", for_caller(web.farm().store.limits()), "name", ("name", "maximum", "used", "waiting"))
+
+
+@blueprint.get("/limits/<name>")
+def show(name: str) -> Response:
+    web.refuse_unknown()
+    found = [one for one in for_caller(web.farm().store.limits()) if one.name == name]
+    if not found:
+        raise NotFound(f"there is no limit {name[:128]!r}")
+    return web.reply(found[0])
 
 
 @blueprint.put("/limits/<name>")

@@ -67,9 +67,32 @@ DRY = {"dry_run": {**YES, "description": "says what would happen, and changes no
 BULK = {"partial": {**YES, "description": "leaves out what cannot be, and says so; else one refusal refuses all"}, **DRY}
 ACT = functools.partial(Operation, reply=model.Changed, query=BULK)
 REASONS = [str]
-PIECE = {"offset": _whole(-model.MAX_INT, model.MAX_INT), "limit": _whole(1, MAX_READ)}
-LOG = functools.partial(Operation, query=PIECE, media="application/octet-stream")
 ROWS = [dict[str, Any]]
+PIECE = {"offset": _whole(-model.MAX_INT, model.MAX_INT), "limit": _whole(1, MAX_READ)}
+PAGES: dict[str, Schema] = {
+    "limit": _whole(1, 1_000),
+    "cursor": {"type": "string", "description": "`next` of the page before"},
+    "fields": {"type": "string", "description": "some of the fields of the rows, such as id,state"},
+}
+
+
+@dataclass(frozen=True)
+class Some:
+    """A shape: rows of a kind, of which a call may have asked for some fields only."""
+
+    kind: type
+
+
+def _list(name: str, kind: type | None = None) -> dict[str, Any]:
+    """The answer of a list that goes on at its `next`."""
+    return {name: ROWS if kind is None else [Some(kind)], "next": str | None}
+
+
+def _sorted_by(*names: str) -> dict[str, Schema]:
+    return {"sort": _words(*names, *(f"-{name}" for name in names)), **PAGES, "limit": _whole(1, 10_000)}
+
+
+LOG = functools.partial(Operation, query=PIECE, media="application/octet-stream")
 JOB_FILTERS: dict[str, Schema] = {
     "parent": ID,
     "state": _words(*JobState),
@@ -78,21 +101,20 @@ JOB_FILTERS: dict[str, Schema] = {
     "paused": _words("0", "1"),
     "filter": {"type": "string", "description": 'such as state:ERROR user:ann created>-2h "shot 10"'},
     "sort": _words(*SORTS, *(f"-{name}" for name in SORTS)),
-    "limit": _whole(1, jobs.MAX_LIST),
-    "cursor": {"type": "string", "description": "`next` of the page before"},
+    **PAGES,
 }
 ARCHIVE_FILTERS: dict[str, Schema] = {
     **dict.fromkeys(("parent", "before"), ID),
     "user": {"type": "string"},
     "title": {"type": "string", "description": "a part of the title"},
-    "limit": _whole(1, 1_000),
+    **PAGES,
 }
 EVENT_FILTERS: dict[str, Schema] = {
     "below": _words("0", "1"),
     **dict.fromkeys(("job", "worker", "instance", "since", "until", "before"), ID),
     "user": {"type": "string"},
     "kind": {"type": "string"},
-    "limit": _whole(1, 1_000),
+    **PAGES,
 }
 
 OPERATIONS: dict[str, Operation] = {
@@ -105,8 +127,8 @@ OPERATIONS: dict[str, Operation] = {
         {"farm": str, "version": str, "protocol": int, "now": float, "auth": str, "user": str, "role": str, "url": str},
     ),
     "system.farm": Operation("Counts of jobs, workers and instances, budgets, and what the machines cost now", dict[str, Any]),
-    "system.events": Operation("What happened, newest first", {"events": ROWS}, query=EVENT_FILTERS),
-    "system.archive": Operation("Jobs that were finished long ago, newest first", {"jobs": ROWS}, query=ARCHIVE_FILTERS),
+    "system.events": Operation("What happened, newest first", _list("events"), query=EVENT_FILTERS),
+    "system.archive": Operation("Jobs that were finished long ago, newest first", _list("jobs"), query=ARCHIVE_FILTERS),
     "system.archived_job": Operation("An archived job as it was, with its attempts", dict[str, Any]),
     "system.tokens": Operation("The tokens, without their secrets", {"tokens": ROWS}),
     "system.create_token": Operation("A new token, shown once", {"id": str, "token": str}, system.NewToken, status=201),
@@ -134,7 +156,13 @@ OPERATIONS: dict[str, Operation] = {
         status=201,
     ),
     "jobs.delete": ACT("Removes jobs and all below them", body=model.JobSelection),
-    "jobs.attempts": Operation("The attempts of a job, newest first", {"attempts": [model.Attempt]}),
+    "jobs.attempts": Operation("The attempts of a job, newest first", _list("attempts", model.Attempt), query=PAGES),
+    "jobs.all_attempts": Operation(
+        "The attempts of all jobs, newest first",
+        _list("attempts", model.Attempt),
+        query={"job": _whole(1, model.MAX_INT), "worker": {"type": "string"}, "since": ID, **PAGES},
+    ),
+    "jobs.attempt": Operation("One attempt", model.Attempt),
     "jobs.timeline": Operation(
         "What happened to a job, its attempts too, newest first",
         {"timeline": ROWS},
@@ -149,7 +177,12 @@ OPERATIONS: dict[str, Operation] = {
         query={"offset": ID},
         accepts="application/octet-stream",
     ),
-    "workers.index": Operation("The workers", {"workers": [model.Worker]}),
+    "workers.index": Operation(
+        "The workers",
+        _list("workers", model.Worker),
+        query=_sorted_by("name", "id", "state", "running", "load", "seen_at"),
+    ),
+    "workers.show": Operation("One worker", model.Worker),
     "workers.explain": Operation("Why a worker is idle", dict[str, Any]),
     "workers.edit": Operation("Changes fields of workers", CHANGED, model.WorkerEdit),
     "workers.drain": Operation("Lets workers end what they run, and take no more", CHANGED, model.Selection),
@@ -157,32 +190,47 @@ OPERATIONS: dict[str, Operation] = {
     "workers.delete": Operation("Removes workers; what they run is put back", CHANGED, model.Selection),
     "workers.enrol": Operation("Lets a worker in", model.Enrolled, model.Enrol),
     "workers.sync": Operation("Heartbeat, report, renewal and fetch in one call", model.SyncReply, model.Sync),
-    "workers.affinities": Operation("The tags that jobs and workers name", {"affinities": ROWS}),
-    "limits.index": Operation("The limits and their use", {"limits": [model.Limit]}),
+    "workers.affinities": Operation(
+        "The tags that jobs and workers name", _list("affinities"), query=_sorted_by("tag", "workers", "jobs")
+    ),
+    "limits.index": Operation(
+        "The limits and their use", _list("limits", model.Limit), query=_sorted_by("name", "maximum", "used", "waiting")
+    ),
+    "limits.show": Operation("One limit", model.Limit),
     "limits.put": Operation("Defines a limit", CHANGED, model.LimitChanges),
     "limits.delete": Operation("Forgets a limit", CHANGED),
-    "cloud.pools": Operation("The pools of cloud.ini and their machines", {"pools": ROWS}),
+    "cloud.pools": Operation(
+        "The pools of cloud.ini and their machines", _list("pools"), query=_sorted_by("name", "provider", "max")
+    ),
     "cloud.resume_pools": Operation("Lets blocked pools start machines again", CHANGED, cloud.Names),
     "cloud.instances": Operation(
         "The cloud machines",
-        {"instances": ROWS},
+        _list("instances"),
         query={
             "state": _words(*InstanceState),
             "pool": {"type": "string"},
             "all": _words("0", "1"),
+            **PAGES,
             "limit": _whole(1, 10_000),
         },
     ),
+    "cloud.instance": Operation("One cloud machine, also one that is gone", dict[str, Any]),
     "cloud.drain_instances": Operation("Lets machines end what they run, then ends them", CHANGED, model.Selection),
     "cloud.terminate_instances": Operation("Ends machines at once", CHANGED, model.Selection),
-    "cloud.budgets": Operation("The budgets, with what is spent and reserved", {"budgets": ROWS}),
+    "cloud.budgets": Operation(
+        "The budgets, with what is spent and reserved",
+        _list("budgets"),
+        query=_sorted_by("name", "cap_micro", "spent_micro", "left_micro"),
+    ),
     "cloud.ledger": Operation(
-        "What was spent, by day or by pool", {"entries": ROWS}, query={"since": ID, "group_by": _words("day", "pool")}
+        "What was spent, by day or by pool",
+        _list("entries"),
+        query={"since": ID, "group_by": _words("day", "pool"), **_sorted_by("key", "amount_micro", "seconds")},
     ),
     "cloud.decisions": Operation(
         "What the autoscaler did or not, and why",
-        {"decisions": ROWS},
-        query={"limit": _whole(1, 1_000), "pool": {"type": "string"}},
+        _list("decisions"),
+        query={"pool": {"type": "string"}, **PAGES},
     ),
 }
 
@@ -199,6 +247,9 @@ class Schemas:
 
     def of(self, shape: Any) -> Schema:
         """The schema of a type, of [a type], or of a dict of shapes."""
+        if isinstance(shape, Some):
+            self.of(shape.kind)
+            return {name: part for name, part in self.named[shape.kind.__name__].items() if name != "required"}
         if isinstance(shape, list):
             return {"type": "array", "items": self.of(shape[0])}
         if isinstance(shape, dict):
@@ -282,7 +333,10 @@ def document(app: Flask) -> dict[str, Any]:
     taken, given = Schemas(answers=False), Schemas(answers=True)
     paths: dict[str, dict[str, Any]] = {}
     for path, method, endpoint in sorted(_routes(app)):
-        paths.setdefault(_template(path), {})[method] = _operation(path, endpoint, OPERATIONS[endpoint], taken, given)
+        described = _operation(path, endpoint, OPERATIONS[endpoint], taken, given)
+        if method == "get" and OPERATIONS[endpoint].media == "application/json":
+            described["responses"]["304"] = {"description": "nothing new since the ETag in If-None-Match"}
+        paths.setdefault(_template(path), {})[method] = described
     return {
         "openapi": "3.1.0",
         "info": {"title": "Coalition", "version": coalition.__version__},

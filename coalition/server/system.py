@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from flask import Blueprint, Response, g, request
 
@@ -10,6 +11,7 @@ import coalition
 from coalition.errors import BadInput, NotFound
 from coalition.model import MAX_INT, PROTOCOL, spec
 from coalition.server import web
+from coalition.server.rows import PAGING, newest_first, shared
 from coalition.store.archive import ArchiveQuery
 from coalition.store.base import probe
 
@@ -48,6 +50,7 @@ def server() -> Response:
 
 
 @blueprint.get("/api/v1/farm")
+@shared
 def farm() -> Response:
     store = web.farm().store
     summary = {"now": web.farm().clock(), "jobs": store.farm_jobs(), **store.farm_workers(), **store.farm_money()}
@@ -55,28 +58,31 @@ def farm() -> Response:
 
 
 @blueprint.get("/api/v1/events")
+@shared
 def events() -> Response:
-    web.refuse_unknown("job", "below", "worker", "instance", "user", "kind", "since", "until", "before", "limit")
+    web.refuse_unknown("job", "below", "worker", "instance", "user", "kind", "since", "until", "before", *PAGING)
     filters: dict[str, int | str] = {
         name: web.number(name, 0, 0, MAX_INT) for name in ("job", "worker", "instance") if name in request.args
     }
     filters |= {name: request.args[name] for name in ("user", "kind") if name in request.args}
     since = float(web.number("since", 0, 0, MAX_INT))
-    ends = {name: web.number(name, 0, 0, MAX_INT) for name in ("until", "before") if name in request.args}
-    limit = web.number("limit", 100, 1, 1_000)
+    until = float(web.number("until", 0, 0, MAX_INT)) if "until" in request.args else None
     below = web.choice("below", ("0", "1"), "0") == "1"
     if below and "job" not in filters:
         raise BadInput(fields={"below": "needs a `job`, below which to look"})
-    return web.reply({"events": web.farm().store.events(filters, since, limit, **ends, below=below)})
+    store = web.farm().store
+
+    def ask(limit: int, before: int | None) -> list[dict[str, Any]]:
+        return store.events(filters, since, limit, until=until, before=before, below=below)
+
+    return newest_first("events", ask)
 
 
 @blueprint.get("/api/v1/archive")
 def archive() -> Response:
-    web.refuse_unknown("parent", "user", "title", "before", "limit")
-    limit = web.number("limit", 100, 1, 1_000)
-    before = web.number("before", 0, 0, MAX_INT) if "before" in request.args else None
-    query = ArchiveQuery(web.number("parent", 0, 0, MAX_INT), web.word("user"), web.word("title"), before, limit)
-    return web.reply({"jobs": web.farm().store.archived(query)})
+    web.refuse_unknown("parent", "user", "title", "before", *PAGING)
+    of = (web.number("parent", 0, 0, MAX_INT), web.word("user"), web.word("title"))
+    return newest_first("jobs", lambda limit, before: web.farm().store.archived(ArchiveQuery(*of, before, limit)))
 
 
 @blueprint.get("/api/v1/archive/<int:job_id>")

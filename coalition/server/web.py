@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from flask import Response, current_app, has_request_context, request
+from flask import Response, current_app, g, has_request_context, request
 
 from coalition.config import Settings
 from coalition.errors import BadInput, CoalitionError, Unavailable
@@ -16,6 +16,7 @@ from coalition.model import from_dict, to_dict
 
 if TYPE_CHECKING:
     from coalition.server.dispatcher import Dispatcher
+    from coalition.server.rows import Answers
     from coalition.store import Store
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class Farm:
     logs: LocalLogs
     dispatcher: Dispatcher
     clock: Callable[[], float]
+    answers: Answers
 
 
 def farm() -> Farm:
@@ -57,8 +59,16 @@ def parsed(data: bytes) -> Any:
 
 def reply(value: Any, status: int = 200) -> Response:
     """A JSON answer of dataclasses, lists and dicts."""
-    text = json.dumps(to_dict(value), separators=(",", ":"))
-    return Response(text, status, mimetype="application/json")
+    return json_answer(json.dumps(to_dict(value), separators=(",", ":")), status)
+
+
+def json_answer(text: str | bytes, status: int = 200) -> Response:
+    """What was asked for has an ETag, and who has it already gets 304 instead."""
+    response = Response(text, status, mimetype="application/json")
+    if request.method == "GET" and status == 200 and not g.get("whole"):
+        response.add_etag()
+        response.make_conditional(request)
+    return response
 
 
 def number(name: str, default: int, low: int, high: int) -> int:

@@ -15,6 +15,7 @@ from coalition.model import MAX_INT, PROTOCOL, Enrol, Enrolled, Result, Selectio
 from coalition.server import web
 from coalition.server.auth import for_caller, in_networks
 from coalition.server.dispatcher import Session
+from coalition.server.rows import PAGING, shared, whole
 
 blueprint = Blueprint("workers", __name__)
 log = logging.getLogger("coalition.server")
@@ -24,8 +25,16 @@ OLDEST_PROTOCOL = 1
 
 
 @blueprint.get("/workers")
+@shared
 def index() -> Response:
-    return web.reply({"workers": for_caller(web.farm().store.workers())})
+    web.refuse_unknown("sort", *PAGING)
+    return whole("workers", for_caller(web.farm().store.workers()), "name", ("name", "id", "state", "running", "load", "seen_at"))
+
+
+@blueprint.get("/workers/<int:worker_id>")
+def show(worker_id: int) -> Response:
+    web.refuse_unknown()
+    return web.reply(for_caller([web.farm().store.worker(min(worker_id, MAX_INT))])[0])
 
 
 @blueprint.get("/workers/<int:worker_id>/explain")
@@ -64,8 +73,10 @@ def _changed(count: int) -> Response:
 
 
 @blueprint.get("/affinities")
+@shared
 def affinities() -> Response:
-    return web.reply({"affinities": web.farm().store.affinities()})
+    web.refuse_unknown("sort", *PAGING)
+    return whole("affinities", web.farm().store.affinities(), "tag", ("tag", "workers", "jobs"))
 
 
 # ---------------------------------------------------------------- what agents call

@@ -763,9 +763,19 @@ class Cloud(Workers):
 
     @reads
     def instances(
-        self, db: Connection, states: Sequence[str] = (), pool: str | None = None, *, ended: bool = False, limit: int = 1_000
+        self,
+        db: Connection,
+        states: Sequence[str] = (),
+        pool: str | None = None,
+        *,
+        ended: bool = False,
+        limit: int = 1_000,
+        before: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Instances, newest first: those of `states`, else all that are paid for, with `ended` also those that were."""
+        """Instances, newest first: those of `states`, else all that are paid for, with `ended` also those that were.
+
+        `before`: the id of the last one seen.
+        """
         columns = (instance, worker.c.name.label("worker_name"), intent.c.reason.label("why"))
         query = select(*columns).outerjoin(worker, worker.c.id == instance.c.worker_id)
         query = query.outerjoin(intent, intent.c.id == instance.c.intent_id)
@@ -773,6 +783,8 @@ class Cloud(Workers):
             query = query.where(instance.c.state.in_(list(states) or PAID))
         if pool is not None:
             query = query.where(instance.c.pool == pool)
+        if before is not None:
+            query = query.where(instance.c.id < before)
         return [_shown(row, self.clock()) for row in db.execute(query.order_by(instance.c.id.desc()).limit(limit))]
 
     @reads
@@ -790,10 +802,16 @@ class Cloud(Workers):
         return [report[key] for key in sorted(report)]
 
     @reads
-    def decisions(self, db: Connection, limit: int = 100, pool: str | None = None) -> list[dict[str, Any]]:
-        """What the autoscaler decided and why, newest first."""
-        query = select(decision).order_by(decision.c.last_at.desc(), decision.c.id.desc()).limit(limit)
+    def decisions(
+        self, db: Connection, limit: int = 100, pool: str | None = None, before: int | None = None
+    ) -> list[dict[str, Any]]:
+        """What the autoscaler decided and why, newest first: by id, for a decision that holds is told again and again.
+
+        `before`: the id of the last one seen.
+        """
+        query = select(decision).order_by(decision.c.id.desc()).limit(limit)
         query = query if pool is None else query.where(decision.c.pool == pool)
+        query = query if before is None else query.where(decision.c.id < before)
         return [dict(row) for row in db.execute(query).mappings()]
 
     @reads

@@ -173,10 +173,22 @@ class Views(Cloud):
         return [_attempt(row) for row in db.execute(_attempt_select().where(attempt.c.job_id == job_id).limit(limit))]
 
     @reads
-    def runs(self, db: Connection, job_id: int | None, worker_name: str | None, since: float, limit: int) -> list[Attempt]:
-        """The last attempts, newest first, that began at `since` or later: of all jobs and workers, or of one."""
+    def runs(
+        self,
+        db: Connection,
+        job_id: int | None,
+        worker_name: str | None,
+        since: float,
+        limit: int,
+        before: int | None = None,
+    ) -> list[Attempt]:
+        """The last attempts, newest first, that began at `since` or later: of all jobs and workers, or of one.
+
+        `before`: the id of the last one seen.
+        """
         wanted = [attempt.c.leased_at >= since]
         wanted += [attempt.c.job_id == job_id] if job_id is not None else []
+        wanted += [attempt.c.id < before] if before is not None else []
         if worker_name is not None:
             wanted.append(attempt.c.worker_id.in_(select(worker.c.id).where(worker.c.name == worker_name)))
         return [_attempt(row) for row in db.execute(_attempt_select().where(*wanted).limit(limit))]
@@ -290,6 +302,17 @@ class Views(Cloud):
         found = [_worker(row, sorted(held.get(row.id, [])), now) for row in db.execute(query)]
         why = self._why_workers(db, [one for one in found if one.state == WorkerState.WAITING and not (one.jobs or one.reason)])
         return [replace(one, reason=why[one.id]) if one.id in why else one for one in found]
+
+    @reads
+    def worker(self, db: Connection, worker_id: int) -> Worker:
+        """One worker as the list shows it; NotFound if there is none."""
+        row = db.execute(select(worker).where(worker.c.id == worker_id)).first()
+        if row is None:
+            raise NotFound(f"there is no worker {worker_id}")
+        shown = self._worker_shown(db, row)
+        if shown.state != WorkerState.WAITING or shown.jobs or shown.reason:
+            return shown
+        return replace(shown, reason=self._why_workers(db, [shown])[shown.id])
 
     def _worker_shown(self, db: Connection, row: Any) -> Worker:
         """One worker, from its row."""
