@@ -1,6 +1,6 @@
 # Each target calls one script, and CI calls the same targets. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-long lint bench clean
+.PHONY: help install demo docs test test-long lint bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
@@ -10,6 +10,9 @@ install: ## make the environment in .venv and build the web page; done at once w
 
 demo: install ## run a farm here and render a film on it; KEEP=1 keeps the server up
 	@.venv/bin/python -m scripts.demo
+
+docs: install ## build the documentation into build/docs
+	@.venv/bin/python -m sphinx -q -W --keep-going docs build/docs && echo "docs: build/docs/index.html"
 
 test: install ## lint, then all tests; CI=true allows no test to be skipped
 	@scripts/test.sh
