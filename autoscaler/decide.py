@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from autoscaler.budget import Part, Purse, Short
-from autoscaler.snapshot import LAUNCH_WINDOW_S, Demand, Instance, Pool, Snapshot, Worker
+from autoscaler.snapshot import Demand, Instance, Pool, Snapshot, Worker
 from coalition import ledger, matching
 from coalition.matching import Capacity, Requirement, sponsors
 from coalition.states import InstanceState, WorkerState
-from providers.base import Deadline, Offering
+from providers.base import LAUNCH_WINDOW_S, Deadline, Offering
 
 NEAR_CHEAPEST = 1.10
 LAST_PART = 0.1  # of an instance's time, if that cannot be extended: no new jobs then

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 from coalition.config import AutoscalerSettings, BudgetSettings, PoolSettings
 from coalition.matching import Capacity, Requirement
-from providers.base import Deadline, Offering
+from providers.base import LAUNCH_WINDOW_S, Deadline, Offering
 
 if TYPE_CHECKING:
     from coalition.store import Store
     from coalition.store.cloud import Machine
-
-LAUNCH_WINDOW_S = 60.0  # how long an intent may be sent again
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from coalition.errors import ConfigError, nearest
 from coalition.model import NAME, TAG
 
 MICRO = 1_000_000
+CLOUDS = ("aws", "gce", "libcloud")  # providers whose machines start from an image
+PACKAGE_ENDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 PLATFORMS = ("linux", "macos", "windows")
 NAME_OF_SECTION = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}\Z")
 T = TypeVar("T")
@@ -186,6 +188,20 @@ def a_pair_list(text: str) -> tuple[str, ...]:
     return a_list(text)
 
 
+def a_package_list(text: str) -> tuple[str, ...]:
+    for url in a_list(text):
+        if not re.fullmatch(r"(s3|gs|https?)://[^\s/]+/\S+", url) or not url.endswith(PACKAGE_ENDS):
+            raise ValueError(f'"{url}": s3://, gs:// or https:// addresses of {", ".join(PACKAGE_ENDS)} files')
+    return a_list(text)
+
+
+def a_mount_list(text: str) -> tuple[str, ...]:
+    for mount in a_list(text):
+        if not re.fullmatch(r"(s3|gs)://[a-z0-9][a-z0-9._-]+(/[^\s=]*)?=/\S+", mount):
+            raise ValueError(f'"{mount}": write s3://bucket=/folder or gs://bucket/prefix=/folder')
+    return a_list(text)
+
+
 def a_target(text: str) -> str:
     pattern = rf"farm|pool:{NAME_OF_SECTION.pattern[1:-2]}|affinity:{TAG.pattern[1:-2]}|(user|group):\S.*"
     if not re.fullmatch(pattern, text):
@@ -345,6 +361,11 @@ class PoolSettings:
     currency: str = knob("USD", a_currency, "currency of `price`")
     overhead_per_hour_micro: int = knob("0", a_money, "disk, public address and the like, per instance and hour")
     accept_guest_deadline: bool = knob("no", a_flag, "allow hard budgets though only the instance itself ends its time")
+    image_prepared: bool = knob("yes", a_flag, "no: the image has Python only, the worker is installed at each boot", only=CLOUDS)
+    packages: tuple[str, ...] = knob("", a_package_list, "archives unpacked below /opt at boot", only=CLOUDS)
+    mounts: tuple[str, ...] = knob("", a_mount_list, "buckets mounted at boot, such as s3://assets/shows=/mnt/shows", only=CLOUDS)
+    environment: tuple[str, ...] = knob("", a_pair_list, "NAME=value pairs for its workers", only=CLOUDS)
+    startup: str = knob("", a_text, "shell command run at boot; if it fails, so has the boot", only=CLOUDS)
     root_volume_bytes: int = knob("0", a_size, "size of the boot disk; 0: the image's", only=("aws", "gce"))
     spot_headroom: float = knob("20%", a_share, "how much a spot machine's price may rise before it is given up", only=("aws",))
     subnets: tuple[str, ...] = knob("", an_id_list("subnet"), "one for each zone to use; empty: the default ones", only=("aws",))

@@ -80,6 +80,7 @@ class WorkerOptions:
     identity: str = ""
     ca: str = ""
     funded_for_s: float | None = None
+    deadline_file: str = ""
 
     def resolved_name(self) -> str:
         return self.name or re.sub(r"[^\w.\-]", "-", socket.gethostname())[:128] or "worker"
@@ -641,6 +642,7 @@ class Agent:
         self._strike(flight.told)
         if reply.funded_for_s is not None:
             self._funded_until = flight.funded_from + reply.funded_for_s
+            self._write_deadline()
         self._take(reply.leases, now)
         self._low = len(self._queue) // 2
         for attempt in reply.stop:
@@ -648,6 +650,14 @@ class Agent:
             self._runner.stop(attempt, "stopped by the server")
         self._follow_wish(reply.desired, now)
         self._schedule.answered(flight, now, bool(reply.leases), self._free() > 0, reply.next_sync_s)
+
+    def _write_deadline(self) -> None:
+        """For whoever switches the machine off though this process hangs: the end of the paid time, in seconds since its boot."""
+        if self._options.deadline_file:
+            path = Path(self._options.deadline_file)
+            new = path.with_name(f"{path.name}.new")
+            new.write_text(f"{self._funded_until:.3f}\n", encoding="ascii")
+            new.replace(path)
 
     def _follow_wish(self, desired: str, now: float) -> None:
         if desired != self._desired:

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 from coalition.config import PoolSettings
 from coalition.states import StrEnum
 
+LAUNCH_WINDOW_S = 60.0  # how long a request may be sent again
+
 
 class Reason(StrEnum):
     """Why a request was refused, named by what helps."""

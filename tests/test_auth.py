@@ -32,6 +32,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/openapi.json": OPEN,
     "GET /api/docs": OPEN,
     "GET /api/docs.css": OPEN,
+    "GET /api/v1/worker-package": OPEN,
     "GET /api/v1/server": SEE,
     "GET /api/v1/farm": SEE,
     "GET /api/v1/events": SEE,

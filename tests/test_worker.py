@@ -564,6 +564,17 @@ def test_when_the_time_paid_for_is_over_the_worker_kills_its_jobs_and_says_75(fa
     assert not is_alive(pid)
 
 
+def test_the_end_of_the_paid_time_is_kept_in_a_file(farm: Farm, start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "deadline"
+    farm.funded_for_s = 600
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    start(deadline_file=str(file))
+    poll_until(file.exists)
+    assert before + 600 <= float(file.read_text()) <= time.clock_gettime(time.CLOCK_BOOTTIME) + 600
+    farm.change(funded_for_s=6_000)
+    poll_until(lambda: float(file.read_text()) > before + 6_000)
+
+
 def test_a_worker_that_was_paid_for_at_launch_ends_though_it_never_finds_the_server(farm: Farm, start: Start) -> None:
     farm.stop()
     assert start(funded_for_s=0.5).wait() == 75

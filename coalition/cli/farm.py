@@ -83,6 +83,7 @@ def _serve(settings: Settings) -> int:
 @click.option("--port", type=click.IntRange(1, 65_535), help="The UDP port to look on.")
 @click.option("--identity", help="A cloud machine's own id.")
 @click.option("--funded-for", "funded_for_s", type=DURATION, help="Paid for so long; stops by then unless the server extends it.")
+@click.option("--deadline-file", metavar="FILE", help="Where the end of the paid time is kept, in seconds since boot.")
 @click.pass_obj
 def worker(call: Call, /, **options: Any) -> int:
     """Run a worker: take jobs from the server until told to stop. SIGTERM: finish what runs, then end."""

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 from coalition.config import Settings
 from coalition.errors import CoalitionError, TooLarge
 from coalition.logs import LocalLogs
-from coalition.server import auth, cloud, docs, jobs, legacy, limits, openapi, page, system, workers
+from coalition.server import auth, cloud, docs, jobs, legacy, limits, openapi, package, page, system, workers
 from coalition.server.dispatcher import Dispatcher
 from coalition.server.rows import Answers
 from coalition.server.web import Farm, farm, problem
@@ -30,7 +30,7 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     logs = LocalLogs(settings.data_dir / "logs", settings.server.log_max_bytes)
     the_farm = Farm(settings, store, logs, Dispatcher(settings, store, clock), clock, Answers())
     app.extensions["coalition"] = the_farm
-    for module in (jobs, workers, limits, cloud):
+    for module in (jobs, workers, limits, cloud, package):
         app.register_blueprint(module.blueprint, url_prefix=API)
     app.register_blueprint(system.blueprint)
     app.register_blueprint(openapi.blueprint)

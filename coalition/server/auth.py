@@ -53,6 +53,7 @@ RIGHTS: dict[str, Right] = {
     "openapi.spec": OPEN,
     "docs.page": OPEN,
     "docs.style": OPEN,
+    "package.worker_package": OPEN,  # the program; nothing of the farm is in it
     "system.server": SEE,
     "system.farm": SEE,
     "system.events": SEE,

@@ -122,6 +122,7 @@ OPERATIONS: dict[str, Operation] = {
     "openapi.spec": Operation("This description", dict[str, Any]),
     "docs.page": Operation("This description as a page", media="text/html"),
     "docs.style": Operation("That page's style", media="text/css"),
+    "package.worker_package": Operation("The wheel of the running version, for machines that start", media="application/zip"),
     "system.server": Operation(
         "The server, and who calls",
         {"farm": str, "version": str, "protocol": int, "now": float, "auth": str, "user": str, "role": str, "url": str},
