@@ -21,6 +21,7 @@ from coalition.config import ServerSettings, Settings
 from coalition.server.app import create_app
 from coalition.server.openapi import document
 from coalition.store import Store
+from scripts.licences import found
 
 ROOT = Path(__file__).resolve().parent.parent
 EVENT = re.compile(r"""["']((?:job|worker|instance|pool|budget|limit|token|user|group|farm|offering)\.[a-z_]+)["']""")
@@ -36,6 +37,7 @@ def pages() -> dict[str, str]:
         "errors.md": error_tree,
         "events.md": event_kinds,
         "python.md": python_api,
+        "licences.md": library_licences,
     }
     return {name: make() for name, make in makers.items()}
 
@@ -97,9 +99,9 @@ def _verbs(command: click.Command, name: str) -> Iterator[str]:
         yield ""
     if isinstance(command, click.Group):
         for verb in command.list_commands(context):
-            found = command.get_command(context, verb)
-            if found and not found.hidden:
-                yield from _verbs(found, f"{name} {verb}")
+            below = command.get_command(context, verb)
+            if below and not below.hidden:
+                yield from _verbs(below, f"{name} {verb}")
 
 
 # ---------------------------------------------------------------- REST
@@ -200,8 +202,8 @@ def error_tree() -> str:
 def event_kinds() -> str:
     """The kinds of events that the code writes."""
     files = [path for folder in ("coalition", "autoscaler") for path in sorted((ROOT / folder).rglob("*.py"))]
-    found = {kind for path in files for kind in EVENT.findall(path.read_text(encoding="utf-8"))}
-    kinds = sorted(found - {"instance.id", "farm.key"})  # a column and a file
+    written = {kind for path in files for kind in EVENT.findall(path.read_text(encoding="utf-8"))}
+    kinds = sorted(written - {"instance.id", "farm.key"})  # a column and a file
     lines = ["# Events\n", "Each transition is kept with its time, who or what caused it, and why: `coalition events`.\n"]
     return "\n".join([*lines, *(f"- `{kind}`" for kind in kinds)]) + "\n"
 
@@ -209,6 +211,13 @@ def event_kinds() -> str:
 def python_api() -> str:
     """The client, by its docstrings."""
     return "# Python API\n\n```{eval-rst}\n.. automodule:: coalition.client\n   :members:\n```\n"
+
+
+def library_licences() -> str:
+    """What an installation with all extras brings with it."""
+    rows = [f"| {_cell(one.name)} | {_cell(one.licence)} |" for one in found()]
+    intro = "Coalition is under the MIT licence. An installation with all extras, `coalition[all]`, brings these with it:\n"
+    return "\n".join(["# Licences of libraries\n", intro, "| library | licence |", "|---|---|", *rows]) + "\n"
 
 
 # ---------------------------------------------------------------- Markdown
