@@ -200,6 +200,14 @@ class Client:
         """GET /farm: the counts of jobs, workers and instances, slots, budgets, and what the machines cost now."""
         return self._get("/farm")
 
+    def changes(self, since: str | None = None, *, wait_s: int = 15) -> dict[str, Any]:
+        """GET /changes: {cursor, changed, poll_s}: what of jobs, workers, limits, instances, money, decisions and events changed.
+
+        `since` is the cursor of the answer before; without one the answer comes at once. Else it comes when something changed, at
+        most after `wait_s` (up to 30 and less than the client's timeout); `poll_s` is how long to wait before the next call.
+        """
+        return self._get("/changes", {"since": since, "wait": wait_s})
+
     # ------------------------------------------------------------ jobs
 
     def submit(self, **keywords: Any) -> int:
@@ -344,16 +352,19 @@ class Client:
 
     # ------------------------------------------------------------ logs
 
-    def log(self, job: int, *, offset: int = 0, limit: int | None = None) -> LogPiece:
-        """GET /jobs/{id}/log: bytes of the newest attempt's log; a negative offset counts from its end."""
-        return self._log(f"/jobs/{int(job)}/log", offset, limit)
+    def log(self, job: int, *, offset: int = 0, limit: int | None = None, wait_s: int | None = None) -> LogPiece:
+        """GET /jobs/{id}/log: bytes of the newest attempt's log; a negative offset counts from its end.
 
-    def attempt_log(self, attempt: int, *, offset: int = 0, limit: int | None = None) -> LogPiece:
+        With `wait_s`, at most 30 and less than the client's timeout, the answer comes when there is something beyond the offset.
+        """
+        return self._log(f"/jobs/{int(job)}/log", offset, limit, wait_s)
+
+    def attempt_log(self, attempt: int, *, offset: int = 0, limit: int | None = None, wait_s: int | None = None) -> LogPiece:
         """GET /attempts/{id}/log: the same of one attempt."""
-        return self._log(f"/attempts/{int(attempt)}/log", offset, limit)
+        return self._log(f"/attempts/{int(attempt)}/log", offset, limit, wait_s)
 
-    def _log(self, path: str, offset: int, limit: int | None) -> LogPiece:
-        headers, data = self._wire.call("GET", path, query={"offset": offset, "limit": limit})
+    def _log(self, path: str, offset: int, limit: int | None, wait_s: int | None) -> LogPiece:
+        headers, data = self._wire.call("GET", path, query={"offset": offset, "limit": limit, "wait": wait_s})
         numbers = {name: _number(headers.get(f"X-Log-{name}", "")) for name in ("Attempt", "Offset", "Size", "Open")}
         return LogPiece(data, numbers["Attempt"], numbers["Offset"], numbers["Size"], bool(numbers["Open"]))
 

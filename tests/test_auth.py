@@ -39,6 +39,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/v1/tokens": ADMINS,
     "POST /api/v1/tokens": ADMINS,
     "DELETE /api/v1/tokens/<token_id>": ADMINS,
+    "GET /api/v1/changes": SEE,
     "GET /api/v1/jobs": SEE,
     "POST /api/v1/jobs": SEE,
     "PATCH /api/v1/jobs": SEE,

@@ -123,6 +123,7 @@ def test_each_method_calls_its_route(api: Api, client: Client) -> None:
     calls: list[tuple[Any, str, str, Any, dict[str, str], Any]] = [
         (client.info, "GET", "/server", {"farm": "lab"}, {}, None),
         (client.farm, "GET", "/farm", {"jobs": {}}, {}, None),
+        (lambda: client.changes("x.1", wait_s=5), "GET", "/changes", {"cursor": "x.2"}, {"since": "x.1", "wait": "5"}, None),
         (lambda: client.edit([1, 2], priority=9, affinity=[]), "PATCH", "/jobs", {"changed": 2}, {},
          {"ids": [1, 2], "changes": {"priority": 9, "affinity": []}}),
         (lambda: client.move(1, 0), "PATCH", "/jobs", {"changed": 1}, {}, {"ids": [1], "changes": {"parent": 0}}),

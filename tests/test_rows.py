@@ -175,7 +175,7 @@ def test_of_many_who_ask_at_a_time_one_makes_the_answer() -> None:
 
     def ask(_: int) -> bytes:
         all_there.wait(timeout=30)
-        return answers.get("key", 60.0, make)
+        return answers.get("key", 60.0, make).body
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(ask, range(8))) == {b"x"}

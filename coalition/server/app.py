@@ -13,7 +13,8 @@ from werkzeug.exceptions import HTTPException
 from coalition.config import Settings
 from coalition.errors import CoalitionError, TooLarge
 from coalition.logs import LocalLogs
-from coalition.server import auth, cloud, docs, jobs, legacy, limits, openapi, package, page, system, workers
+from coalition.server import auth, changes, cloud, docs, jobs, legacy, limits, openapi, package, page, system, workers
+from coalition.server.changes import Changes
 from coalition.server.dispatcher import Dispatcher
 from coalition.server.rows import Answers
 from coalition.server.web import Farm, farm, problem
@@ -24,13 +25,14 @@ API = "/api/v1"
 
 
 def create_app(settings: Settings, store: Store, clock: Callable[[], float] = time.time) -> Flask:
-    """The application. Whoever serves it starts and stops `farm(app).dispatcher`."""
+    """The application. Whoever serves it starts and stops the dispatcher and the changes of its farm."""
     app = Flask("coalition.server", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
     logs = LocalLogs(settings.data_dir / "logs", settings.server.log_max_bytes)
-    the_farm = Farm(settings, store, logs, Dispatcher(settings, store, clock), clock, Answers())
+    the_farm = Farm(settings, store, logs, Dispatcher(settings, store, clock), clock, Answers(), Changes(settings, store))
+    the_farm.dispatcher.on_look = the_farm.changes.seen
     app.extensions["coalition"] = the_farm
-    for module in (jobs, workers, limits, cloud, package):
+    for module in (jobs, workers, limits, cloud, changes, package):
         app.register_blueprint(module.blueprint, url_prefix=API)
     app.register_blueprint(system.blueprint)
     app.register_blueprint(openapi.blueprint)

@@ -62,6 +62,7 @@ RIGHTS: dict[str, Right] = {
     "system.tokens": ADMINS,
     "system.create_token": ADMINS,
     "system.delete_token": ADMINS,
+    "changes.index": SEE,
     "jobs.submit": OWN,
     "jobs.index": SEE,
     "jobs.show": SEE,

@@ -16,7 +16,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -116,6 +116,7 @@ class Dispatcher:
         self._holder = secrets.token_hex(8)
         self._may_park = threading.BoundedSemaphore(max(1, settings.server.threads // 2))
         self._versions: dict[str, int] = {}
+        self.on_look: Callable[[Mapping[str, int]], None] = lambda versions: None  # who else wants the numbers
         self._looking = threading.Lock()
         self._kick = threading.Event()
         self._flush_now = threading.Event()
@@ -480,6 +481,7 @@ class Dispatcher:
     def _look(self) -> None:
         with self._looking:  # what was read later is kept
             self._versions = self.store.counters()
+        self.on_look(self._versions)
 
     def _wake(self, everyone: bool) -> None:
         parked = [session for session in list(self.sessions.values()) if session.parked]

@@ -30,8 +30,9 @@ from coalition.model import (
 )
 from coalition.server import web
 from coalition.server.auth import ADMIN, Identity, for_caller, must_own
+from coalition.server.changes import LOOK_S, MAX_WAIT_S
 from coalition.server.rows import PAGING, listing, newest_first, shared
-from coalition.states import AttemptState, JobState
+from coalition.states import ENDED_JOBS, AttemptState, JobState
 from coalition.store.bulk import Action
 from coalition.store.lists import SORTS, Cursor, JobQuery
 from coalition.store.submit import Once, Submitted
@@ -300,22 +301,53 @@ def explain(job_id: int) -> Response:
 
 @blueprint.get("/jobs/<int:job_id>/log")
 def log(job_id: int) -> Response:
-    job = web.farm().store.job(_bounded(job_id))
+    farm, wait_s = web.farm(), web.number("wait", 0, 0, MAX_WAIT_S)
+    job = farm.store.job(_bounded(job_id))
+    if not job.attempt and job.state not in ENDED_JOBS and wait_s:
+        farm.changes.wait(lambda: bool(farm.store.job(job_id).attempt), wait_s)
+        job = farm.store.job(job_id)
     if not job.attempt:
-        return _log_piece(0, is_open=job.state not in (JobState.FINISHED, JobState.ERROR))
+        return _log_piece(0, is_open=job.state not in ENDED_JOBS)
     return attempt_log(job.attempt)
 
 
 @blueprint.get("/attempts/<int:attempt_id>/log")
 def attempt_log(attempt_id: int) -> Response:
-    holder = web.farm().store.attempt_holder(_bounded(attempt_id))
+    wait_s = web.number("wait", 0, 0, MAX_WAIT_S)
+    is_open = _is_open(_bounded(attempt_id))
+    offset = web.number("offset", 0, -MAX_INT, MAX_INT)
+    if is_open and wait_s and offset >= 0:
+        is_open = _wait_for_log(attempt_id, offset, wait_s)
+    return _log_piece(attempt_id, is_open)
+
+
+def _is_open(attempt_id: int) -> bool:
+    """Whether an attempt has not ended; NotFound if there is none."""
+    holder = web.farm().store.attempt_holder(attempt_id)
     if holder is None:
         raise NotFound(f"there is no attempt {attempt_id}")
-    return _log_piece(attempt_id, is_open=holder[1] in (AttemptState.LEASED, AttemptState.RUNNING))
+    return holder[1] in (AttemptState.LEASED, AttemptState.RUNNING)
+
+
+def _wait_for_log(attempt_id: int, offset: int, wait_s: float) -> bool:
+    """Waits until the log goes beyond `offset`, or the attempt ends; whether it is open. The store is asked when jobs changed."""
+    farm = web.farm()
+    asked, is_open = farm.changes.cursor, True
+
+    def is_there() -> bool:
+        nonlocal asked, is_open
+        if farm.logs.size(attempt_id) > offset:
+            return True
+        if asked != farm.changes.cursor:
+            asked, is_open = farm.changes.cursor, _is_open(attempt_id)
+        return not is_open
+
+    farm.changes.wait(is_there, wait_s, LOOK_S)
+    return _is_open(attempt_id)
 
 
 def _log_piece(attempt_id: int, is_open: bool) -> Response:
-    web.refuse_unknown("offset", "limit")
+    web.refuse_unknown("offset", "limit", "wait")
     offset = web.number("offset", 0, -MAX_INT, MAX_INT)
     piece = web.farm().logs.read(attempt_id, offset, web.number("limit", MAX_READ, 1, MAX_READ))
     response = Response(piece.data, mimetype="application/octet-stream")

@@ -22,6 +22,7 @@ from coalition import model
 from coalition.logs import MAX_READ
 from coalition.server import cloud, jobs, system, web
 from coalition.server.auth import ANYONE, RIGHTS, WORKER
+from coalition.server.changes import MAX_WAIT_S
 from coalition.states import InstanceState, JobState
 from coalition.store.lists import SORTS
 
@@ -68,7 +69,8 @@ BULK = {"partial": {**YES, "description": "leaves out what cannot be, and says s
 ACT = functools.partial(Operation, reply=model.Changed, query=BULK)
 REASONS = [str]
 ROWS = [dict[str, Any]]
-PIECE = {"offset": _whole(-model.MAX_INT, model.MAX_INT), "limit": _whole(1, MAX_READ)}
+WAIT: Schema = {**_whole(0, MAX_WAIT_S), "description": "so many seconds at most, for something new"}
+PIECE = {"offset": _whole(-model.MAX_INT, model.MAX_INT), "limit": _whole(1, MAX_READ), "wait": WAIT}
 PAGES: dict[str, Schema] = {
     "limit": _whole(1, 1_000),
     "cursor": {"type": "string", "description": "`next` of the page before"},
@@ -134,6 +136,11 @@ OPERATIONS: dict[str, Operation] = {
     "system.tokens": Operation("The tokens, without their secrets", {"tokens": ROWS}),
     "system.create_token": Operation("A new token, shown once", {"id": str, "token": str}, system.NewToken, status=201),
     "system.delete_token": Operation("Revokes a token", CHANGED),
+    "changes.index": Operation(
+        "What changed since the cursor of the answer before; waits for it. `poll_s`: ask again after so long",
+        {"cursor": str, "changed": [str], "poll_s": float},
+        query={"since": {"type": "string"}, "wait": WAIT},
+    ),
     "jobs.submit": Operation(
         "Submits jobs, groups and frame ranges, all or none",
         {"ids": [int], "count": int, "refs": dict[str, int], "dry_run": model.Rehearsal | None},

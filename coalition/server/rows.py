@@ -8,6 +8,7 @@ the last action that went through this process.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import threading
 import time
@@ -112,6 +113,7 @@ def _after(example: Sequence[Any]) -> list[Any] | None:
 class Kept:
     at: float  # monotonic, before it was made
     body: bytes
+    etag: str
 
 
 class Answers:
@@ -127,21 +129,35 @@ class Answers:
         """Something was done: what was answered before is not given again."""
         self._acted = time.monotonic()
 
-    def get(self, key: Any, age_s: float, make: Callable[[], bytes]) -> bytes:
-        """The answer that was made at most `age_s` ago, or a new one."""
+    def get(self, key: Any, age_s: float, make: Callable[[], bytes]) -> Kept:
+        """The answer that was made at most `age_s` ago, or a new one; while it is being made others get the one before."""
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
-        with making:
+            kept = self._kept.get(key)
+        if kept and kept.at > self._acted and time.monotonic() - kept.at <= age_s:
+            return kept
+        mine = making.acquire(blocking=False)
+        if not mine and kept and kept.at > self._acted:
+            return kept
+        if not mine:
+            making.acquire()
+        try:
             kept = self._kept.get(key)
             now = time.monotonic()
             if kept is None or now - kept.at > age_s or kept.at <= self._acted:
-                kept = Kept(now, make())
-            with self._lock:
-                self._kept[key] = kept
-                self._kept.move_to_end(key)
-                while len(self._kept) > KEPT:
-                    self._making.pop(self._kept.popitem(last=False)[0], None)
-        return kept.body
+                kept = self._keep(key, now, make())
+            return kept
+        finally:
+            making.release()
+
+    def _keep(self, key: Any, at: float, body: bytes) -> Kept:
+        kept = Kept(at, body, hashlib.sha1(body, usedforsecurity=False).hexdigest())
+        with self._lock:
+            self._kept[key] = kept
+            self._kept.move_to_end(key)
+            while len(self._kept) > KEPT:
+                self._making.pop(self._kept.popitem(last=False)[0], None)
+        return kept
 
 
 def shared(view: Callable[..., Response]) -> Callable[..., Response]:
@@ -154,7 +170,8 @@ def shared(view: Callable[..., Response]) -> Callable[..., Response]:
             return view(**places)
         key = (request.path, tuple(sorted(request.args.items(multi=True))), g.identity.name, g.identity.role)
         make = functools.partial(_body, view, places)
-        return web.json_answer(web.farm().answers.get(key, min(float(age), MAX_AGE_S), make))
+        kept = web.farm().answers.get(key, min(float(age), MAX_AGE_S), make)
+        return web.json_answer(kept.body, etag=kept.etag)
 
     return answer
 

@@ -154,7 +154,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         assert self.store is not None
-        self.running = [self.app.extensions["coalition"].dispatcher, Housekeeper(self.settings, self.store)]
+        farm = self.app.extensions["coalition"]
+        self.running = [farm.dispatcher, farm.changes, Housekeeper(self.settings, self.store)]
         if self.questions:
             self.running.append(discovery.Responder(self.settings, self._key_of, self.questions))
         self.running += [make(self.settings, self.store) for make in self.extras]

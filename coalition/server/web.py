@@ -15,6 +15,7 @@ from coalition.logs import LocalLogs
 from coalition.model import from_dict, to_dict
 
 if TYPE_CHECKING:
+    from coalition.server.changes import Changes
     from coalition.server.dispatcher import Dispatcher
     from coalition.server.rows import Answers
     from coalition.store import Store
@@ -32,6 +33,7 @@ class Farm:
     dispatcher: Dispatcher
     clock: Callable[[], float]
     answers: Answers
+    changes: Changes
 
 
 def farm() -> Farm:
@@ -62,11 +64,11 @@ def reply(value: Any, status: int = 200) -> Response:
     return json_answer(json.dumps(to_dict(value), separators=(",", ":")), status)
 
 
-def json_answer(text: str | bytes, status: int = 200) -> Response:
+def json_answer(text: str | bytes, status: int = 200, etag: str | None = None) -> Response:
     """What was asked for has an ETag, and who has it already gets 304 instead."""
     response = Response(text, status, mimetype="application/json")
     if request.method == "GET" and status == 200 and not g.get("whole"):
-        response.add_etag()
+        response.set_etag(etag) if etag else response.add_etag()
         response.make_conditional(request)
     return response
 

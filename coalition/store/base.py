@@ -82,6 +82,7 @@ class Base:
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self._turn = threading.Lock()  # of this process's writers: a fair queue, and one connection for all of them
         self._away = False
+        self.committed: Callable[[str], None] = lambda method: None  # told after each transaction that may have changed something
         if self.sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         self.engine = create_engine(self.url, **_engine_options(self.url, self.wait_s))
@@ -218,7 +219,9 @@ def writes(method: Callable[Concatenate[S, Connection, P], R]) -> Callable[Conca
             with self.write() as db:
                 return method(self, db, *args, **kwargs)
 
-        return _tried(method.__name__, once, self.patience_s)
+        answer = _tried(method.__name__, once, self.patience_s)
+        self.committed(method.__name__)
+        return answer
 
     return cast(Callable[Concatenate[S, P], R], run)
 

@@ -452,6 +452,11 @@ class Dispatch(Results):
         """The shared numbers, to see what changed elsewhere."""
         return dict(ALL_COUNTERS.all(db))
 
+    @writes
+    def mark_changed(self, db: Connection, topics: Sequence[str]) -> dict[str, int]:
+        """Raises the numbers by which other processes see what changed; those numbers."""
+        return {f"changed.{topic}": self._bump(db, f"changed.{topic}") for topic in topics}
+
     @reads
     def waiting_classes(self, db: Connection, limit: int) -> list[tuple[Requirement, int]]:
         """Requirements with jobs that could start now, and how many, counted up to `limit`: whom to wake."""

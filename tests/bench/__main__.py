@@ -24,6 +24,7 @@ import psutil
 from coalition.client import Client
 from tests.bench.farm import Rate, dispatch, enrol, idle, memory, server
 from tests.bench.old import cycles
+from tests.bench.pages import crowd
 from tests.databases import SERVERS
 
 CONNECTIONS = 32
@@ -286,6 +287,20 @@ BY_FILTER: dict[str, Callable[[Client, str], int]] = {
 }
 
 
+def bench_pages(folder: Path, quick: bool) -> Iterator[Figure]:
+    """200 open pages and 500 workers with jobs of 10 s on one server: what a call takes that does not wait for a change."""
+    pages, workers = (20, 50) if quick else (200, 500)
+    with server(folder, lease="120s") as address:
+        client = Client(address, timeout_s=300)
+        _submit_all(client, 50_000)
+        times = crowd(address, pages, workers, 10.0, 10.0 if quick else 30.0)
+        for what, some in (("a list", times.lists), ("changes", times.changes), ("a sync", times.syncs), ("a call", times.all())):
+            order = sorted(some)
+            p50, p99 = order[len(order) // 2] * 1e3, order[int(len(order) * 0.99)] * 1e3
+            note = f"p50 {p50:.1f} ms, longest {order[-1] * 1e3:.0f} ms, {len(order):,} calls"
+            yield Figure(f"{what}, {pages} pages, {workers} workers, p99", p99, "ms", "100 ms", note)
+
+
 def bench_legacy(folder: Path, quick: bool) -> Iterator[Figure]:
     """The predecessor's workers: pick and end, two calls a job, with 100,000 jobs waiting. It made 43 such cycles a second."""
     jobs = 1_000 if quick else 5_000
@@ -306,6 +321,7 @@ BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "idle": bench_idle,
     "explain": bench_explain,
     "legacy": bench_legacy,
+    "pages": bench_pages,
 }
 
 

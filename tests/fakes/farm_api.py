@@ -432,6 +432,7 @@ def create_app(farm: Farm) -> Flask:
     route("/jobs/<int:job_id>/attempts", lambda job_id: {"attempts": farm.attempts(farm.job(job_id))})
     route("/workers", lambda: {"workers": farm.workers()})
     route("/instances", lambda: {"instances": farm.instances()})
+    route("/changes", lambda: {"cursor": "now", "changed": ["jobs", "workers", "instances", "money", "decisions"], "poll_s": 0})
     route("/decisions", lambda: {"decisions": farm.decisions()})
 
     @app.get(f"{API}/jobs/<int:job_id>/log")

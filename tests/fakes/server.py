@@ -36,6 +36,7 @@ class RealServer:
 
     def __enter__(self) -> RealServer:
         self.app.extensions["coalition"].dispatcher.start()
+        self.app.extensions["coalition"].changes.start()
         self._thread.start()
         return self
 
@@ -43,6 +44,7 @@ class RealServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self.app.extensions["coalition"].changes.stop()
         self.app.extensions["coalition"].dispatcher.stop()
         self.store.close()
 

@@ -39,7 +39,7 @@ async function refusal(response, sent) {
   return new ApiError(response.status, detail, sent)
 }
 
-async function send(method, path, { query, body } = {}) {
+async function send(method, path, { query, body, etag } = {}) {
   const address = new URL(ROOT + path, location.origin)
   for (const [name, value] of Object.entries(query || {})) {
     if (value !== undefined && value !== null && value !== '') address.searchParams.set(name, value)
@@ -48,6 +48,8 @@ async function send(method, path, { query, body } = {}) {
   const sent = token.value
   if (sent) headers.Authorization = `Bearer ${sent}`
   if (body) headers['Content-Type'] = 'application/json'
+  else headers['Cache-Control'] = 'max-age=1' // many pages ask the same: an answer of the last second will do
+  if (etag) headers['If-None-Match'] = etag
   let response
   try {
     response = await fetch(address, {
@@ -60,15 +62,30 @@ async function send(method, path, { query, body } = {}) {
   } catch {
     throw new ApiError(0, 'the server does not answer')
   }
-  if (!response.ok) throw await refusal(response, sent)
+  if (!response.ok && response.status !== 304) throw await refusal(response, sent)
   return response
 }
 
-const get = async (path, query) => (await send('GET', path, { query })).json()
+const KEPT = 50
+const kept = new Map() // by what was asked: the answer, and its ETag
+
+async function get(path, query) {
+  const key = JSON.stringify([token.value, path, query])
+  const before = kept.get(key)
+  const response = await send('GET', path, { query, etag: before?.etag })
+  if (response.status === 304) return before.data
+  const data = await response.json()
+  kept.delete(key)
+  kept.set(key, { etag: response.headers.get('ETag'), data })
+  if (kept.size > KEPT) kept.delete(kept.keys().next().value)
+  return data
+}
+
 const post = async (path, body) => (await send('POST', path, { body })).json()
 
 export const info = () => get('/server')
 export const farm = () => get('/farm')
+export const changes = async (since, wait) => (await send('GET', '/changes', { query: { since, wait } })).json()
 
 export const page = (query) => get('/jobs', query)
 export const job = (id) => get(`/jobs/${id}`)

@@ -1,15 +1,32 @@
-// The one poller: about once a second it loads what the views on screen have asked for, and knows whether the server answers.
+// The one poller: about once a second it loads those of what the views on screen have asked for that the server says has changed,
+// and knows whether the server answers.
 import { signal } from '@preact/signals'
 import { useEffect } from 'preact/hooks'
-import { setToken, token } from './api.js'
+import { changes, setToken, token } from './api.js'
 
 const VISIBLE_MS = 1_000
 const HIDDEN_MS = 15_000
 const RETRY_MS = 2_000
+const WAIT_S = 15
+const ANYWAY = 15 // rounds after which what has not changed is loaded all the same, for what moves by itself
+
+// What a source shows, by the beginning of its key; of others nobody tells when they change.
+const TOPICS = {
+  farm: ['jobs', 'workers', 'instances', 'money'],
+  workers: ['workers'],
+  instances: ['instances'],
+  decisions: ['decisions'],
+  jobs: ['jobs'],
+  children: ['jobs'],
+  attempts: ['jobs'],
+  detail: ['jobs'],
+  explain: ['jobs', 'workers', 'limits', 'instances', 'money'],
+}
 
 const sources = new Map()
 let timer = 0
 let turn = 0
+let watching = false // the server tells what changes
 
 // Seconds since 1970 by the server's clock; it moves once per round, so that ages on the page do too.
 export const now = signal(Date.now() / 1000)
@@ -28,7 +45,7 @@ export function setClock(server_s) {
 function sourceOf(key, load, every) {
   let source = sources.get(key)
   if (!source) {
-    source = { users: 0, busy: null, value: signal({ data: undefined, error: null }) }
+    source = { users: 0, busy: null, stale: true, topics: TOPICS[key.split(':')[0]], value: signal({ data: undefined, error: null }) }
     sources.set(key, source)
   }
   source.load = load
@@ -43,6 +60,7 @@ async function fetchOnce(source) {
     locked.value = ''
     source.value.value = { data, error: null }
   } catch (error) {
+    source.stale = true
     if (error.status === undefined) throw error // a fault of the page itself belongs in the console
     if (error.away) link.value = { ...link.value, online: false }
     else if (error.status === 401) lock(error.token)
@@ -58,6 +76,7 @@ function lock(sent) {
 }
 
 function refreshSource(source) {
+  source.stale = false
   source.busy ||= fetchOnce(source).finally(() => {
     source.busy = null
   })
@@ -69,6 +88,38 @@ function delay() {
   return link.value.online ? VISIBLE_MS : RETRY_MS
 }
 
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
+
+// Waits for what changes, for as long as the page is open. A server that does not tell is asked for everything.
+async function watch() {
+  let cursor = ''
+  for (;;) {
+    if (document.hidden || locked.value) {
+      await pause(VISIBLE_MS)
+      continue
+    }
+    try {
+      const answer = await changes(cursor, WAIT_S)
+      cursor = answer.cursor
+      watching = true
+      link.value = { online: true, answered: Date.now() }
+      const changed = new Set(answer.changed)
+      for (const source of sources.values()) source.stale ||= source.topics?.some((topic) => changed.has(topic)) ?? true
+      await pause(Math.max(VISIBLE_MS, answer.poll_s * 1_000))
+    } catch (error) {
+      if (error.status === undefined) throw error
+      if (error.away) link.value = { ...link.value, online: false }
+      watching = false
+      await pause(error.away ? RETRY_MS : 5 * RETRY_MS)
+    }
+  }
+}
+
+function isDue(source) {
+  if (!source.users || turn % source.every) return source.users > 0 && !source.value.peek().data
+  return !watching || source.stale || !source.topics || turn % ANYWAY === 0 || !source.value.peek().data
+}
+
 // A round waits for nobody: a slow answer holds up only itself.
 function round() {
   clearTimeout(timer)
@@ -77,7 +128,7 @@ function round() {
   turn += 1
   if (locked.value) return
   for (const source of sources.values()) {
-    if (source.users && (turn % source.every === 0 || !source.value.peek().data)) refreshSource(source)
+    if (isDue(source)) refreshSource(source)
   }
 }
 
@@ -99,6 +150,7 @@ export function startPolling() {
     timer = setTimeout(round, document.hidden ? HIDDEN_MS : 0)
   })
   round()
+  watch()
 }
 
 // What `load` gave last, kept fresh every `every` rounds while the component is on screen: {data, error}. No key: nothing is loaded.

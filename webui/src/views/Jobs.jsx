@@ -117,7 +117,7 @@ function Row({ job, depth, currency, first }) {
 function Level({ query, depth, currency, none, size = PAGE }) {
   const [cursors, setCursors] = useState([''])
   const cursor = cursors[cursors.length - 1]
-  const key = JSON.stringify({ ...query, cursor })
+  const key = `jobs:${JSON.stringify({ ...query, cursor })}`
   const { data, error } = useLive(key, () => api.page({ ...query, limit: size, cursor }))
   const from = (cursors.length - 1) * size
   if (error) return <Fault error={error} />
