@@ -40,6 +40,12 @@ def a_text(text: str) -> str:
     return text
 
 
+def a_word(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_\-]*", text):
+        raise ValueError("a word of small letters, digits and _ -")
+    return text
+
+
 def a_flag(text: str) -> bool:
     known = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
     if text.lower() not in known:
@@ -372,6 +378,10 @@ class PoolSettings:
     security_groups: tuple[str, ...] = knob("", an_id_list("sg"), "ids; empty: the network's default one", only=("aws",))
     instance_profile: str = knob("", a_text, "name or ARN of the machines' instance profile", only=("aws",))
     image_owners: tuple[str, ...] = knob("self", a_list, "accounts whose images are looked for by name or tag", only=("aws",))
+    networks: tuple[str, ...] = knob("", a_list, "names or ids of networks they are in", only=("libcloud",))
+    groups: tuple[str, ...] = knob("", a_list, "names of their security groups", only=("libcloud",))
+    key: str = knob("", a_text, "name of an SSH key that they get, or its text", only=("libcloud",))
+    extra: tuple[str, ...] = knob("", a_pair_list, "what else the driver is told: NAME=value pairs", only=("libcloud",))
     project: str = knob("", A_PROJECT, "the project to start them in; empty: that of the credentials", only=("gce",))
     subnetwork: str = knob("", A_SUBNETWORK, "their subnetwork; empty: the region's one of the network `default`", only=("gce",))
     public_address: bool = knob("no", a_flag, "give each an address in the Internet", only=("gce",))
@@ -380,6 +390,16 @@ class PoolSettings:
     disk_type: str = knob("", A_LABEL, "kind of the boot disk, such as pd-balanced; empty: Google's default", only=("gce",))
     accelerator: str = knob("", AN_ACCELERATOR, "GPUs to attach, if the type has none itself: TYPE:COUNT", only=("gce",))
     notices_queue: str = knob("", a_url, "SQS address at which interruptions are announced by EventBridge", only=("aws",))
+
+
+@dataclass(frozen=True)
+class LibcloudSettings:
+    name: str
+    line: int
+    driver: str = knob("openstack", a_word, "libcloud's name of the driver, such as openstack or digitalocean", required=True)
+    credentials: str = knob("", a_text, "a JSON file, for its owner only, of the driver's secret arguments: key, secret ...")
+    arguments: tuple[str, ...] = knob("", a_pair_list, "the driver's other arguments: NAME=value pairs")
+    lag_s: float = knob("15s", a_duration, "how long the cloud's lists may take to show a new machine", high=60)
 
 
 @dataclass(frozen=True)
@@ -414,6 +434,7 @@ class Settings:
     keep: KeepSettings = KeepSettings()
     autoscaler: AutoscalerSettings = AutoscalerSettings()
     paths: tuple[PathRule, ...] = ()
+    accounts: tuple[LibcloudSettings, ...] = ()
     pools: tuple[PoolSettings, ...] = ()
     budgets: tuple[BudgetSettings, ...] = ()
 
@@ -449,7 +470,7 @@ SINGLE: dict[str, type] = {
     "keep": KeepSettings,
     "autoscaler": AutoscalerSettings,
 }
-NAMED: dict[str, type] = {"pool": PoolSettings, "budget": BudgetSettings}
+NAMED: dict[str, type] = {"libcloud": LibcloudSettings, "pool": PoolSettings, "budget": BudgetSettings}
 LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|::1|localhost)\Z")
 
 
@@ -489,8 +510,7 @@ def parse(text: str, name: str = "cloud.ini", given: Given = NOTHING) -> Setting
     """Settings of the text of a cloud.ini; `name` is what messages call it."""
     reader = _Reader(name, text, given)
     parts: dict[str, Any] = {}
-    pools: list[PoolSettings] = []
-    budgets: list[BudgetSettings] = []
+    named: dict[str, list[Any]] = {kind: [] for kind in NAMED}
     for section in reader.sections():
         kind, _, label = section.partition(" ")
         label = label.strip()
@@ -500,13 +520,14 @@ def parse(text: str, name: str = "cloud.ini", given: Given = NOTHING) -> Setting
             parts["paths"] = reader.read_paths(section)
         elif kind in NAMED and NAME_OF_SECTION.match(label):
             entry: Any = reader.read(section, NAMED[kind], {"name": label, "line": reader.line_of(section)})
-            (pools if kind == "pool" else budgets).append(entry)
+            named[kind].append(entry)
         elif kind in NAMED:
             raise reader.error(section, None, f"[{kind} NAME] needs a name of letters, digits and _ . -")
         else:
             valid = [*SINGLE, "paths", *(f"{k} NAME" for k in NAMED)]
             raise reader.error(section, None, f"unknown section [{section}]; {nearest(f'{kind} NAME' if label else kind, valid)}")
-    settings = Settings(**parts, pools=tuple(pools), budgets=tuple(budgets))
+    accounts, pools, budgets = (tuple(named[kind]) for kind in NAMED)
+    settings = Settings(**parts, accounts=accounts, pools=pools, budgets=budgets)
     _check_together(settings, reader)
     return settings
 
@@ -520,7 +541,7 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
         raise reader.error("server", "processes", f'"{settings.server.processes}" is not allowed; {allowed}')
     if settings.worker.lease_s <= settings.worker.sync_s:
         raise reader.error("worker", "lease", "must be longer than `sync`")
-    for kind, named in (("pool", settings.pools), ("budget", settings.budgets)):
+    for kind, named in (("libcloud", settings.accounts), ("pool", settings.pools), ("budget", settings.budgets)):
         seen: dict[str, int] = {}
         for entry in named:
             if entry.name in seen:
@@ -531,6 +552,9 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
         if pool.min > pool.max:
             raise reader.error(f"pool {pool.name}", "min", f"{pool.min} is more than `max`, which is {pool.max}")
         _check_pool(pool, reader)
+        names = [account.name for account in settings.accounts]
+        if pool.provider == "libcloud" and pool.region not in names:
+            raise reader.error(f"pool {pool.name}", "region", f"no [libcloud {pool.region}]; {nearest(pool.region, names)}")
     for budget in settings.budgets:
         _check_budget(budget, settings.pools, reader)
 
@@ -543,7 +567,7 @@ IMAGE_HELP = {
     "aws": "ami-..., ssm:/PARAMETER, name:PATTERN or tag:KEY=VALUE (the newest one)",
     "gce": "NAME, family:NAME (the newest one), or projects/PROJECT/global/images/NAME or .../family/NAME",
 }
-NEEDED = {"aws": ("region", "types", "image"), "gce": ("region", "types", "image")}
+NEEDED = dict.fromkeys(CLOUDS, ("region", "types", "image"))
 
 
 def _check_pool(pool: PoolSettings, reader: _Reader) -> None:
@@ -559,6 +583,8 @@ def _check_pool(pool: PoolSettings, reader: _Reader) -> None:
     for zone in pool.zones if pool.provider == "gce" else ():
         if not re.fullmatch(rf"{re.escape(pool.region)}-[a-z]", zone):
             raise reader.error(section, "zones", f'"{zone}" is not allowed: zones of {pool.region}, such as {pool.region}-b')
+    if pool.provider == "libcloud" and "on-demand" not in pool.purchase:
+        raise reader.error(section, "purchase", "libcloud's drivers start on-demand machines only")
     if not re.fullmatch(IMAGES.get(pool.provider, "(?s).*"), pool.image):
         raise reader.error(section, "image", f'"{pool.image[:80]}" is not allowed: {IMAGE_HELP[pool.provider]}')
 
@@ -708,6 +734,7 @@ SECTIONS = {
     "autoscaler": "When instances of the pools below are started and ended.",
     "paths": "One place under its name on each platform. A worker replaces the other platforms' prefix by its own, in commands,\n"
     "# folders and environments; $(SHOWS) works as well. NAME = linux:PATH | macos:PATH | windows:PATH",
+    "libcloud": "One section [libcloud NAME] for each account at a cloud of libcloud's; NAME is the `region` of its pools.",
     "pool": "One section [pool NAME] for each kind of machine that may be started.",
     "budget": "One section [budget NAME] for each cap. With a hard one, money is reserved before a machine starts.",
 }
@@ -755,6 +782,8 @@ def describe(settings: Settings) -> Iterator[Knob]:
     for rule in settings.paths:
         places = " | ".join(f"{platform}:{getattr(rule, platform)}" for platform in PLATFORMS if getattr(rule, platform))
         yield Knob("paths", rule.name.lower(), places, None, "a place on each platform")
+    for account in settings.accounts:
+        yield from _described(f"libcloud {account.name}", account)
     for pool in settings.pools:
         yield from _described(f"pool {pool.name}", pool)
     for budget in settings.budgets:

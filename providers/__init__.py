@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from coalition.config import Settings
-from coalition.errors import ConfigError
+from coalition.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from providers.base import Provider
@@ -52,6 +54,8 @@ def _make(name: str, region: str, settings: Settings) -> Provider:
         return AwsProvider(region, settings.server.farm, list(queues))
     if name == "gce":
         return _gce(region, settings)
+    if name == "libcloud":
+        return _libcloud(region, settings)
     raise ConfigError(
         f"provider {name}: this version does not have it; "
         f"one that does comes with pip install 'coalition[{EXTRAS.get(name, name)}]'. Use `provider = local` until then"
@@ -73,3 +77,34 @@ def _gce(region: str, settings: Settings) -> Provider:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return GceProvider(region, settings.server.farm, projects[0] if projects else "", folder=settings.data_dir / "prices")
+
+
+def _libcloud(account: str, settings: Settings) -> Provider:
+    from providers.libcloud import LibcloudProvider
+    from providers.libcloud_driver import driver_class, pairs
+
+    found = next((one for one in settings.accounts if one.name == account), None)
+    if found is None:
+        raise ConfigError(f"there is no [libcloud {account}]; {nearest(account, [one.name for one in settings.accounts])}")
+    try:
+        driver_class(found.driver)
+        arguments = {**pairs(found.arguments), **_secrets(found.credentials)}
+    except ConfigError as error:
+        raise ConfigError(f"[libcloud {account}] {error}") from None
+    return LibcloudProvider(found.driver, arguments, settings.server.farm, found.lag_s)
+
+
+def _secrets(name: str) -> dict[str, Any]:
+    """What a file of credentials holds; ConfigError if it cannot be used, or others may read it."""
+    if not name:
+        return {}
+    path = Path(name).expanduser()
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"credentials: {path} may be read by others: chmod 600 {path}")
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"credentials: {path} cannot be read: {error}") from None
+    if not isinstance(said, dict):
+        raise ConfigError(f'credentials: {path} must hold an object such as {{"key": "...", "secret": "..."}}')
+    return said

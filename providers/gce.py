@@ -45,7 +45,8 @@ from providers.base import (
 )
 from providers.gce_catalog import BILLING, DAY_S, TIMEOUT_S, Catalog, Rates, Type
 from providers.gce_errors import refusal_of, translated
-from providers.gce_order import FARM, POOL, TOKEN, UNTIL, Names, read_label
+from providers.gce_order import FARM, POOL, TOKEN, UNTIL, label, read_label
+from providers.names import Names
 from providers.pacing import Backoff, Bucket
 
 log = logging.getLogger("providers.gce")
@@ -184,7 +185,7 @@ class GceProvider:
 
     def launch(self, request: Request) -> Launched:
         kind = compute_v1.InstancesClient
-        verb, order = gce_order.order(self.names, request, bootstrap.user_data(request))
+        verb, order = gce_order.order(self.names, request, bootstrap.script(request))
         self.client(kind)
         self.bucket.take()
         if self.clock() > request.launch_by:
@@ -255,7 +256,7 @@ class GceProvider:
 
     def _living(self) -> Sequence[tuple[str, Any]]:
         """(zone, instance) of all that this farm has in this region, complete."""
-        words = f'labels.{FARM} = "{self.names.farm_label}"'
+        words = f'labels.{FARM} = "{label(self.farm)}"'
         found = []
         for zone, scoped in self._scopes(compute_v1.InstancesClient, words):
             found += [(zone, one) for one in scoped.instances]

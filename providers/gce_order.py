@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from providers.base import Request
+from providers.base import LAUNCH_WINDOW_S, Request
+from providers.names import Names
 
 FARM, POOL, TOKEN, UNTIL = "coalition-farm", "coalition-pool", "coalition-token", "coalition-until"
 PLAIN = re.compile(r"^(?!b32-)[a-z0-9_-]{0,63}\Z")
 LABEL_LENGTH = 63
 RUN_S = (30.0, 120 * 86_400.0)  # the shortest and longest maxRunDuration
-SENDING_S = 60.0  # a request may be sent for so long: its time begins when that is over
-FUNDING_S = (RUN_S[0] + SENDING_S, RUN_S[1])
+FUNDING_S = (RUN_S[0] + LAUNCH_WINDOW_S, RUN_S[1])
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-
-
-class Names:
-    """Names of instances, made of the farm, the intent's token and the instance's number, and read again."""
-
-    def __init__(self, farm: str) -> None:
-        self.farm_label = label(farm)
-        self.prefix = f"coalition-{hashlib.sha256(farm.encode()).hexdigest()[:6]}"
-        self._pattern = re.compile(rf"^{self.prefix}-([0-9a-z]+)-(\d+)\Z")
-
-    def of(self, token: str, k: int) -> str:
-        return f"{self.prefix}-{token}-{k}"
-
-    def read(self, name: str) -> tuple[str, int] | None:
-        """(token, k) of a name of ours, else None."""
-        match = self._pattern.match(name)
-        return (match[1], int(match[2])) if match else None
 
 
 def label(text: str) -> str:
@@ -62,11 +44,11 @@ def accelerator_of(text: str) -> tuple[str, int] | None:
     return (kind, int(count or 1)) if kind else None
 
 
-def order(names: Names, request: Request, user_data: str) -> tuple[str, dict[str, Any]]:
+def order(names: Names, request: Request, script: str) -> tuple[str, dict[str, Any]]:
     """(method of InstancesClient, its arguments but project and request_id)."""
     zone = request.offering.zone
     if request.count == 1:
-        body = {"name": names.of(request.token, 0), **_properties(names, request, user_data, f"zones/{zone}/")}
+        body = {"name": names.of(request.token, 0), **_properties(request, script, f"zones/{zone}/")}
         body["machine_type"] = f"zones/{zone}/machineTypes/{request.offering.type}"
         return "insert_unary", {"zone": zone, "instance_resource": body}
     each = [names.of(request.token, k) for k in range(request.count)]
@@ -74,17 +56,17 @@ def order(names: Names, request: Request, user_data: str) -> tuple[str, dict[str
         "count": request.count,
         "min_count": 1,
         "per_instance_properties": {name: {"name": name} for name in each},
-        "instance_properties": {**_properties(names, request, user_data, ""), "machine_type": request.offering.type},
+        "instance_properties": {**_properties(request, script, ""), "machine_type": request.offering.type},
     }
     return "bulk_insert_unary", {"zone": zone, "bulk_insert_instance_resource_resource": body}
 
 
-def _properties(names: Names, request: Request, user_data: str, place: str) -> dict[str, Any]:
+def _properties(request: Request, script: str, place: str) -> dict[str, Any]:
     """`place` is what names of types are prefixed with: only those of a single instance are."""
     options = request.options
-    metadata = {"user-data": user_data, "serial-port-logging-enable": "true"}
+    metadata = {"startup-script": script, "serial-port-logging-enable": "true"}
     properties: dict[str, Any] = {
-        "labels": _labels(names, request),
+        "labels": _labels(request),
         "disks": [_disk(request, place)],
         "network_interfaces": [_network(options, request.region)],
         "scheduling": _scheduling(request),
@@ -100,9 +82,9 @@ def _properties(names: Names, request: Request, user_data: str, place: str) -> d
     return properties
 
 
-def _labels(names: Names, request: Request) -> Mapping[str, str]:
+def _labels(request: Request) -> Mapping[str, str]:
     until = str(math.ceil(request.until))
-    return {FARM: names.farm_label, POOL: label(request.pool), TOKEN: request.token, UNTIL: until}
+    return {FARM: label(request.farm), POOL: label(request.pool), TOKEN: request.token, UNTIL: until}
 
 
 def _disk(request: Request, place: str) -> dict[str, Any]:

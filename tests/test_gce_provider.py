@@ -16,7 +16,8 @@ from providers import make
 from providers.base import Fate, Life, Notice, ProviderError, Reason, Rejected, Scope, Unknown
 from providers.gce import GceProvider
 from providers.gce_catalog import gpu_name
-from providers.gce_order import Names, label, read_label
+from providers.gce_order import label, read_label
+from providers.names import Names
 from tests.contract_faults import FaultRig, ProviderFaults
 from tests.contract_provider import ProviderContract
 from tests.fakes.gce_server import PRICES, PROJECT, REGION, GceCloud, failed
@@ -118,7 +119,8 @@ def test_whose_a_machine_is_stands_in_its_labels_and_what_it_is_told_in_its_meta
         "coalition-farm": "coalition", "coalition-pool": "p", "coalition-token": request.token, "coalition-until": until,
     }  # fmt: skip
     metadata = {item["key"]: item["value"] for item in body["metadata"]["items"]}
-    assert metadata["user-data"].startswith("#cloud-config\n")
+    assert metadata["startup-script"].startswith("#!/bin/sh\n")
+    assert "TOKEN=id.secret\n" in metadata["startup-script"]
     assert body["disks"][0]["initializeParams"]["sourceImage"] == "projects/studio/global/images/worker-2"
     assert body["disks"][0]["autoDelete"] is True
 
