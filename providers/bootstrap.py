@@ -209,7 +209,7 @@ def _pool_steps(request: Request) -> str:
     lines = ["pool_steps() {", "    :"]
     for mount in request.options.get("mounts", ()):
         url, _, folder = mount.rpartition("=")
-        lines.append(f"    step {_quoted(f'{url} could not be mounted')} mount_bucket {_quoted(url)} \"$ROOT\"{_quoted(folder)}")
+        lines.append(f'    step {_quoted(f"{url} could not be mounted")} mount_bucket {_quoted(url)} "$ROOT"{_quoted(folder)}')
     for url in request.options.get("packages", ()):
         lines.append(f"    step {_quoted(f'{url} could not be unpacked')} unpack {_quoted(url)}")
     for pair in request.options.get("environment", ()):

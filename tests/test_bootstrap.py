@@ -98,7 +98,7 @@ def _check_values(values: list[str], folder: Path | None = None) -> None:
     text = script(replace(request(startup=startup), server_url=server, pool=pool))
     head = text[: text.index("\npool_steps()")]
     told = subprocess.run(
-        ["sh", "-c", head + "\nprintf '%s\\0' \"$SERVER\" \"$POOL\" \"$STARTUP\""], capture_output=True, check=True, cwd=folder
+        ["sh", "-c", head + '\nprintf \'%s\\0\' "$SERVER" "$POOL" "$STARTUP"'], capture_output=True, check=True, cwd=folder
     ).stdout
     assert told.decode().split("\0") == [*values, ""]
 

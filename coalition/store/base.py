@@ -23,6 +23,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     BindParameter,
     ColumnElement,
     Connection,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     Insert,
     String,
     Table,
+    Text,
     bindparam,
     column,
     create_engine,
@@ -484,29 +486,40 @@ def _arranger(
 class HotIn:
     """A hot statement with WHERE column IN (...), compiled for list lengths of powers of two and padded to them.
 
+    PostgreSQL is given an array, because it plans a list of 500 parameters anew each time, which takes longer than to run it.
     `names` are its further parameters, in the order in which they are given after the ids.
     """
 
-    def __init__(self, make: Callable[[list[Any]], ClauseElement], *names: str) -> None:
+    def __init__(self, make: Callable[[Any], ClauseElement], *names: str) -> None:
         self.make = make
         self.names = names
         self._by_size: dict[int, Hot] = {}
+        self._of_array: dict[type, Hot] = {}
 
     def all(self, db: Connection, ids: Sequence[Any], *values: Any) -> list[tuple[Any, ...]]:
         """The result rows for all the ids."""
         found: list[tuple[Any, ...]] = []
-        for hot, row in self._pieces(ids, values):
+        for hot, row in self._pieces(db, ids, values):
             found += hot.all(db, *row)
         return found
 
     def run(self, db: Connection, ids: Sequence[Any], *values: Any) -> int:
         """Changes what the ids name; how many rows it touched."""
-        return sum(hot.many(db, [row]) for hot, row in self._pieces(ids, values))
+        return sum(hot.many(db, [row]) for hot, row in self._pieces(db, ids, values))
 
-    def _pieces(self, ids: Sequence[Any], values: tuple[Any, ...]) -> Iterator[tuple[Hot, tuple[Any, ...]]]:
+    def _pieces(self, db: Connection, ids: Sequence[Any], values: tuple[Any, ...]) -> Iterator[tuple[Hot, tuple[Any, ...]]]:
         for chunk in chunks(ids):
+            if db.dialect.name == "postgresql":
+                yield self._with_array(type(chunk[0])), (*values, list(chunk))
+                continue
             size = 1 << (len(chunk) - 1).bit_length()
             yield self._of(size), (*values, *chunk, *[chunk[-1]] * (size - len(chunk)))
+
+    def _with_array(self, kind: type) -> Hot:
+        if kind not in self._of_array:
+            array = cast_to(bindparam("p_all"), ARRAY(BigInteger() if issubclass(kind, int) else Text()))
+            self._of_array[kind] = Hot(self.make(select(func.unnest(array))), *self.names, "p_all")
+        return self._of_array[kind]
 
     def _of(self, size: int) -> Hot:
         if size not in self._by_size:
