@@ -17,7 +17,7 @@ VERSION = next(
 
 EXTRAS = {
     "server": ["flask>=3.1,<4", "SQLAlchemy>=2.0.40,<2.2", "alembic>=1.14,<2", "APScheduler>=3.11,<4", "gunicorn>=23"],
-    "aws": ["boto3>=1.35"],
+    "aws": ["boto3>=1.36"],
     "gcp": ["google-cloud-compute>=1.20", "requests>=2.31"],
     "libcloud": ["apache-libcloud>=3.8"],
     "mysql": ["PyMySQL>=1.1"],

@@ -132,7 +132,7 @@ class Appended:
 class LogPiece:
     """Bytes of an attempt's log from `offset` on; `size` is all there is yet, `open` says that more may come.
 
-    `attempt` is 0 while the job has none.
+    `attempt` is 0 while the job has none. `cut` is the byte where the server cut a log that was too large.
     """
 
     data: bytes
@@ -140,6 +140,7 @@ class LogPiece:
     offset: int
     size: int
     open: bool
+    cut: int | None = None
 
 
 def ended(job: Job) -> bool:
@@ -366,7 +367,8 @@ class Client:
     def _log(self, path: str, offset: int, limit: int | None, wait_s: int | None) -> LogPiece:
         headers, data = self._wire.call("GET", path, query={"offset": offset, "limit": limit, "wait": wait_s})
         numbers = {name: _number(headers.get(f"X-Log-{name}", "")) for name in ("Attempt", "Offset", "Size", "Open")}
-        return LogPiece(data, numbers["Attempt"], numbers["Offset"], numbers["Size"], bool(numbers["Open"]))
+        cut = _number(headers["X-Log-Cut"]) if "X-Log-Cut" in headers else None
+        return LogPiece(data, numbers["Attempt"], numbers["Offset"], numbers["Size"], bool(numbers["Open"]), cut)
 
     def follow(self, job: int, *, offset: int = 0, poll_s: float = 0.5, patience_s: float = 60.0) -> Iterator[bytes]:
         """The log of a job as it grows, until the job is over; when it is run again, the log of the new attempt follows.

@@ -292,7 +292,12 @@ class ServerSettings:
     discovery: bool = knob("yes", a_flag, "answer workers that look for the server by UDP broadcast")
     discovery_port: int = knob("0", a_count, "UDP port of discovery; 0: the port of `listen`", high=65_535)
     max_body_bytes: int = knob("64M", a_size, "the largest request body", low=1_024)
-    log_max_bytes: int = knob("1G", a_size, "the largest log kept of one attempt; what is beyond is cut and marked")
+    log_max_bytes: int = knob(
+        "1G",
+        a_size,
+        "what is kept of an attempt's log, from its beginning; what is beyond is cut and marked",
+        high=64 << 30,
+    )
     legacy: bool = knob("no", a_flag, "serve the scripts and workers of Coalition 3.x and 4.0 as well, see docs/migration.md")
 
 
@@ -303,6 +308,20 @@ class AuthSettings:
     legacy_networks: tuple[str, ...] = knob("", a_network_list, "networks whose old scripts and workers need no log-in")
     legacy_user: str = knob("legacy", a_text, "who those scripts are")
     legacy_role: str = knob("user", one_of("user", "admin"), "and what they may do: change their own jobs, or everything")
+
+
+@dataclass(frozen=True)
+class LogStoreSettings:
+    kind: str = knob(
+        "folder", one_of("folder", "s3"), "folder: logs in data_dir; s3: in an S3-compatible bucket, for several servers"
+    )
+    bucket: str = knob(
+        "", a_text, "the bucket; its credentials are those of the environment, of AWS's files or the machine's role"
+    )
+    prefix: str = knob("logs", a_text, "what the names of its objects begin with")
+    endpoint: str = knob("", a_url, "the address of a store that is not Amazon's")
+    region: str = knob("", a_text, "the bucket's region, if the environment does not tell it")
+    compress_after_s: float = knob("10m", a_duration, "the log of an attempt that ended is compressed when quiet for so long")
 
 
 @dataclass(frozen=True)
@@ -332,6 +351,7 @@ class SchedulerSettings:
 class KeepSettings:
     events_s: float = knob("90d", a_duration, "events older than this are forgotten; 0: never")
     finished_s: float = knob("30d", a_duration, "trees that are finished for so long go into the archive; 0: never")
+    logs_s: float = knob("90d", a_duration, "logs to which nothing was added for so long are deleted; 0: never")
     workers_s: float = knob("1h", a_duration, "workers of machines that are gone leave the list after so long")
 
 
@@ -429,6 +449,7 @@ class PathRule:
 class Settings:
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
+    log_store: LogStoreSettings = LogStoreSettings()
     worker: WorkerSettings = WorkerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     keep: KeepSettings = KeepSettings()
@@ -465,6 +486,7 @@ class Settings:
 SINGLE: dict[str, type] = {
     "server": ServerSettings,
     "auth": AuthSettings,
+    "log_store": LogStoreSettings,
     "worker": WorkerSettings,
     "scheduler": SchedulerSettings,
     "keep": KeepSettings,
@@ -539,6 +561,8 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
     if settings.server.processes > 1 and settings.database_url.startswith("sqlite"):
         allowed = "allowed: 1, as the database is SQLite; give `database` the address of a MariaDB or PostgreSQL for more"
         raise reader.error("server", "processes", f'"{settings.server.processes}" is not allowed; {allowed}')
+    if settings.log_store.kind == "s3" and not settings.log_store.bucket:
+        raise reader.error("log_store", "bucket", "is needed, as `kind` is s3")
     if settings.worker.lease_s <= settings.worker.sync_s:
         raise reader.error("worker", "lease", "must be longer than `sync`")
     for kind, named in (("libcloud", settings.accounts), ("pool", settings.pools), ("budget", settings.budgets)):
@@ -728,6 +752,7 @@ HEAD = """\
 SECTIONS = {
     "server": "The server's process, its address and what it keeps.",
     "auth": "Who may do what. Beyond loopback, `mode = token` is required.",
+    "log_store": "Where the logs of jobs are kept; `log_max` in [server] and `logs` in [keep] say how much and for how long.",
     "worker": "What workers are told when they enrol.",
     "scheduler": "Who goes first, and what happens after errors.",
     "keep": "What is kept, and for how long.",

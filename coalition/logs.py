@@ -1,86 +1,284 @@
-"""Attempt logs: append at an offset, read a range. Bytes go in and out as they are."""
+"""Attempt logs: append at an offset, read a range, compress after the end. Bytes go in and out as they are.
+
+A log is kept from its beginning up to `limit` bytes. Where it is cut, it says so in a line of its own, and every answer about it
+tells the place. While there is no room for more (a full disk, a bucket that is away), the end of the log says that it stops
+there; the caller is told Unavailable, and when it sends the same bytes later they take the place of that line. So a worker, which
+keeps what it could not send, loses nothing.
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache, partial
 
-from coalition.errors import LogGap
+from coalition import zipped
+from coalition.errors import LogGap, Unavailable
+from coalition.shelves import OpenLog, Shelf, Stale
 
-FOLDER_OF = 10_000  # attempts per folder
 MAX_READ = 1 << 20
+SMALL = 4_096  # what fits a block of a disk gains nothing from being compressed
+MARK = re.compile(rb"\n\* the log (is cut|stops) here, at byte ([0-9,]{1,20}): [^\n]*\n\Z")
+MAX_MARK = 200
+REMEMBERED = 100_000  # attempts that were added to and may have to be compressed
+INDEXES = 256
+LOOKS = 3
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of a log: `data` begins at byte `offset` of `size`."""
+    """A range of a log: `data` begins at byte `offset` of `size`. `cut` is the byte where it was cut, None for a whole log."""
 
     data: bytes
     offset: int
     size: int
+    cut: int | None = None
 
 
-class LocalLogs:
-    """Logs as files below one folder. A repeated append is harmless, a gap is refused, what exceeds `limit` is cut and marked."""
+class _Moved(Exception):
+    """The log was closed, or opened again, between two looks."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder = folder
+
+@dataclass(frozen=True)
+class _End:
+    """The end of a log: `at` is where the next byte of the job's output belongs."""
+
+    at: int
+    cut: bool = False
+
+
+class Logs:
+    """Logs on a shelf. A repeated append is harmless, a gap is refused, what exceeds `limit` is cut and marked.
+
+    Any number of threads, and of processes with a shelf on the same place, may use it at a time.
+    """
+
+    def __init__(self, shelf: Shelf, limit: int) -> None:
+        self.shelf = shelf
         self.limit = limit
-        self._made: set[int] = set()
+        self._added: dict[int, float] = {}  # when this process last added to a log, on the monotonic clock
+        self._owed: dict[int, bytes] = {}  # lines for which there was no room yet
+        self._told: set[tuple[str, int]] = set()
+        self._guard = threading.Lock()
+        self._index_of = lru_cache(INDEXES)(self._read_index)
+
+    # ------------------------------------------------------------ writing
 
     def append(self, attempt: int, offset: int, data: bytes) -> int:
-        """Writes `data` at byte `offset`; where the log ends now, as the writer counts. LogGap if it would leave a hole."""
-        handle = os.open(self._path(attempt), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # one at a time, of all threads and processes; closing gives it back
-            return self._append(handle, offset, data)
-        finally:
-            os.close(handle)
+        """Writes `data` at byte `offset`; where the job's output ends in the log now.
 
-    def _append(self, handle: int, offset: int, data: bytes) -> int:
-        size = os.fstat(handle).st_size
-        if size >= self.limit:
-            return offset + len(data)
-        if offset > size:
-            raise LogGap(size)
-        fresh = data[size - offset :]
+        Less than was sent: the log was cut there, and no more of it is kept. LogGap if it would leave a hole; Unavailable when
+        there is no room now: the log says so, and what was not kept can be sent again.
+        """
+        return self._attempt(attempt, lambda log: self._append(attempt, log, offset, data))
+
+    def add(self, attempt: int, data: bytes) -> int:
+        """The same at the end of the log, for a writer that does not count."""
+        return self._attempt(attempt, lambda log: self._append(attempt, log, _end_of(log).at, data))
+
+    def _attempt(self, attempt: int, change: Callable[[OpenLog], int]) -> int:
+        while True:
+            with contextlib.suppress(Stale), self.shelf.hold(attempt) as log:
+                return change(log)
+
+    def _append(self, attempt: int, log: OpenLog, offset: int, data: bytes) -> int:
+        if log.size == 0 and self.shelf.closed_size(attempt) is not None:
+            known = self._closed(attempt).size
+            if offset + len(data) <= known:
+                self.shelf.drop(attempt)
+                return known
+            self._reopen(attempt, log)
+        end = _end_of(log)
+        if end.cut:
+            return end.at
+        if offset > end.at:
+            raise LogGap(end.at)
+        return self._write(attempt, log, end.at, data[end.at - offset :])
+
+    def _write(self, attempt: int, log: OpenLog, at: int, fresh: bytes) -> int:
+        """Adds what is new. `at` is before the log's end where that is a mark."""
         if not fresh:
-            return max(size, offset + len(data))
-        room = self.limit - size
-        if len(fresh) > room:
-            fresh = fresh[:room] + f"\n* the log is cut here, at log_max = {self.limit:,} bytes\n".encode()
-        _write(handle, fresh)
-        return offset + len(data)
+            return at
+        room = max(0, self.limit - at)
+        kept = fresh[:room]
+        mark = _mark("is cut", at + room, f"[server] log_max is {self.limit:,} bytes") if len(fresh) > room else b""
+        try:
+            log.write(at, kept + mark)
+        except Unavailable as error:
+            self._stop(log, error)
+            raise
+        if at + len(kept) > SMALL:
+            self._remember(attempt)
+        return at + len(kept)
 
-    def _path(self, attempt: int) -> Path:
-        number = attempt // FOLDER_OF
-        folder = self.folder / f"{number:06d}"
-        if number not in self._made:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._made.add(number)
-        return folder / f"{attempt}.log"
+    def _stop(self, log: OpenLog, error: Unavailable) -> None:
+        """Marks that there was no room, over the last bytes that had some: they are sent again with the others."""
+        words = f"{_reason(error)}; the rest follows when there is room"
+        with contextlib.suppress(Unavailable):
+            size = log.size
+            place = max(0, size - len(_mark("stops", size, words)))
+            if size:
+                log.overwrite(place, _mark("stops", place, words, upto=size))
+
+    def lost(self, attempt: int, error: Unavailable) -> None:
+        """What was to be added to the log will not come again: a line says so, as soon as there is room for it."""
+        with self._guard:
+            if len(self._owed) < REMEMBERED:
+                self._owed[attempt] = f"\n* the end of the log is lost: {_reason(error)}\n".encode()
+
+    def first(self, kind: str, attempt: int) -> bool:
+        """Whether this kind of trouble is new for that log, so that it is told once."""
+        with self._guard:
+            new = (kind, attempt) not in self._told
+            if len(self._told) >= REMEMBERED:
+                self._told.clear()
+            self._told.add((kind, attempt))
+            return new
+
+    def settle(self) -> int:
+        """Writes the lines about what was lost, as long as there is room; how many."""
+        written = 0
+        for attempt, line in list(self._owed.items()):
+            with contextlib.suppress(Unavailable):
+                self.add(attempt, line)
+                self._owed.pop(attempt, None)
+                written += 1
+        return written
+
+    def _remember(self, attempt: int) -> None:
+        with self._guard:
+            self._added.pop(attempt, None)
+            if len(self._added) < REMEMBERED:
+                self._added[attempt] = time.monotonic()
+
+    # ------------------------------------------------------------ reading
 
     def size(self, attempt: int) -> int:
         """Bytes in the log; 0 if nothing was written."""
-        try:
-            return os.stat(self._path(attempt)).st_size
-        except FileNotFoundError:
-            return 0
+        return self.read(attempt, 0, 0).size
 
     def read(self, attempt: int, offset: int = 0, limit: int = MAX_READ) -> Piece:
         """Up to `limit` bytes from `offset`; a negative offset counts from the end."""
-        size = self.size(attempt)
-        start = max(0, size + offset) if offset < 0 else min(offset, size)
-        if start == size:
-            return Piece(b"", start, size)
-        with open(self._path(attempt), "rb") as file:
-            file.seek(start)
-            return Piece(file.read(min(limit, MAX_READ)), start, size)
+        limit = min(limit, MAX_READ)
+        for _ in range(LOOKS):
+            with contextlib.suppress(_Moved):
+                if size := self.shelf.size(attempt):
+                    return self._read_open(attempt, size, offset, limit)
+                if self.shelf.closed_size(attempt) is not None:
+                    return self._read_closed(attempt, offset, limit)
+                break
+        else:
+            raise Unavailable(f"the log of attempt {attempt} cannot be read whole")
+        line = self._owed.get(attempt, b"")
+        start = _start(offset, len(line))
+        return Piece(line[start : start + limit], start, len(line))
+
+    def _read_open(self, attempt: int, size: int, offset: int, limit: int) -> Piece:
+        start = _start(offset, size)
+        data = self._all(self.shelf.read, attempt, start, min(limit, size - start))
+        tail = min(size, MAX_MARK) if size >= self.limit else 0
+        end = _ending(size, self._all(self.shelf.read, attempt, size - tail, tail))
+        return Piece(data, start, size, end.at if end.cut else None)
+
+    def _read_closed(self, attempt: int, offset: int, limit: int) -> Piece:
+        index = self._closed(attempt)
+        start = _start(offset, index.size)
+        data = zipped.read_range(partial(self._all, self.shelf.read_closed, attempt), index, start, limit)
+        return Piece(data, start, index.size, index.cut)
+
+    def _all(self, read: Callable[[int, int, int], bytes], attempt: int, offset: int, count: int) -> bytes:
+        data = read(attempt, offset, count) if count else b""
+        if len(data) < count:
+            raise _Moved
+        return data
+
+    def _closed(self, attempt: int) -> zipped.Index:
+        return self._index_of(attempt, self.shelf.closed_size(attempt) or 0)
+
+    def _read_index(self, attempt: int, length: int) -> zipped.Index:
+        try:
+            return zipped.index_of(partial(self._all, self.shelf.read_closed, attempt), length)
+        except ValueError as error:
+            raise Unavailable(f"the log of attempt {attempt} cannot be read: {error}") from error
+
+    # ------------------------------------------------------------ after the end
+
+    def quiet(self, for_s: float) -> list[int]:
+        """The attempts whose logs this process added to, but not lately."""
+        before = time.monotonic() - for_s
+        with self._guard:
+            return [attempt for attempt, at in self._added.items() if at <= before]
+
+    def close(self, attempt: int, changed_at: float) -> bool:
+        """Compresses a log that has ended; False when there is none that is worth it. What comes later opens it again."""
+        with self._guard:
+            self._added.pop(attempt, None)
+        with self.shelf.hold(attempt) as log:
+            size, end = log.size, _end_of(log)
+            closed = self.shelf.closed_size(attempt) is not None
+            if size <= SMALL:
+                if not size:
+                    self.shelf.drop(attempt)  # holding it made it
+                return False
+            if not closed or self._closed(attempt).size < size:  # else the server died when it was opened again
+                with self.shelf.scratch() as file:
+                    zipped.compress(log.read, size, end.at if end.cut else None, file)
+                    self.shelf.place(attempt, file, changed_at)
+            self.shelf.drop(attempt)
+        return True
+
+    def _reopen(self, attempt: int, log: OpenLog) -> None:
+        index = self._closed(attempt)
+        for start in range(0, index.size, MAX_READ):
+            log.write(start, self._read_closed(attempt, start, MAX_READ).data)
+        self.shelf.drop_closed(attempt)
+        self._index_of.cache_clear()
+
+    def forget(self, attempt: int) -> None:
+        """The log is gone."""
+        self.shelf.drop(attempt)
+        self.shelf.drop_closed(attempt)
+        self._owed.pop(attempt, None)
+
+    def older(self, than: float) -> Iterator[tuple[int, float, bool]]:
+        """The logs to which nothing was added since `than`: attempt, when it was, and whether it may be compressed."""
+        for entry in self.shelf.entries():
+            if entry.changed_at < than:
+                yield entry.attempt, entry.changed_at, not entry.closed and entry.size > SMALL
 
 
-def _write(handle: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view) :]
+# ---------------------------------------------------------------- marks
+
+
+def _mark(what: str, at: int, why: str, upto: int = 0) -> bytes:
+    """The line that marks byte `at`, filled so that it ends at byte `upto`."""
+    text = f"\n* the log {what} here, at byte {at:,}: {why}"
+    return text.ljust(upto - at - 1).encode() + b"\n"
+
+
+def _reason(error: Unavailable) -> str:
+    """On one line, in ASCII, so that its length is known."""
+    return " ".join(error.detail.encode("ascii", "replace").decode().split())[:80]
+
+
+def _end_of(log: OpenLog) -> _End:
+    size = log.size
+    tail = min(size, MAX_MARK)
+    return _ending(size, log.read(size - tail, tail) if tail else b"")
+
+
+def _ending(size: int, tail: bytes) -> _End:
+    """The end of a log of this size with this tail. A mark counts only where it says that it is."""
+    mark = MARK.search(tail)
+    place = size - len(mark[0]) if mark else size
+    if mark and int(mark[2].replace(b",", b"")) == place:
+        return _End(place, cut=mark[1] == b"is cut")
+    return _End(size)
+
+
+def _start(offset: int, size: int) -> int:
+    return max(0, size + offset) if offset < 0 else min(offset, size)

@@ -379,8 +379,8 @@ def log(call: Call, job: int, follow: bool, attempt: int | None, tail: int) -> i
     if call.json:
         read = list(pieces)
         text = b"".join(piece.data for piece in read).decode("utf-8", "replace")
-        facts = {"job": job, "attempt": read[0].attempt, "size": read[0].size, "open": read[0].open, "log": text}
-        call.screen.document(facts)
+        facts = {name: getattr(read[0], name) for name in ("attempt", "size", "open", "cut")}
+        call.screen.document({"job": job, **facts, "log": text})
         return DONE
     for piece in pieces:
         _put(piece.data)

@@ -12,8 +12,21 @@ from werkzeug.exceptions import HTTPException
 
 from coalition.config import Settings
 from coalition.errors import CoalitionError, TooLarge
-from coalition.logs import LocalLogs
-from coalition.server import auth, changes, cloud, docs, jobs, legacy, limits, openapi, package, page, system, workers
+from coalition.server import (
+    auth,
+    changes,
+    cloud,
+    docs,
+    jobs,
+    legacy,
+    limits,
+    log_keeping,
+    openapi,
+    package,
+    page,
+    system,
+    workers,
+)
 from coalition.server.changes import Changes
 from coalition.server.dispatcher import Dispatcher
 from coalition.server.rows import Answers
@@ -28,7 +41,7 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     """The application. Whoever serves it starts and stops the dispatcher and the changes of its farm."""
     app = Flask("coalition.server", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
-    logs = LocalLogs(settings.data_dir / "logs", settings.server.log_max_bytes)
+    logs = log_keeping.open_logs(settings)
     the_farm = Farm(settings, store, logs, Dispatcher(settings, store, clock), clock, Answers(), Changes(settings, store))
     the_farm.dispatcher.on_look = the_farm.changes.seen
     app.extensions["coalition"] = the_farm

@@ -28,7 +28,7 @@ from coalition.model import (
     from_dict,
     must_select,
 )
-from coalition.server import web
+from coalition.server import log_keeping, web
 from coalition.server.auth import ADMIN, Identity, for_caller, must_own
 from coalition.server.changes import LOOK_S, MAX_WAIT_S
 from coalition.server.rows import PAGING, listing, newest_first, shared
@@ -355,6 +355,8 @@ def _log_piece(attempt_id: int, is_open: bool) -> Response:
     response.headers["X-Log-Size"] = str(piece.size)
     response.headers["X-Log-Offset"] = str(piece.offset)
     response.headers["X-Log-Open"] = "1" if is_open else "0"
+    if piece.cut is not None:
+        response.headers["X-Log-Cut"] = str(piece.cut)
     return response
 
 
@@ -367,4 +369,4 @@ def append_log(attempt_id: int) -> Response:
         raise TooLarge(f"send logs in pieces of at most {LOG_PIECE:,} bytes")
     offset = web.number("offset", 0, 0, MAX_INT)
     data = request.get_data(cache=False)
-    return web.reply({"size": web.farm().logs.append(attempt_id, offset, data)})
+    return web.reply({"size": log_keeping.append(web.farm(), attempt_id, offset, data)})

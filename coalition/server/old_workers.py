@@ -19,7 +19,7 @@ from flask import request
 from coalition.errors import NotAuthenticated, NotFound, StaleCall
 from coalition.model import MAX_INT, Enrol, Job, Lease, Result, Running, Sync, SyncReply, from_dict
 from coalition.progress import Progress
-from coalition.server import web
+from coalition.server import log_keeping, web
 from coalition.server.dispatcher import Session
 from coalition.states import AttemptState
 
@@ -217,9 +217,8 @@ class Agents:
         return Run(attempt, job_id, timeout_s, since or self.farm.clock(), told, Progress(told))
 
     def _keep(self, run: Run, output: bytes) -> None:
-        logs = self.farm.logs
         if output:
-            logs.append(run.attempt, logs.size(run.attempt), output)
+            log_keeping.add(self.farm, run.attempt, output)
         for start in range(0, len(output), LOG_PIECE):
             run.progress.feed(output[start : start + LOG_PIECE])
 

@@ -177,7 +177,7 @@ OPERATIONS: dict[str, Operation] = {
         query={"until": ID, "limit": _whole(1, 1_000)},
     ),
     "jobs.explain": Operation("Why a job is not running", dict[str, Any]),
-    "jobs.log": LOG("The log of a job's newest attempt; X-Log-* headers tell where it is"),
+    "jobs.log": LOG("The log of a job's newest attempt; X-Log-* headers tell where it is, X-Log-Cut where it was cut"),
     "jobs.attempt_log": LOG("The log of an attempt"),
     "jobs.append_log": Operation(
         "Appends to the log of an attempt, at an offset",

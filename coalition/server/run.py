@@ -22,6 +22,7 @@ from coalition import discovery
 from coalition.config import Settings
 from coalition.errors import ConfigError
 from coalition.schema_version import prepare
+from coalition.server import log_keeping
 from coalition.server.app import create_app
 from coalition.server.housekeeping import Housekeeper
 from coalition.store import Store
@@ -52,6 +53,7 @@ def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     _must_be_free(settings)
     _make_data_dir(settings)
+    log_keeping.check(settings)
     prepare(settings)
     _first_token(settings)
     _adopt_rules(settings)
@@ -155,7 +157,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         gc.set_threshold(50_000, 20, 100)
         assert self.store is not None
         farm = self.app.extensions["coalition"]
-        self.running = [farm.dispatcher, farm.changes, Housekeeper(self.settings, self.store)]
+        logs = log_keeping.LogKeeper(self.settings, self.store, farm.logs)
+        self.running = [farm.dispatcher, farm.changes, Housekeeper(self.settings, self.store), logs]
         if self.questions:
             self.running.append(discovery.Responder(self.settings, self._key_of, self.questions))
         self.running += [make(self.settings, self.store) for make in self.extras]

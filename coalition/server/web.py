@@ -11,7 +11,7 @@ from flask import Response, current_app, g, has_request_context, request
 
 from coalition.config import Settings
 from coalition.errors import BadInput, CoalitionError, Unavailable
-from coalition.logs import LocalLogs
+from coalition.logs import Logs
 from coalition.model import from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Farm:
 
     settings: Settings
     store: Store
-    logs: LocalLogs
+    logs: Logs
     dispatcher: Dispatcher
     clock: Callable[[], float]
     answers: Answers

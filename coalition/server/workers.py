@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import base64
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from flask import Blueprint, Response, g, request
 
 from coalition.config import Settings
-from coalition.errors import BadInput, LogGap, NotFound
+from coalition.errors import BadInput, NotFound
 from coalition.model import MAX_INT, PROTOCOL, Enrol, Enrolled, Result, Selection, Sync, WorkerEdit
-from coalition.server import web
+from coalition.server import log_keeping, web
 from coalition.server.auth import for_caller, in_networks
 from coalition.server.dispatcher import Session
 from coalition.server.rows import PAGING, shared, whole
 
 blueprint = Blueprint("workers", __name__)
-log = logging.getLogger("coalition.server")
 
 LOOPBACKS = ("127.0.0.0/8", "::1/128")
 OLDEST_PROTOCOL = 1
@@ -147,7 +145,4 @@ def _keep_log(farm: web.Farm, session: Session, result: Result) -> None:
         holder = farm.store.attempt_holder(result.attempt)
         if holder is None or holder[0] != session.row.id:
             return
-    try:
-        farm.logs.append(result.attempt, result.log_offset, data)
-    except LogGap as gap:
-        log.warning("attempt %d: its last %d bytes of log do not fit: %s", result.attempt, len(data), gap)
+    log_keeping.keep(farm, result.attempt, result.log_offset, data)

@@ -182,6 +182,13 @@ class Cloud(Workers):
         return len(old)
 
     @writes
+    def note_log(self, db: Connection, kind: str, attempt_id: int, words: str) -> None:
+        """Writes what became of an attempt's log, with its job and worker where they are there still."""
+        row = db.execute(select(attempt.c.job_id, attempt.c.worker_id).where(attempt.c.id == attempt_id)).first()
+        job_id, worker_id = (row.job_id, row.worker_id) if row else (None, None)
+        self._event(db, kind, "server", f"the log of attempt {attempt_id} {words}", job_id=job_id, worker_id=worker_id)
+
+    @writes
     def release_leader(self, db: Connection, role: str, holder: str) -> None:
         """Lets another process take the role at once."""
         db.execute(update(leader).where(leader.c.role == role, leader.c.holder == holder).values(deadline=0.0))
