@@ -16,6 +16,7 @@ from typing import Any
 
 from flask import Flask, Response, abort, jsonify, request
 
+from coalition.filters import Term, parse
 from coalition.model import Attempt, Counts, Job, Worker, to_dict
 from coalition.server import page
 from tests.fakes.farm_scenes import (
@@ -40,6 +41,13 @@ API = "/api/v1"
 TOKEN = "demo.secret"
 SECONDS_PER_FRAME = 23
 SLOTS = 10
+
+
+def fits(term: Term, job: Job) -> bool:
+    """Whether a job fits a term of a filter; of the fields that the tests of the page use."""
+    value = getattr(job, term.field)
+    texts = [str(one).lower() for one in term.values]
+    return any(one in value.lower() if term.field == "title" else one == str(value).lower() for one in texts) != term.negated
 
 
 class Farm:
@@ -151,15 +159,12 @@ class Farm:
     def page(self, query: dict[str, str]) -> dict[str, Any]:
         """GET /jobs."""
         limit, start = int(query.get("limit", 100)), int(query.get("cursor") or 0)
-        if self.scene == "huge" and "title" not in query and "state" not in query:
+        if self.scene == "huge" and not query.get("filter"):
             return huge_page(int(query.get("parent", 0)), start, limit)
         found = [self.now_of(job) for job in self.jobs.values()]
         if "parent" in query:
             found = [job for job in found if job.parent == int(query["parent"])]
-        if states := query.get("state"):
-            found = [job for job in found if job.state in states.split(",")]
-        if title := query.get("title"):
-            found = [job for job in found if title.lower() in job.title.lower()]
+        found = [job for job in found if all(fits(term, job) for term in parse(query.get("filter", ""), time.time()))]
         found.sort(key=lambda job: job.id, reverse=query.get("sort", "id").startswith("-"))
         shown = found[start : start + limit]
         return {"jobs": [to_dict(job) for job in shown], "next": str(start + limit) if start + limit < len(found) else None}
@@ -424,7 +429,7 @@ def create_app(farm: Farm) -> Flask:
         app.add_url_rule(API + path, path, lambda **named: jsonify(to_dict(answer(**named))))
 
     name = HOSTILE if farm.scene == "hostile" else ("demo farm" if farm.scene != "empty" else "new farm")
-    route("/server", lambda: {"farm": name, "version": "1.0", "auth": "token" if farm.scene == "token" else "none", "user": ""})
+    route("/server", lambda: {"farm": name, "version": "1.0", "auth": "token" if farm.scene == "token" else "none", "user": "", "role": "admin"})
     route("/farm", farm.summary)
     route("/jobs", lambda: farm.page(dict(request.args)))
     route("/jobs/<int:job_id>", lambda job_id: farm.job(job_id))
@@ -433,6 +438,14 @@ def create_app(farm: Farm) -> Flask:
     route("/workers", lambda: {"workers": farm.workers()})
     route("/instances", lambda: {"instances": farm.instances()})
     route("/changes", lambda: {"cursor": "now", "changed": ["jobs", "workers", "instances", "money", "decisions"], "poll_s": 0})
+    route("/jobs/<int:job_id>/timeline", lambda job_id: {"timeline": []})
+    route("/workers/<int:worker_id>/explain", lambda worker_id: {"reasons": []})
+    route("/pools", lambda: {"pools": []})
+    route("/events", lambda: {"events": []})
+    route("/limits", lambda: {"limits": []})
+    route("/affinities", lambda: {"affinities": []})
+    route("/ledger", lambda: {"entries": []})
+    route("/tokens", lambda: {"tokens": []})
     route("/decisions", lambda: {"decisions": farm.decisions()})
 
     @app.get(f"{API}/jobs/<int:job_id>/log")

@@ -263,7 +263,8 @@ def huge_page(parent: int, start: int, limit: int) -> dict[str, Any]:
     first = HUGE + 1 if parent else 1
     ids = [GROUP_OF_MANY, *(n for n in range(1, HUGE) if n != GROUP_OF_MANY)] if not parent else list(range(first, first + HUGE))
     jobs = [to_dict(huge_job(job_id, parent)) for job_id in ids[start : start + limit]]
-    return {"jobs": jobs, "next": str(start + limit) if start + limit < len(ids) else None}
+    told = {} if start else {"total": 10_000, "more": True}
+    return {"jobs": jobs, "next": str(start + limit) if start + limit < len(ids) else None, **told}
 
 
 def hostile_jobs() -> Iterator[Job]:

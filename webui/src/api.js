@@ -16,10 +16,11 @@ export function setToken(text) {
 
 // The server's answer to a call that it refused; `status` 0 means that no answer came.
 export class ApiError extends Error {
-  constructor(status, detail, token = '') {
+  constructor(status, detail, token = '', fields = {}) {
     super(detail)
     this.status = status
     this.token = token // the one that was sent
+    this.fields = fields // of what was sent: what is wrong with each
   }
 
   // Nobody answered, or a proxy answered for a server that is away.
@@ -30,13 +31,15 @@ export class ApiError extends Error {
 
 async function refusal(response, sent) {
   let detail = `the server answered ${response.status}`
+  let fields = {}
   try {
     const problem = await response.json()
     detail = problem.detail || problem.title || detail
+    fields = problem.fields || fields
   } catch {
     // not a problem body: a proxy's page, perhaps
   }
-  return new ApiError(response.status, detail, sent)
+  return new ApiError(response.status, detail, sent, fields)
 }
 
 async function send(method, path, { query, body, etag } = {}) {
@@ -47,7 +50,7 @@ async function send(method, path, { query, body, etag } = {}) {
   const headers = {}
   const sent = token.value
   if (sent) headers.Authorization = `Bearer ${sent}`
-  if (body) headers['Content-Type'] = 'application/json'
+  if (method !== 'GET') headers['Content-Type'] = 'application/json'
   else headers['Cache-Control'] = 'max-age=1' // many pages ask the same: an answer of the last second will do
   if (etag) headers['If-None-Match'] = etag
   let response
@@ -76,31 +79,39 @@ async function get(path, query) {
   if (response.status === 304) return before.data
   const data = await response.json()
   kept.delete(key)
+  if (query?.limit >= 1_000) return data // too much to keep
   kept.set(key, { etag: response.headers.get('ETag'), data })
   if (kept.size > KEPT) kept.delete(kept.keys().next().value)
   return data
 }
 
-const post = async (path, body) => (await send('POST', path, { body })).json()
+const call = async (method, path, body, query) => (await send(method, path, { body, query })).json()
+const post = (path, body, query) => call('POST', path, body, query)
 
 export const info = () => get('/server')
 export const farm = () => get('/farm')
 export const changes = async (since, wait) => (await send('GET', '/changes', { query: { since, wait } })).json()
 
+export const submit = (jobs, { dryRun = false } = {}) => post('/jobs', { jobs }, { dry_run: dryRun || null })
 export const page = (query) => get('/jobs', query)
 export const job = (id) => get(`/jobs/${id}`)
 export const attempts = async (id) => (await get(`/jobs/${id}/attempts`)).attempts
 export const explain = async (id) => (await get(`/jobs/${id}/explain`)).reasons
-export const pause = (ids) => post('/jobs/pause', { ids })
-export const start = (ids) => post('/jobs/start', { ids })
-export const reset = (ids, errorsOnly = false) => post('/jobs/reset', { ids, errors_only: errorsOnly })
-export const skip = (ids) => post('/jobs/skip', { ids })
-const remove = (ids) => post('/jobs/delete', { ids })
+export const timeline = async (id, limit) => (await get(`/jobs/${id}/timeline`, { limit })).timeline
+
+// Which jobs: [ids], or { filter } for all that fit. With `partial` what is refused is left out; with `dryRun` it is only told.
+const act = (method, path, which, more, { partial = false, dryRun = false } = {}) =>
+  call(method, path, { ...(Array.isArray(which) ? { ids: which } : which), ...more }, { partial: partial || null, dry_run: dryRun || null })
+export const edit = (which, changes, how) => act('PATCH', '/jobs', which, { changes }, how)
+export const pause = (which, how) => act('POST', '/jobs/pause', which, {}, how)
+export const start = (which, how) => act('POST', '/jobs/start', which, {}, how)
+export const reset = (which, { errorsOnly = false, ...how } = {}) => act('POST', '/jobs/reset', which, { errors_only: errorsOnly }, how)
+export const skip = (which, how) => act('POST', '/jobs/skip', which, {}, how)
+const remove = (which, how) => act('POST', '/jobs/delete', which, {}, how)
 export { remove as delete } // a reserved word, but a good name
 
-// Bytes of the newest attempt's log from `offset` (negative: from the end), and where they are in it.
-export async function log(id, offset = 0, limit = undefined) {
-  const response = await send('GET', `/jobs/${id}/log`, { query: { offset, limit } })
+async function piece(path, offset, limit) {
+  const response = await send('GET', path, { query: { offset, limit } })
   const header = (name) => Number(response.headers.get(name) || 0)
   return {
     bytes: new Uint8Array(await response.arrayBuffer()),
@@ -111,13 +122,31 @@ export async function log(id, offset = 0, limit = undefined) {
   }
 }
 
+// Bytes of the newest attempt's log, or of one attempt's, from `offset` (negative: from the end), and where they are in it.
+export const log = (id, offset = 0, limit = undefined) => piece(`/jobs/${id}/log`, offset, limit)
+export const attemptLog = (id, offset = 0, limit = undefined) => piece(`/attempts/${id}/log`, offset, limit)
+
 export const workers = async () => (await get('/workers')).workers
+export const explainWorker = async (id) => (await get(`/workers/${id}/explain`)).reasons
+export const editWorkers = (ids, changes) => call('PATCH', '/workers', { ids, changes })
 export const drainWorkers = (ids) => post('/workers/drain', { ids })
 export const resumeWorkers = (ids) => post('/workers/resume', { ids })
 export const deleteWorkers = (ids) => post('/workers/delete', { ids })
 
-export const instances = async () => (await get('/instances')).instances
+export const limits = async () => (await get('/limits')).limits
+export const setLimit = (name, maximum, perHost = false) => call('PUT', `/limits/${encodeURIComponent(name)}`, { maximum, per_host: perHost })
+export const deleteLimit = (name) => call('DELETE', `/limits/${encodeURIComponent(name)}`)
+export const affinities = async () => (await get('/affinities')).affinities
+export const events = async (query) => (await get('/events', query)).events
+
+export const pools = async () => (await get('/pools')).pools
+export const resumePools = (names) => post('/pools/resume', { names })
+export const instances = async (query) => (await get('/instances', query)).instances
 export const drainInstances = (ids) => post('/instances/drain', { ids })
 export const terminateInstances = (ids) => post('/instances/terminate', { ids })
-
+export const ledger = async (since, groupBy) => (await get('/ledger', { since, group_by: groupBy })).entries
 export const decisions = async (limit) => (await get('/decisions', { limit })).decisions
+
+export const tokens = async () => (await get('/tokens')).tokens
+export const createToken = (fields) => post('/tokens', fields)
+export const deleteToken = (id) => call('DELETE', `/tokens/${encodeURIComponent(id)}`)

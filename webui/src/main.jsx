@@ -10,52 +10,29 @@ import './style/base.css'
 import './style/frame.css'
 import './style/grid.css'
 import './style/detail.css'
-import { Decisions } from './views/Decisions.jsx'
+import './style/jobs.css'
+import './style/views.css'
+import { Toast } from './toast.jsx'
+import { Activity } from './views/Activity.jsx'
+import { Cloud } from './views/Cloud.jsx'
+import { Farm } from './views/Farm.jsx'
 import { Header, Vitals } from './views/Header.jsx'
-import { Instances } from './views/Instances.jsx'
 import { Job } from './views/Job.jsx'
-import { Jobs } from './views/Jobs.jsx'
+import { Jobs, panel, SidePanel } from './views/Jobs.jsx'
+import { Limits } from './views/Limits.jsx'
 import { Login } from './views/Login.jsx'
+import { LogView } from './views/LogView.jsx'
 import { Money } from './views/Money.jsx'
+import { Settings } from './views/Settings.jsx'
+import { Worker } from './views/Worker.jsx'
 import { Workers } from './views/Workers.jsx'
+
+const VIEWS = { farm: Farm, jobs: Jobs, workers: Workers, cloud: Cloud, money: Money, activity: Activity, limits: Limits, settings: Settings, log: LogView }
 
 const loadFarm = async () => {
   const farm = await api.farm()
   setClock(farm.now)
   return farm
-}
-
-function View({ name, farm }) {
-  const wide = { jobs: <Jobs farm={farm} />, workers: <Workers /> }[name]
-  if (wide) return <div class="column main">{wide}</div>
-  const cloud = (
-    <>
-      <Money farm={farm} />
-      <Instances />
-    </>
-  )
-  if (name === 'cloud') {
-    return (
-      <>
-        <div class="column main">{cloud}</div>
-        <div class="column side">
-          <Decisions farm={farm} limit={100} />
-        </div>
-      </>
-    )
-  }
-  return (
-    <>
-      <div class="column main">
-        <Jobs farm={farm} size={15} />
-        <Workers />
-      </div>
-      <div class="column side">
-        {cloud}
-        <Decisions farm={farm} limit={12} />
-      </div>
-    </>
-  )
 }
 
 function tabTitle(server, farm) {
@@ -65,23 +42,38 @@ function tabTitle(server, farm) {
   return farm.jobs.working || errors ? `${errors}${count(farm.jobs.working)} working – ${name}` : name
 }
 
+// What is open beside the view: the editor, a worker, or a job.
+function Detail({ farm }) {
+  const { view, job, worker } = place.value
+  if (view === 'log') return null
+  if (panel.value) return <SidePanel farm={farm} />
+  if (worker) return <Worker key={worker} id={worker} />
+  return job > 0 && <Job key={job} id={job} farm={farm} />
+}
+
+const hasDetail = () => place.value.view !== 'log' && Boolean(panel.value || place.value.worker || place.value.job)
+
 function Page() {
   const server = useLive('info', api.info, 60).data
   const farm = useLive('farm', loadFarm).data
-  const { view, job } = place.value
+  const { view } = place.value
   document.title = tabTitle(server, farm)
   if (locked.value) return <Login />
   if (!server) return <Header />
+  const View = VIEWS[view]
   return (
     <>
       <div class="masthead">
         <Header server={server} />
         <Vitals farm={farm} />
       </div>
-      <main class={job ? `${view} with-detail` : view}>
-        <View name={view} farm={farm} />
-        {job > 0 && <Job key={job} id={job} farm={farm} />}
+      <main class={hasDetail() ? `${view} with-detail` : view}>
+        <div class="column main" key={view}>
+          <View farm={farm} server={server} />
+        </div>
+        <Detail farm={farm} />
       </main>
+      <Toast />
     </>
   )
 }
@@ -89,7 +81,7 @@ function Page() {
 render(<Page />, document.getElementById('app'))
 startPolling()
 
-// A job that is opened from far down the page should be seen; on a narrow screen it covers the page.
+// On a narrow screen what is opened covers the page.
 effect(() => {
-  document.body.classList.toggle('detail-open', place.value.job > 0)
+  document.body.classList.toggle('detail-open', hasDetail())
 })

@@ -95,15 +95,60 @@ export function Bar({ parts, whole, label, tall = false }) {
   )
 }
 
-export function Section({ name, title, aside, children }) {
+export function Section({ name, title, lead, aside, children }) {
   return (
     <section class={name} aria-labelledby={`${name}-title`}>
       <header>
         <h2 id={`${name}-title`}>{title}</h2>
+        {lead}
         {aside && <div class="aside">{aside}</div>}
       </header>
       {children}
     </section>
+  )
+}
+
+// A small menu that opens below its button.
+export function Popup({ label, children }) {
+  const details = useRef(null)
+  const close = (event) => {
+    if (event.key !== 'Escape' || !details.current.open) return
+    event.stopPropagation()
+    details.current.open = false
+    details.current.firstElementChild.focus()
+  }
+  return (
+    <details class="popup" ref={details} onKeyDown={close} onFocusOut={(event) => event.relatedTarget && !details.current.contains(event.relatedTarget) && (details.current.open = false)}>
+      <summary>{label}</summary>
+      <div class="sheet">{children}</div>
+    </details>
+  )
+}
+
+// Something opened beside the view, or over it where there is no room; Escape closes it.
+export function Panel({ title, label, path, onClose, children, kind = '' }) {
+  const closer = useRef(null)
+  useEffect(() => {
+    const onKey = (event) => event.key === 'Escape' && onClose()
+    document.addEventListener('keydown', onKey)
+    return () => document.removeEventListener('keydown', onKey)
+  }, [onClose])
+  useEffect(() => {
+    if (matchMedia('(max-width: 67.99rem)').matches) closer.current.focus() // as in detail.css
+  }, [])
+  return (
+    <aside class={`detail ${kind}`} aria-label={label}>
+      <header>
+        <div>
+          {path && <p class="path">{path}</p>}
+          <h2>{title}</h2>
+        </div>
+        <button type="button" class="plain close" ref={closer} onClick={onClose} aria-label="Close" title="Close (Esc)">
+          ✕
+        </button>
+      </header>
+      {children}
+    </aside>
   )
 }
 
@@ -125,21 +170,20 @@ export function Loading() {
   return <p class="empty loading">Loading …</p>
 }
 
-// Buttons of `actions` [{name, label, run, confirm}]; `confirm` is asked first, where a click cannot be undone.
-export function Actions({ actions, label }) {
+// Buttons of `actions` [{name, label, run, confirm}] on `which`; `confirm`, a text or what tells one, is asked first.
+export function Actions({ actions, label, which }) {
   const [asked, setAsked] = useState(null)
   const [trouble, setTrouble] = useState('')
   const [busy, setBusy] = useState(false)
   const keep = useRef(null)
   useEffect(() => asked && keep.current?.focus(), [asked])
 
-  const run = async (action) => {
+  const attempt = async (action, step) => {
     setAsked(null)
     setTrouble('')
     setBusy(true)
     try {
-      await action.run()
-      await refresh()
+      await step()
     } catch (error) {
       if (error.status === undefined) throw error
       setTrouble(`${action.label}: ${error.message}`)
@@ -147,12 +191,27 @@ export function Actions({ actions, label }) {
       setBusy(false)
     }
   }
-
+  const run = (action) =>
+    attempt(action, async () => {
+      await action.run(which)
+      await refresh()
+    })
+  const ask = (action) =>
+    attempt(action, async () => {
+      const words = typeof action.confirm === 'function' ? await action.confirm(which) : action.confirm
+      setAsked({ ...action, words })
+    })
+  const onKeyDown = (event) => {
+    if (event.key === 'Escape' && asked) {
+      event.stopPropagation()
+      setAsked(null)
+    }
+  }
   return (
-    <div class="actions" role="group" aria-label={label} onClick={(event) => event.stopPropagation()} onKeyDown={(event) => event.stopPropagation()}>
+    <div class="actions" role="group" aria-label={label} onClick={(event) => event.stopPropagation()} onKeyDown={onKeyDown}>
       {asked ? (
-        <span class="question" onKeyDown={(event) => event.key === 'Escape' && setAsked(null)}>
-          {asked.confirm}{' '}
+        <span class="question">
+          {asked.words}{' '}
           <button type="button" class="grave" onClick={() => run(asked)}>
             {asked.label}
           </button>
@@ -162,7 +221,7 @@ export function Actions({ actions, label }) {
         </span>
       ) : (
         actions.map((action) => (
-          <button key={action.name} type="button" disabled={busy} data-action={action.name} onClick={() => (action.confirm ? setAsked(action) : run(action))}>
+          <button key={action.name} type="button" disabled={busy} data-action={action.name} onClick={() => (action.confirm ? ask(action) : run(action))}>
             {action.label}
           </button>
         ))

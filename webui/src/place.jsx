@@ -1,17 +1,39 @@
 // Where the reader is, kept in the address: a link shows the same to a colleague, and Back works.
 import { signal } from '@preact/signals'
 
-export const VIEWS = { farm: 'Farm', jobs: 'Jobs', workers: 'Workers', cloud: 'Cloud' }
+export const VIEWS = {
+  farm: 'Farm',
+  jobs: 'Jobs',
+  workers: 'Workers',
+  cloud: 'Cloud',
+  money: 'Money',
+  activity: 'Activity',
+  limits: 'Limits',
+  settings: 'Settings',
+}
+const HIDDEN = ['log'] // reached from a job only
+
+// What leads to a list of jobs: nothing selected, nothing left of another list.
+export const LIST = { job: 0, parent: 0, worker: 0, filter: '', sort: '' }
 
 function read() {
   const query = new URLSearchParams(location.search)
   const number = (name) => Math.max(0, Number.parseInt(query.get(name), 10) || 0)
+  const text = (name) => query.get(name) || ''
+  const view = text('view')
   return {
-    view: query.get('view') in VIEWS ? query.get('view') : 'farm',
+    view: view in VIEWS || HIDDEN.includes(view) ? view : 'farm',
     job: number('job'), // the selected one
+    worker: number('worker'),
     parent: number('parent'), // the group that is listed
-    state: query.get('state') || '',
-    title: query.get('title') || '',
+    filter: text('filter'),
+    sort: text('sort'),
+    attempt: number('attempt'), // of the log
+    at: query.has('at') ? number('at') + 1 : 0, // a byte of the log, plus 1
+    by: text('by'),
+    kind: text('kind'),
+    user: text('user'),
+    since: text('since'),
   }
 }
 
@@ -20,8 +42,11 @@ export const place = signal(read())
 // The address of here with `changes`.
 export function address(changes) {
   const query = new URLSearchParams()
-  for (const [name, value] of Object.entries({ ...place.value, ...changes })) {
-    if (value && !(name === 'view' && value === 'farm')) query.set(name, value)
+  const all = { ...place.value, ...changes }
+  if (all.view !== 'log') Object.assign(all, { attempt: 0, at: 0 })
+  if (all.view !== 'activity') Object.assign(all, { kind: '', user: '', since: '' })
+  for (const [name, value] of Object.entries(all)) {
+    if (value && !(name === 'view' && value === 'farm')) query.set(name, name === 'at' ? value - 1 : value)
   }
   const text = query.toString()
   return text ? `/?${text}` : '/'

@@ -2,7 +2,7 @@
 import { token } from '../api.js'
 import { clock, count, money } from '../format.js'
 import { Bar } from '../parts.jsx'
-import { Link, place, VIEWS } from '../place.jsx'
+import { Link, LIST, place, VIEWS } from '../place.jsx'
 import { link, unlock } from '../poll.js'
 import { nextTheme, theme } from '../theme.js'
 
@@ -21,13 +21,13 @@ function Connection() {
 export function Header({ server }) {
   return (
     <header class="top">
-      <Link to={{ view: 'farm', job: 0, parent: 0, state: '', title: '' }} class="brand">
+      <Link to={{ view: 'farm', ...LIST }} class="brand">
         <img src="/favicon.svg" alt="" width="20" height="20" />
         <h1>{server ? server.farm : 'Coalition'}</h1>
       </Link>
       <nav aria-label="Views">
         {Object.entries(VIEWS).map(([view, word]) => (
-          <Link key={view} to={{ view, job: 0 }} aria-current={place.value.view === view ? 'page' : undefined}>
+          <Link key={view} to={{ view, job: 0, worker: 0 }} aria-current={place.value.view === view ? 'page' : undefined}>
             {word}
           </Link>
         ))}
@@ -58,9 +58,9 @@ const COUNTS = [
 
 // A count of jobs; it leads to the list of them.
 function JobCount({ name, word, value }) {
-  const state = name.toUpperCase()
-  const chosen = place.value.state === state
-  const to = { state: chosen ? '' : state, parent: 0, title: '', view: place.value.view === 'jobs' ? 'jobs' : 'farm' }
+  const filter = `state:${name.toUpperCase()} group:no`
+  const chosen = place.value.view === 'jobs' && place.value.filter === filter
+  const to = { ...LIST, view: 'jobs', filter: chosen ? '' : filter }
   return (
     <Link to={to} class={value ? `vital ${name}` : `vital ${name} none`} aria-current={chosen ? 'true' : undefined}>
       <span class="figure">{value === undefined ? '–' : count(value)}</span>

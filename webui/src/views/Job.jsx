@@ -1,43 +1,20 @@
-// One job beside the list: what it is, why it waits or failed, what it did, and what it prints.
-import { useEffect, useRef } from 'preact/hooks'
+// One job beside the list: what it is, why it waits or failed, what it did and cost, and what it prints.
+import { useEffect } from 'preact/hooks'
 import * as api from '../api.js'
-import { bytes, count, duration, money, moneyCell, plural } from '../format.js'
-import { Actions, Ago, Empty, Fault, Glyph, Lasting, Loading, State } from '../parts.jsx'
+import { bytes, count, duration, exact, money, moneyCell, plural } from '../format.js'
+import { Children } from '../job/Children.jsx'
+import { Preview } from '../job/Preview.jsx'
+import { Gantt, Timeline } from '../job/Timeline.jsx'
+import { actionsOf } from '../jobs/actions.js'
+import { leftOf, Progress, shownState } from '../jobs/columns.jsx'
+import { only } from '../jobs/selection.js'
+import { Actions, Ago, Empty, Fault, Lasting, Loading, Panel, State } from '../parts.jsx'
 import { go, Link, place } from '../place.jsx'
-import { useLive } from '../poll.js'
-import { Progress, shownState, toggle } from './Jobs.jsx'
+import { now, useLive } from '../poll.js'
+import { panel } from './Jobs.jsx'
 import { Log } from './Log.jsx'
 
-const CHILDREN = 200
-const LINKED = place.peek().job // the job that the address named when the page was opened
-const OVER_THE_PAGE = '(max-width: 67.99rem)' // as in detail.css
 const WHY = { WAITING: 'Why it waits', PENDING: 'Why it waits', PAUSED: 'Why it waits', ERROR: 'Why it failed', WORKING: 'Now' }
-
-function actionsOf(job) {
-  const ids = [job.id]
-  const total = job.counts?.total ?? 1
-  const what = job.group ? `${job.title || 'this group'} and the ${plural(total, 'job')} in it` : job.title || `job ${job.id}`
-  const known = {
-    pause: { label: 'Pause', run: () => api.pause(ids) },
-    start: { label: 'Start', run: () => api.start(ids) },
-    reset: { label: 'Run again', run: () => api.reset(ids), confirm: `Run ${what} again? What was finished is done anew, and paid anew.` },
-    skip: { label: 'Skip', run: () => api.skip(ids), confirm: `Let ${what} count as finished without being run?` },
-    delete: {
-      label: 'Delete',
-      confirm: `Delete ${what}? This cannot be undone.`,
-      run: async () => {
-        await api.delete(ids)
-        go({ job: 0 })
-      },
-    },
-  }
-  const actions = job.allowed_actions.filter((name) => known[name]).map((name) => ({ name, ...known[name] }))
-  const failed = job.counts?.error
-  if (failed && job.allowed_actions.includes('reset')) {
-    actions.unshift({ name: 'reset-errors', label: `Run ${plural(failed, 'error')} again`, run: () => api.reset(ids, true) })
-  }
-  return actions
-}
 
 function Reasons({ job }) {
   const { data } = useLive(`explain:${job.id}`, () => api.explain(job.id), 2)
@@ -67,7 +44,7 @@ function needsOf(job) {
   return needs.join(', ')
 }
 
-const LONG = ['Note', 'Needs', 'After', 'Directory', 'Environment', 'Address']
+const LONG = ['Note', 'Forecast', 'Needs', 'After', 'Directory', 'Environment', 'Address']
 const isWeb = (text) => /^https?:\/\//i.test(text)
 
 function Facts({ job, currency }) {
@@ -82,6 +59,7 @@ function Facts({ job, currency }) {
     ['Ended', job.ended_at && <Ago at={job.ended_at} />],
     ['Run time', job.run_s > 0 && duration(job.run_s)],
     ['Cost', job.cost_micro > 0 && money(job.cost_micro, currency)],
+    ...forecast(job, currency),
     ['Errors', job.errors > 0 && count(job.errors)],
     ['Retries', job.retries > 0 && `up to ${count(job.retries)}`],
     ['Time limit', job.timeout_s > 0 && duration(job.timeout_s)],
@@ -105,26 +83,12 @@ function Facts({ job, currency }) {
   )
 }
 
-// The jobs of a group at a glance, each a glyph that leads to it.
-function Children({ job }) {
-  const { data } = useLive(`children:${job.id}`, () => api.page({ parent: job.id, sort: 'id', limit: CHILDREN }), 2)
-  if (!data) return null
-  return (
-    <section class="children">
-      <h3>
-        In this group
-        <Link to={{ parent: job.id, job: 0, state: '', title: '' }}>List them</Link>
-      </h3>
-      <div class="glyphs">
-        {data.jobs.map((child) => (
-          <Link key={child.id} to={{ job: child.id }} title={child.title || `job ${child.id}`}>
-            <Glyph state={shownState(child)} />
-          </Link>
-        ))}
-        {data.next && <span class="more">and more</span>}
-      </div>
-    </section>
-  )
+// At the pace so far: when it ends, and what it will have cost.
+function forecast(job, currency) {
+  const left = leftOf(job, now.value)
+  if (left === null) return []
+  const cost = job.cost_micro && job.progress ? `, ${money(Math.round(job.cost_micro / job.progress), currency)} in all` : ''
+  return [['Forecast', <span title={exact(now.value + left)}>done in {duration(left)}{cost}</span>]]
 }
 
 function outcome({ exit_code: code, signal, reason }) {
@@ -140,6 +104,7 @@ function Attempts({ job, currency }) {
   return (
     <section class="attempts">
       <h3>Attempts</h3>
+      <Gantt attempts={data} now={now.value} words={(run) => `${run.state.toLowerCase()} on ${run.worker}`} />
       <div class="grid" role="table" aria-label="Attempts">
         {data.map((attempt) => (
           <div class="row" role="row" key={attempt.id}>
@@ -166,20 +131,26 @@ function Attempts({ job, currency }) {
   )
 }
 
-// The groups above. Who came by a link finds them open; who clicks finds nothing moved.
-function Path({ id, reveal }) {
+// The groups above.
+function Path({ id }) {
   const { data } = useLive(`job:${id}`, () => api.job(id), 10)
-  useEffect(() => {
-    if (reveal) toggle(id, true)
-  }, [])
   if (!data) return null
   return (
     <>
-      {data.parent > 0 && <Path id={data.parent} reveal={reveal} />}
+      {data.parent > 0 && <Path id={data.parent} />}
       <Link to={{ job: id }}>{data.title || `#${id}`}</Link>
       <span class="slash">/</span>
     </>
   )
+}
+
+function editAction(job) {
+  if (!job.allowed_actions.includes('edit')) return []
+  const edit = () => {
+    only(job.id)
+    panel.value = 'edit'
+  }
+  return [{ name: 'edit', label: 'Edit', run: edit }]
 }
 
 function Body({ job, currency }) {
@@ -194,9 +165,10 @@ function Body({ job, currency }) {
           </span>
         )}
       </div>
-      <Actions actions={actionsOf(job)} label="Actions for this job" />
+      <Actions actions={[...actionsOf(job), ...editAction(job)]} label="Actions for this job" />
       <Reasons job={job} />
-      {job.group && <Children job={job} />}
+      <Preview url={job.url} />
+      {job.group && <Children job={job} currency={currency} />}
       <Facts job={job} currency={currency} />
       {job.command && (
         <section>
@@ -205,6 +177,7 @@ function Body({ job, currency }) {
         </section>
       )}
       {!job.group && <Attempts job={job} currency={currency} />}
+      <Timeline job={job} />
       {!job.group && <Log key={job.id} job={job} />}
     </>
   )
@@ -212,35 +185,23 @@ function Body({ job, currency }) {
 
 export function Job({ id, farm }) {
   const { data: job, error } = useLive(`detail:${id}`, () => api.job(id))
-  const closer = useRef(null)
   const close = () => {
-    go({ job: 0 })
-    document.querySelector(`[data-job="${id}"]`)?.focus()
+    if (place.peek().job === id) go({ job: 0 })
+    document.querySelector('.jobs-grid')?.focus()
   }
   useEffect(() => {
-    const onKey = (event) => event.key === 'Escape' && place.value.job === id && close()
-    document.addEventListener('keydown', onKey)
-    return () => document.removeEventListener('keydown', onKey)
+    document.querySelector(`#job-${id}`)?.scrollIntoView({ block: 'nearest' })
   }, [id])
-  useEffect(() => {
-    if (matchMedia(OVER_THE_PAGE).matches) closer.current.focus()
-  }, [])
+  const path = (
+    <>
+      {job?.parent > 0 && <Path id={job.parent} />}#{id}
+    </>
+  )
   return (
-    <aside class="detail" aria-label="Job">
-      <header>
-        <div>
-          <p class="path">
-            {job?.parent > 0 && <Path id={job.parent} reveal={id === LINKED} />}#{id}
-          </p>
-          <h2>{job?.title || `Job ${id}`}</h2>
-        </div>
-        <button type="button" class="plain close" ref={closer} onClick={close} aria-label="Close" title="Close (Esc)">
-          ✕
-        </button>
-      </header>
+    <Panel title={job?.title || `Job ${id}`} label="Job" path={path} onClose={close}>
       {error?.status === 404 ? <Empty>This job is gone: deleted, or it never was.</Empty> : <Fault error={error} />}
       {!job && !error && <Loading />}
       {job && <Body job={job} currency={farm?.currency} />}
-    </aside>
+    </Panel>
   )
 }

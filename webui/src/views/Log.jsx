@@ -3,7 +3,9 @@ import { useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks'
 import { toLines } from '../ansi.js'
 import * as api from '../api.js'
 import { bytes } from '../format.js'
+import { saveLog } from '../log/save.js'
 import { Fault } from '../parts.jsx'
+import { Link } from '../place.jsx'
 import { useLive } from '../poll.js'
 
 const TAIL_BYTES = 64 * 1024
@@ -38,16 +40,6 @@ function tailOf(id) {
     shown = { text, attempt, cut: long || (first ? piece.offset > 0 : shown.cut), size: piece.size, open: piece.open }
     return shown
   }
-}
-
-async function save(id) {
-  const { bytes: content } = await api.log(id, 0)
-  const address = URL.createObjectURL(new Blob([content], { type: 'text/plain' }))
-  const anchor = document.createElement('a')
-  anchor.href = address
-  anchor.download = `job-${id}.log`
-  anchor.click()
-  URL.revokeObjectURL(address)
 }
 
 const Line = ({ pieces }) => (
@@ -88,8 +80,9 @@ export function Log({ job }) {
               To the end
             </button>
           )}
+          {data?.size > 0 && <Link to={{ view: 'log' }}>Whole log</Link>}
           {data?.size > 0 && (
-            <button type="button" class="plain" onClick={() => save(job.id)}>
+            <button type="button" class="plain" onClick={() => saveLog(`job-${job.id}.log`, (offset) => api.log(job.id, offset))}>
               Save
             </button>
           )}

@@ -1,59 +1,116 @@
-// Spend against each budget: what is gone, what is promised to machines that run, and where it ends.
-import { digitsFor, money } from '../format.js'
-import { Ago, Bar, Empty, Section } from '../parts.jsx'
+// Money: budgets, and what machines cost by day and by pool: work, boot and idle time, as bars and as a table.
+import { useState } from 'preact/hooks'
+import * as api from '../api.js'
+import { duration, money, moneyCell } from '../format.js'
+import { save, toCsv } from '../jobs/csv.js'
+import { Actions, Bar, Empty, Fault, Loading, Section } from '../parts.jsx'
+import { now, useLive } from '../poll.js'
+import { Budgets } from './Budgets.jsx'
 
-function Budget({ budget }) {
-  const { currency, spent_micro: spent, reserved_micro: reserved, cap_micro: cap, left_micro: left } = budget
-  const show = (micro) => money(micro, currency, digitsFor(cap, Math.min(spent || cap, reserved || cap)))
-  const label = `${show(spent)} spent and ${show(reserved)} reserved of ${show(cap)}`
-  const parts = [
-    { amount: spent, tone: 'spent' },
-    { amount: reserved, tone: 'reserved' },
-  ]
+const SPANS = { 7: 'a week', 30: '30 days', 90: '90 days', 0: 'ever' }
+const PARTS = [
+  ['run_micro', 'work', 'spent'],
+  ['boot_micro', 'boot', 'warn'],
+  ['idle_micro', 'idle', 'idle'],
+]
+
+function saveEntries(entries, by) {
+  const head = [by, 'hours', 'work', 'boot', 'idle', 'total', 'currency']
+  const rows = entries.map((entry) => [entry.key, entry.seconds / 3600, ...PARTS.map(([name]) => entry[name] / 1e6), entry.amount_micro / 1e6, entry.currency])
+  save(`spend-by-${by}.csv`, [toCsv([head, ...rows])], 'text/csv')
+}
+
+function Entry({ entry, most }) {
+  const { currency } = entry
+  const words = PARTS.map(([name, word]) => `${money(entry[name], currency)} ${word}`).join(', ')
   return (
-    <li class="budget">
-      <div class="line">
-        <span class="name">{budget.name}</span>
-        <span class="terms">
-          {budget.applies_to} · {budget.window} · {budget.hard ? 'hard cap' : 'warns only'}
-        </span>
-        <span class="left">
-          <strong>{show(left)}</strong> left of {show(cap)}
-        </span>
-      </div>
-      <Bar whole={Math.max(cap, spent + reserved)} parts={parts} label={label} tall />
-      <div class="line legend">
-        <span>
-          <i class="key spent" /> {show(spent)} spent
-        </span>
-        <span>
-          <i class="key reserved" /> {show(reserved)} reserved
-        </span>
-        {budget.window !== 'total' && (
-          <span class="ends">
-            window ends <Ago at={budget.ends_at} />
-          </span>
-        )}
-      </div>
-    </li>
+    <tr>
+      <th scope="row">{entry.key}</th>
+      <td class="bars">
+        <Bar whole={most} parts={PARTS.map(([name, , tone]) => ({ amount: entry[name], tone }))} label={`${entry.key}: ${words}`} tall />
+      </td>
+      {PARTS.map(([name]) => (
+        <td key={name} class="number part">
+          {moneyCell(entry[name], currency)}
+        </td>
+      ))}
+      <td class="number hours">{duration(entry.seconds)}</td>
+      <td class="number">{moneyCell(entry.amount_micro, currency)}</td>
+    </tr>
+  )
+}
+
+function Spend({ by, title, days }) {
+  const since = days ? Math.floor(now.peek() / 86400 - days + 1) * 86400 : 0
+  const { data, error } = useLive(`ledger:${by}:${since}`, () => api.ledger(since, by), 5)
+  const entries = by === 'day' ? data?.toReversed() : data
+  const most = Math.max(...(data || []).map((entry) => entry.amount_micro), 0)
+  return (
+    <Section name={`spend-${by}`} title={title} aside={data?.length > 0 && <Actions label={title} actions={[{ name: 'csv', label: 'CSV', run: async () => saveEntries(data, by) }]} />}>
+      <Fault error={error} />
+      {!data && !error && <Loading />}
+      {data?.length === 0 && <Empty>Nothing was spent on cloud machines in this time.</Empty>}
+      {data?.length > 0 && (
+        <table class="spend">
+          <thead>
+            <tr>
+              <th scope="col">{by === 'day' ? 'Day (UTC)' : 'Pool'}</th>
+              <td class="bars" />
+              {PARTS.map(([name, word, tone]) => (
+                <th key={name} scope="col" class="number part">
+                  <i class={`key ${tone}`} /> {word}
+                </th>
+              ))}
+              <th scope="col" class="number hours">machine time</th>
+              <th scope="col" class="number">total</th>
+            </tr>
+          </thead>
+          <tbody>
+            {entries.map((entry) => (
+              <Entry key={`${entry.key}${entry.currency}`} entry={entry} most={most} />
+            ))}
+          </tbody>
+        </table>
+      )}
+    </Section>
+  )
+}
+
+// All of the time together: what was bought, and how much of it stood idle.
+function Sum({ days }) {
+  const since = days ? Math.floor(now.peek() / 86400 - days + 1) * 86400 : 0
+  const { data } = useLive(`ledger:pool:${since}`, () => api.ledger(since, 'pool'), 5)
+  if (!data?.length) return null
+  const sum = (name) => data.reduce((total, entry) => total + entry[name], 0)
+  const [{ currency }] = data
+  const whole = sum('amount_micro')
+  const share = (name) => `${Math.round((100 * sum(name)) / (whole || 1))} %`
+  return (
+    <p class="sum">
+      <strong>{money(whole, currency)}</strong> spent, of it {share('run_micro')} on work, {share('boot_micro')} on boots, {share('idle_micro')} on idle machines
+    </p>
   )
 }
 
 export function Money({ farm }) {
-  if (!farm) return null
+  const [days, setDays] = useState(30)
+  const spans = (
+    <span class="modes" role="group" aria-label="Time">
+      {Object.entries(SPANS).map(([length, word]) => (
+        <button key={length} type="button" class="plain" aria-pressed={days === Number(length)} onClick={() => setDays(Number(length))}>
+          {word}
+        </button>
+      ))}
+    </span>
+  )
   return (
-    <Section name="money" title="Budgets">
-      {farm.budgets.length ? (
-        <ul class="plain-list">
-          {farm.budgets.map((budget) => (
-            <Budget key={budget.name} budget={budget} />
-          ))}
-        </ul>
-      ) : (
-        <Empty>
-          No budgets. A <code>[budget NAME]</code> in cloud.ini caps what pools may spend.
-        </Empty>
-      )}
-    </Section>
+    <>
+      <Budgets farm={farm} />
+      <Section name="money" title="Spend" aside={spans}>
+        <Sum days={days} />
+      </Section>
+      <Spend by="day" title="By day" days={days} />
+      <Spend by="pool" title="By pool" days={days} />
+    </>
   )
 }

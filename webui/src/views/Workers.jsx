@@ -1,23 +1,51 @@
-// The machines: what each does, and why not.
+// The machines: what each does, and why not. Only the rows in view are drawn.
+import { signal } from '@preact/signals'
+import { useMemo, useState } from 'preact/hooks'
 import * as api from '../api.js'
 import { bytes, count, plural } from '../format.js'
 import { Actions, Ago, Bar, Empty, Fault, Loading, Section, State } from '../parts.jsx'
-import { Link } from '../place.jsx'
+import { go, Link, place } from '../place.jsx'
 import { useLive } from '../poll.js'
+import { density } from '../theme.js'
+import { useWindow } from '../window.js'
 
 const SHOWN_JOBS = 3
+const chosen = signal(new Set())
+const ORDER = ['SICK', 'TIMEOUT', 'WORKING', 'WAITING', 'STARTING', 'DRAINING', 'TERMINATED']
+const SORTS = {
+  name: (worker) => worker.name,
+  state: (worker) => ORDER.indexOf(worker.state),
+  slots: (worker) => -worker.running,
+  load: (worker) => -worker.load,
+  memory: (worker) => worker.memory_free_bytes,
+  finished: (worker) => -worker.finished,
+  errors: (worker) => -worker.errors,
+}
 
-function actionsOf(worker) {
+const runsWords = (workers) => {
+  const running = workers.reduce((sum, worker) => sum + worker.running, 0)
+  return running ? ` ${plural(running, 'job')} on ${workers.length === 1 ? 'it' : 'them'} will be run again elsewhere.` : ''
+}
+
+// What may be done to all of these, as the server allows it for each.
+export function actionsOf(workers) {
+  const allowing = (name) => workers.filter((worker) => worker.allowed_actions.includes(name))
+  const ids = (name) => allowing(name).map((worker) => worker.id)
+  const name = workers.length === 1 ? workers[0].name : plural(workers.length, 'worker')
   const known = {
-    drain: { label: 'Drain', run: () => api.drainWorkers([worker.id]) },
-    resume: { label: 'Resume', run: () => api.resumeWorkers([worker.id]) },
+    drain: { label: 'Drain', run: () => api.drainWorkers(ids('drain')) },
+    resume: { label: 'Resume', run: () => api.resumeWorkers(ids('resume')) },
     delete: {
       label: 'Delete',
-      run: () => api.deleteWorkers([worker.id]),
-      confirm: worker.running ? `Delete ${worker.name}? ${plural(worker.running, 'job')} on it will be run again elsewhere.` : `Delete ${worker.name}?`,
+      confirm: `Delete ${name}?${runsWords(allowing('delete'))}`,
+      run: async () => {
+        await api.deleteWorkers(ids('delete'))
+        chosen.value = new Set()
+        go({ worker: 0 })
+      },
     },
   }
-  return worker.allowed_actions.filter((key) => known[key]).map((key) => ({ name: key, ...known[key] }))
+  return Object.keys(known).filter((key) => ids(key).length).map((key) => ({ name: key, ...known[key] }))
 }
 
 function JobLinks({ jobs }) {
@@ -25,7 +53,7 @@ function JobLinks({ jobs }) {
   return (
     <>
       {jobs.slice(0, SHOWN_JOBS).map((id) => (
-        <Link key={id} to={{ job: id }} class="job-link">
+        <Link key={id} to={{ job: id, worker: 0 }} class="job-link">
           #{id}
         </Link>
       ))}
@@ -34,7 +62,7 @@ function JobLinks({ jobs }) {
   )
 }
 
-function Memory({ worker }) {
+export function Memory({ worker }) {
   const all = worker.facts.memory_bytes
   if (!all) return null
   const used = Math.max(0, all - worker.memory_free_bytes)
@@ -46,58 +74,155 @@ function Memory({ worker }) {
   )
 }
 
-function Worker({ worker }) {
+export function Slots({ worker }) {
   const { slots } = worker
   const busy = Math.min(worker.running, slots) // more than that wait on the worker for a slot
-  const lines = worker.affinity.map((line) => line.join(' '))
   return (
-    <div class={worker.active ? 'row' : 'row off'} role="row">
-      <span role="cell" class="name">
+    <>
+      <Bar whole={slots} parts={[{ amount: busy, tone: 'alive' }]} label={`${busy} of ${plural(slots, 'slot')} busy`} />
+      <span class="number">
+        {busy}
+        <span class="of"> / {slots}</span>
+      </span>
+    </>
+  )
+}
+
+function Worker({ worker, number, onPick }) {
+  const lines = worker.affinity.map((line) => line.join(' '))
+  const note = [!worker.active && 'switched off', worker.reason, worker.note].filter(Boolean).join(' · ')
+  const kinds = ['row', !worker.active && 'off', chosen.value.has(worker.id) && 'selected', place.value.worker === worker.id && 'opened']
+  return (
+    <div
+      class={kinds.filter(Boolean).join(' ')}
+      role="row"
+      id={`worker-${worker.id}`}
+      data-worker={worker.id}
+      aria-rowindex={number + 2}
+      aria-selected={chosen.value.has(worker.id)}
+      onClick={(event) => onPick(worker.id, event)}
+    >
+      <span role="gridcell" class="name">
         <span class="title">{worker.name}</span>
-        {!worker.active && <span class="sub">switched off</span>}
       </span>
-      <span role="cell" class="state-cell">
+      <span role="gridcell" class="state-cell">
         <State state={worker.state} />
-        {worker.state === 'TIMEOUT' && (
-          <span class="sub">
-            {' '}
-            <Ago at={worker.seen_at} />
-          </span>
-        )}
       </span>
-      <span role="cell" class="slots">
-        <Bar whole={slots} parts={[{ amount: busy, tone: 'alive' }]} label={`${busy} of ${plural(slots, 'slot')} busy`} />
-        <span class="number">
-          {busy}
-          <span class="of"> / {slots}</span>
-        </span>
+      <span role="gridcell" class="slots">
+        <Slots worker={worker} />
       </span>
-      <span role="cell" class="number load">{worker.load.toFixed(1)}</span>
-      <span role="cell" class="number memory">
+      <span role="gridcell" class="number load">{worker.load.toFixed(1)}</span>
+      <span role="gridcell" class="number memory">
         <Memory worker={worker} />
       </span>
-      <span role="cell" class="jobs-of">
+      <span role="gridcell" class="number finished">{count(worker.finished)}</span>
+      <span role="gridcell" class={worker.errors ? 'number errors bad' : 'number errors'}>{count(worker.errors)}</span>
+      <span role="gridcell" class="number seen">{worker.state === 'TERMINATED' || worker.state === 'TIMEOUT' ? <Ago at={worker.seen_at} /> : ''}</span>
+      <span role="gridcell" class="jobs-of">
         <JobLinks jobs={worker.jobs} />
       </span>
-      <span role="cell" class="tags" title={lines.map((line) => line || 'any job without tags').join('\n')}>
+      <span role="gridcell" class="tags" title={lines.map((line) => line || 'any job without tags').join('\n')}>
         {lines.join(', ')}
       </span>
-      {(worker.reason || worker.note) && (
-        <span role="cell" class="note">
-          {[worker.reason, worker.note].filter(Boolean).join(' · ')}
-        </span>
-      )}
-      <span role="cell" class="tools">
-        <Actions actions={actionsOf(worker)} label={`Actions for worker ${worker.name}`} />
+      <span role="gridcell" class="note" title={note}>
+        {note}
       </span>
+    </div>
+  )
+}
+
+const HEADS = [
+  ['Worker', 'name', 'name'],
+  ['State', 'state-cell', 'state'],
+  ['Slots busy', 'slots', 'slots'],
+  ['Load', 'number load', 'load'],
+  ['Memory', 'number memory', 'memory'],
+  ['Done', 'number finished', 'finished'],
+  ['Errors', 'number errors', 'errors'],
+  ['Seen', 'number seen', ''],
+  ['Jobs', 'jobs-of', ''],
+  ['Affinity', 'tags', ''],
+  ['Why idle, notes', 'note', ''],
+]
+
+function List({ workers, sort, onSort }) {
+  const height = density.value === 'roomy' ? 38 : 30
+  const { box, first, last, look, reveal } = useWindow(workers.length, height)
+  const pick = (id, event) => {
+    const ids = new Set(event.ctrlKey || event.metaKey || event.shiftKey ? chosen.value : [])
+    if (event.shiftKey) {
+      const from = workers.findIndex((worker) => worker.id === place.value.worker)
+      const to = workers.findIndex((worker) => worker.id === id)
+      for (const worker of workers.slice(Math.min(from, to), Math.max(from, to) + 1)) ids.add(worker.id)
+    } else if (!ids.delete(id)) ids.add(id)
+    chosen.value = ids
+    if (!event.ctrlKey && !event.metaKey && !event.shiftKey) go({ worker: id, job: 0 })
+  }
+  const onKeyDown = (event) => {
+    if (event.target !== box.current) return
+    const at = workers.findIndex((worker) => worker.id === place.value.worker)
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: workers.length - 1 }[event.key]
+    if (event.ctrlKey && event.key === 'a') chosen.value = new Set(workers.map((worker) => worker.id))
+    else if (to === undefined || !workers[to]) return
+    else {
+      reveal(to)
+      pick(workers[to].id, event)
+    }
+    event.preventDefault()
+  }
+  const visible = workers.slice(first, last + 1).some((worker) => worker.id === place.value.worker)
+  return (
+    <div
+      ref={box}
+      class="workers-grid"
+      role="grid"
+      tabIndex={0}
+      aria-label="Workers"
+      aria-multiselectable="true"
+      aria-rowcount={workers.length + 1}
+      aria-activedescendant={visible ? `worker-${place.value.worker}` : undefined}
+      onScroll={look}
+      onKeyDown={onKeyDown}
+    >
+      <div class="row head" role="row" aria-rowindex={1}>
+        {HEADS.map(([word, kind, by]) => (
+          <span key={word} role="columnheader" class={kind} aria-sort={by && by === sort ? 'ascending' : undefined}>
+            {by ? (
+              <button type="button" class="plain sorter" tabIndex={-1} onClick={() => onSort(by)}>
+                {word}
+                {by === sort && <span aria-hidden="true"> ↓</span>}
+              </button>
+            ) : (
+              word
+            )}
+          </span>
+        ))}
+      </div>
+      <div role="rowgroup" style={{ height: `${workers.length * height}px` }}>
+        <div role="presentation" style={{ transform: `translateY(${first * height}px)` }}>
+          {workers.slice(first, last + 1).map((worker, at) => (
+            <Worker key={worker.id} worker={worker} number={first + at} onPick={pick} />
+          ))}
+        </div>
+      </div>
     </div>
   )
 }
 
 export function Workers() {
   const { data, error } = useLive('workers', api.workers)
+  const [text, setText] = useState('')
+  const [sort, setSort] = useState('name')
+  const shown = useMemo(() => {
+    const wanted = text.toLowerCase()
+    const fits = (worker) => [worker.name, worker.state, worker.reason, worker.note, ...worker.affinity.flat()].join(' ').toLowerCase().includes(wanted)
+    const key = SORTS[sort]
+    return (data || []).filter(fits).sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0))
+  }, [data, text, sort])
+  const picked = (data || []).filter((worker) => chosen.value.has(worker.id))
+  const search = <input type="search" placeholder="Find a worker, state or tag" aria-label="Find workers" value={text} onInput={(event) => setText(event.target.value)} />
   return (
-    <Section name="workers" title="Workers" aside={data?.length > 0 && count(data.length)}>
+    <Section name="workers" title="Workers" lead={search} aside={data?.length > 0 && (shown.length < data.length ? `${count(shown.length)} of ${count(data.length)}` : count(data.length))}>
       <Fault error={error} />
       {!data && !error && <Loading />}
       {data?.length === 0 && (
@@ -105,23 +230,13 @@ export function Workers() {
           No workers yet. Start one on any machine of this network: <code>coalition worker</code>
         </Empty>
       )}
-      {data?.length > 0 && (
-        <div class="grid" role="table" aria-label="Workers">
-          <div class="row head" role="row">
-            <span role="columnheader">Worker</span>
-            <span role="columnheader">State</span>
-            <span role="columnheader">Slots busy</span>
-            <span role="columnheader" class="number load">Load</span>
-            <span role="columnheader" class="number memory">Memory</span>
-            <span role="columnheader" class="jobs-of">Jobs</span>
-            <span role="columnheader" class="tags">Affinity</span>
-            <span role="columnheader" class="unseen">Actions</span>
-          </div>
-          {data.map((worker) => (
-            <Worker key={worker.id} worker={worker} />
-          ))}
+      {picked.length > 1 && (
+        <div class="chosen">
+          <span class="what">{plural(picked.length, 'worker')} selected</span>
+          <Actions actions={actionsOf(picked)} label="Actions for the selected workers" />
         </div>
       )}
+      {data?.length > 0 && <List workers={shown} sort={sort} onSort={setSort} />}
     </Section>
   )
 }

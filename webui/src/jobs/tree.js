@@ -1,0 +1,222 @@
+// The rows of a tree of jobs of any size. Each level is a chain of the server's pages, of which those in view are loaded, kept
+// fresh and let go again when they are far away; open groups put their own level below their row.
+import { signal } from '@preact/signals'
+import * as api from '../api.js'
+
+const PAGE = 100
+const LEAP = 1_000 // rows a call, where somebody scrolls far ahead
+const KEPT = 4_000 // rows of a level that stay in memory
+const FIELDS = [
+  'id', 'parent', 'title', 'group', 'state', 'paused', 'priority', 'affinity', 'user', 'progress', 'progress_pattern', 'created_at', 'started_at',
+  'ended_at', 'run_s', 'cost_micro', 'errors', 'worker', 'counts', 'reason', 'allowed_actions', 'url',
+].join()
+
+class Level {
+  constructor(query) {
+    this.query = query
+    this.pages = [{ cursor: '', limit: PAGE, rows: null, size: 0, used: 0 }]
+    this.children = new Map() // id -> the level of an open group
+    this.total = 0 // at least so many rows
+    this.counts = null
+    this.more = false
+    this.next = ''
+  }
+
+  get known() {
+    return this.pages.reduce((sum, page) => sum + page.size, 0)
+  }
+
+  // Rows, known or expected.
+  get length() {
+    const { known } = this
+    return this.next === null ? known : Math.max(known + (this.pages[0].rows ? PAGE : 0), this.total)
+  }
+
+  at(index) {
+    let from = 0
+    for (const page of this.pages) {
+      if (index < from + page.size) return page.rows?.[index - from]
+      from += page.size
+    }
+    return undefined
+  }
+
+  // The pages that hold rows from `first` to `last`; beyond the end the one that would follow.
+  within(first, last) {
+    const found = []
+    let from = 0
+    for (const page of this.pages) {
+      if (from + page.size > first && from <= last) found.push(page)
+      from += page.size
+    }
+    if (last >= from && this.next !== null) found.push(this.follow(last - from))
+    return found
+  }
+
+  follow(missing) {
+    const end = this.pages[this.pages.length - 1]
+    if (!end.size) return end
+    const page = { cursor: this.next, limit: missing > 3 * PAGE ? LEAP : PAGE, rows: null, size: 0, used: 0 }
+    this.pages.push(page)
+    return page
+  }
+
+  async load(page) {
+    const answer = await api.page({ ...this.query, fields: FIELDS, limit: page.limit, cursor: page.cursor })
+    const at = this.pages.indexOf(page)
+    if (at < 0) return
+    page.rows = answer.jobs
+    page.size = answer.jobs.length
+    page.used = performance.now()
+    if (!page.cursor) {
+      this.total = answer.total ?? 0
+      this.more = Boolean(answer.more) || (answer.total === null && answer.next !== null)
+      this.counts = answer.counts
+    }
+    this.chain(at, answer.next)
+    this.forget()
+  }
+
+  // What follows a page begins where it ends now.
+  chain(at, next) {
+    const following = this.pages[at + 1]
+    if (next === null) this.pages.length = at + 1
+    else if (following) following.cursor = next
+    if (at === this.pages.length - 1) this.next = next
+  }
+
+  forget() {
+    const held = this.pages.filter((page) => page.rows)
+    const far = held.sort((a, b) => a.used - b.used).filter((page) => !page.rows.some((job) => this.children.has(job.id)))
+    for (let rows = held.reduce((sum, page) => sum + page.size, 0); rows > KEPT && far.length > 3; ) {
+      const page = far.shift()
+      rows -= page.size
+      page.rows = null
+    }
+  }
+}
+
+export class Tree {
+  constructor(query) {
+    this.root = new Level(query)
+    this.opened = new Set()
+    this.version = signal(0)
+    this.runs = []
+    this.view = [0, 40]
+    this.error = null
+    this.layout()
+  }
+
+  get loaded() {
+    return this.root.pages[0].rows !== null
+  }
+
+  // Runs of rows of one level, between the groups that are open: the way from a row's number to the row.
+  layout() {
+    this.runs = []
+    this.length = this.place(this.root, 0, 0)
+  }
+
+  place(level, depth, from) {
+    const opened = []
+    let index = 0
+    for (const page of level.children.size ? level.pages : []) {
+      page.rows?.forEach((job, at) => level.children.has(job.id) && opened.push([index + at, level.children.get(job.id)]))
+      index += page.size
+    }
+    let done = 0
+    for (const [at, below] of opened) {
+      this.runs.push({ level, depth, from, first: done, count: at + 1 - done })
+      from = this.place(below, depth + 1, from + at + 1 - done)
+      done = at + 1
+    }
+    this.runs.push({ level, depth, from, first: done, count: level.length - done })
+    return from + level.length - done
+  }
+
+  // The row of a number: {job, depth, level, at}; `job` is undefined while it is not loaded.
+  row(number) {
+    const run = this.runs.find(({ from, count }) => number >= from && number < from + count)
+    if (!run) return undefined
+    const at = run.first + number - run.from
+    return { job: run.level.at(at), depth: run.depth, level: run.level, at }
+  }
+
+  *rows() {
+    const seen = new Set()
+    for (const { level } of this.runs) {
+      if (seen.has(level)) continue
+      seen.add(level)
+      for (const page of level.pages) yield* page.rows || []
+    }
+  }
+
+  find(id) {
+    for (const job of this.rows()) if (job.id === id) return job
+    return undefined
+  }
+
+  numberOf(id) {
+    for (const run of this.runs) {
+      for (let at = 0; at < run.count; at += 1) if (run.level.at(run.first + at)?.id === id) return run.from + at
+    }
+    return -1
+  }
+
+  // Loads what is in view and not there yet.
+  show(first, last) {
+    this.view = [first, Math.max(first, last)]
+    return this.fetch((page) => !page.rows)
+  }
+
+  // Loads what is in view again.
+  refresh = async () => {
+    await this.fetch(() => true)
+    return this.version.value
+  }
+
+  async fetch(wanted) {
+    const [first, last] = this.view
+    const calls = []
+    for (const { level, from, first: start, count } of this.runs) {
+      if (from > last + 1 || (count && from + count <= first)) continue // a group just opened has no rows yet
+      const end = Math.max(0, Math.min(last - from, count - 1))
+      for (const page of level.within(start + Math.max(0, first - from), start + end)) {
+        if (!page.busy && wanted(page)) calls.push(this.load(level, page))
+      }
+    }
+    if (calls.length) await Promise.all(calls)
+  }
+
+  async load(level, page) {
+    page.busy = true
+    try {
+      await level.load(page)
+      this.error = null
+    } catch (error) {
+      if (error.status === undefined || error.away || error.status === 401) throw error
+      this.error = error
+      level.next = null
+    } finally {
+      page.busy = false
+    }
+    this.layout()
+    this.version.value += 1
+    if (!page.rows?.length || page.limit === LEAP || level.known <= this.view[1]) await this.show(...this.view)
+  }
+
+  toggle(id, open = !this.opened.has(id)) {
+    const level = this.runs.map((run) => run.level).find((one) => one.pages.some((page) => page.rows?.some((job) => job.id === id)))
+    if (!level) return
+    if (open) {
+      this.opened.add(id)
+      level.children.set(id, new Level({ parent: id, sort: 'id' }))
+    } else {
+      this.opened.delete(id)
+      level.children.delete(id)
+    }
+    this.layout()
+    this.version.value += 1
+    this.show(...this.view)
+  }
+}

@@ -1,0 +1,30 @@
+// Which rows of a long list are in view: all are of one height, so a division tells.
+import { useLayoutEffect, useRef, useState } from 'preact/hooks'
+
+const STEP = 8 // rows; within these a scroll draws nothing
+
+export function useWindow(count, height) {
+  const box = useRef(null)
+  const [seen, setSeen] = useState({ first: 0, rows: 40, width: 1200 })
+  const look = () => {
+    if (!box.current) return
+    const { scrollTop, clientHeight, clientWidth } = box.current
+    const first = Math.floor(scrollTop / height / STEP) * STEP
+    const rows = Math.ceil(clientHeight / height / STEP) * STEP
+    setSeen((old) => (old.first === first && old.rows === rows && old.width === clientWidth ? old : { first, rows, width: clientWidth }))
+  }
+  useLayoutEffect(() => {
+    const watch = new ResizeObserver(look)
+    watch.observe(box.current)
+    look()
+    return () => watch.disconnect()
+  }, [])
+  useLayoutEffect(look, [count])
+  const reveal = (number) => {
+    const { scrollTop, clientHeight } = box.current
+    const head = 28
+    if (number * height < scrollTop) box.current.scrollTop = number * height
+    else if ((number + 1) * height + head > scrollTop + clientHeight) box.current.scrollTop = (number + 1) * height + head - clientHeight
+  }
+  return { box, first: Math.max(0, seen.first - STEP), last: Math.min(count, seen.first + seen.rows + 2 * STEP) - 1, width: seen.width, look, reveal }
+}
