@@ -323,7 +323,9 @@ def test_a_worker_is_drained_beside_the_list(show: Show) -> None:
 
 
 @in_browser
-@pytest.mark.parametrize("where", ["/", "/?job=2", "/?parent=1&job=1", "/?view=workers", "/?view=cloud", "/?view=jobs&filter=<img src=x"])
+@pytest.mark.parametrize(
+    "where", ["/", "/?job=2", "/?parent=1&job=1", "/?view=workers", "/?view=cloud", "/?view=jobs&filter=<img src=x"]
+)
 def test_hostile_text_is_shown_as_text(show: Show, where: str) -> None:
     page = show("hostile", where)
     expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)

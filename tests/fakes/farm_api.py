@@ -429,7 +429,16 @@ def create_app(farm: Farm) -> Flask:
         app.add_url_rule(API + path, path, lambda **named: jsonify(to_dict(answer(**named))))
 
     name = HOSTILE if farm.scene == "hostile" else ("demo farm" if farm.scene != "empty" else "new farm")
-    route("/server", lambda: {"farm": name, "version": "1.0", "auth": "token" if farm.scene == "token" else "none", "user": "", "role": "admin"})
+    route(
+        "/server",
+        lambda: {
+            "farm": name,
+            "version": "1.0",
+            "auth": "token" if farm.scene == "token" else "none",
+            "user": "",
+            "role": "admin",
+        },
+    )
     route("/farm", farm.summary)
     route("/jobs", lambda: farm.page(dict(request.args)))
     route("/jobs/<int:job_id>", lambda job_id: farm.job(job_id))
