@@ -19,7 +19,7 @@ from autoscaler.reaper import Findings
 from coalition.config import PoolSettings, Settings, options_of
 from coalition.errors import Conflict, Fenced, OverBudget
 from coalition.store.cloud import Blocked, Decided, Found, Machine, Order
-from providers.base import Fate, Offering, Provider, ProviderError, Reason, Rejected, Request, Scope, TooLate
+from providers.base import Fate, Notice, Offering, Provider, ProviderError, Reason, Rejected, Request, Scope, TooLate
 
 if TYPE_CHECKING:
     from coalition.store import Store
@@ -66,6 +66,21 @@ class Applier:
                 self.decided.append(Decided(stray.pool, "terminate", 1, words))
         for key, ids in findings.lingering.items():
             self._call_terminate(key, ids)
+
+    def heed(self, key: str, notices: Sequence[Notice]) -> None:
+        """What its provider will take away gets no more jobs, and another like it is not asked for too soon."""
+        for notice in notices:
+            machine = next((one for one in self.store.machines() if (one.provider, one.provider_id) == (key, notice.id)), None)
+            if machine is None or machine.wish:  # not ours, or heard before
+                continue
+            self.store.check_leader(self.fence)
+            left_s = max(0.0, notice.at - self.clock())
+            self.store.mark_instances([machine.id], "drain", f"{key}, which takes it back", notice.reason)
+            words = f"instance {machine.id}: {notice.reason}; it ends in {left_s:.0f} s"
+            self.decided.append(Decided(machine.pool, "notice", 1, words))
+            if machine.pool in self.pools:
+                until = self.clock() + (BLOCK_S[Reason.CAPACITY] or 0.0)
+                self._block(machine.pool, machine.offering, str(Reason.CAPACITY), until, f"one was taken back: {notice.reason}")
 
     # ------------------------------------------------------------ a plan
 

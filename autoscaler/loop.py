@@ -163,6 +163,7 @@ class Autoscaler:
             self._handled = self.store.counters().get("backlog", 0)
             applier = Applier(self.settings, self.store, self.providers, self._fence, self.store.clock)
             problem = self._unreconciled(self._reap(applier))
+            self._heed(applier)
             applier.resume()
             snapshot = take(self.store, self._pools(problem), self.store.clock(), self._leading_since)
             applier.carry_out(decide(snapshot))
@@ -207,6 +208,16 @@ class Autoscaler:
         self._sightings = findings.sightings
         applier.reap(findings)
         return lists.keys()
+
+    def _heed(self, applier: Applier) -> None:
+        """Acts on what providers announce that they will take away."""
+        for key, provider in self.providers.items():
+            try:
+                notices = provider.notices()
+            except ProviderError as error:
+                log.warning("%s cannot tell what it will take away: %s", key, error)
+            else:
+                applier.heed(key, notices)
 
     def _pools(self, problem: str) -> list[Pool]:
         """The pools with their offers; none of those while there is a problem."""

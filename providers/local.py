@@ -2,7 +2,8 @@
 
 The folder is the record (local_supervisor.py says what is in it): instances survive the server, and are found again by it.
 `until` is enforced by the supervisor (deadline = provider). A file `faults` in the root makes the next instances misbehave,
-one line each: never_boots, slow_boot:SECONDS, dies:SECONDS, or an empty line for none.
+one line each: never_boots, slow_boot:SECONDS, dies:SECONDS, spot_notice:SECONDS:WARNING (announced after so long, and taken away
+so much later), or an empty line for none.
 """
 
 from __future__ import annotations
@@ -250,7 +251,14 @@ class LocalProvider:
         return deadlines
 
     def notices(self) -> Sequence[Notice]:
-        return []
+        """Told as long as they live: whoever reads it may end before it is heeded."""
+        found = []
+        for folder in self._folders():
+            with suppress(OSError, ValueError):
+                if not (folder / "ended").exists():
+                    at = float((folder / "notice").read_text(encoding="utf-8"))
+                    found.append(Notice(folder.name, at, "it will be taken back, as a spot machine may be"))
+        return found
 
     def console(self, id: str) -> str:
         if not NAME.match(id):

@@ -25,6 +25,7 @@ from pathlib import Path
 TICK_S = 0.5
 GRACE_S = 2.0  # from SIGTERM to SIGKILL of the worker
 KILL_S = 5.0
+WARNING_S = 30.0  # between a spot notice and the end, if the fault does not say
 LOCK_S = 2.0
 MAX_CONSOLE_BYTES = 8 << 20
 PR_SET_CHILD_SUBREAPER = 36
@@ -102,10 +103,15 @@ class Supervisor:
 
     def run(self) -> str:
         """Keeps the instance until it is over; why it is."""
-        fault, _, seconds = str(self.spec.get("fault", "")).partition(":")
-        dies_at = time.monotonic() + float(seconds or 0) if fault == "dies" else None
-        starts_at = time.monotonic() + float(seconds or 0) if fault == "slow_boot" else 0.0
+        fault, *seconds = str(self.spec.get("fault", "")).split(":")
+        now, first_s = time.monotonic(), float(seconds[0]) if seconds else 0.0
+        dies_at = now + first_s if fault == "dies" else None
+        starts_at = now + first_s if fault == "slow_boot" else 0.0
+        if fault == "spot_notice":
+            dies_at = now + first_s + float(seconds[1] if len(seconds) > 1 else WARNING_S)
         while True:
+            if fault == "spot_notice" and time.monotonic() >= now + first_s:
+                self._announce(float(dies_at or 0.0) - time.monotonic())
             if reason := self._over(dies_at):
                 self._end_all(0.0 if dies_at else GRACE_S)
                 return reason
@@ -121,7 +127,14 @@ class Supervisor:
             return "its paid time was over"
         if self.status is not None:
             return f"its worker ended with {_words(self.status)}"
-        return "it died, as was asked for" if dies_at is not None and time.monotonic() >= dies_at else ""
+        if dies_at is not None and time.monotonic() >= dies_at:
+            return "it was taken back, as was announced" if (self.folder / "notice").exists() else "it died, as was asked for"
+        return ""
+
+    def _announce(self, left_s: float) -> None:
+        """Says, once, when this instance will be taken away."""
+        if not (self.folder / "notice").exists():
+            write_atomically(self.folder / "notice", repr(time.time() + left_s))
 
     def _deadline(self) -> float:
         try:

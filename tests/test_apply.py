@@ -15,7 +15,7 @@ from coalition import schema
 from coalition.errors import Fenced
 from coalition.store import Store
 from coalition.store.cloud import ROLE
-from providers.base import Fate, Life, Reason, Rejected, Scope, Unknown
+from providers.base import Fate, Life, Notice, Reason, Rejected, Scope, Unknown
 from providers.fake import FakeProvider
 from tests.cloud_world import DOLLAR, LINUX, START, Clock, World, budget, pool, settings
 
@@ -182,6 +182,53 @@ def test_a_list_that_lags_starts_nothing_twice_and_ends_nothing(world: World) ->
     world.tick(5, seconds=5)
     assert world.live() == 2
     assert world.states() == ["STARTING", "STARTING"]
+
+
+# ---------------------------------------------------------------- notices
+
+
+def test_what_will_be_taken_away_takes_no_more_jobs_and_no_other_like_it_is_bought_for_a_while(world: World) -> None:
+    world.submit(3)
+    world.tick()
+    world.boot()
+    first = next(iter(world.workers))
+    for id in world.workers:
+        world.work(id)
+        world.beat(id)
+    world.fake.pending_notices.append(Notice(first, world.clock() + 120, "it is wanted back"))
+    world.tick()
+    assert sorted(world.states()) == ["DRAINING", "RUNNING"]
+    assert any("it is wanted back; it ends in 120 s" in reason for reason in world.reasons("notice"))
+    assert any("asked for by fake, which takes it back" in reason for reason in world.reasons("drain"))
+    world.submit(6)
+    world.tick()
+    assert any("is blocked: one was taken back: it is wanted back" in reason for reason in world.reasons("hold"))
+    launches = len(world.requests())
+    world.clock.wait(181)
+    for id in world.workers:
+        world.beat(id)
+    world.tick()
+    assert len(world.requests()) > launches
+
+
+def test_a_notice_that_comes_again_or_is_for_a_stranger_changes_nothing(world: World) -> None:
+    world.submit(1)
+    world.tick()
+    world.boot()
+    (id,) = world.workers
+    world.work(id)
+    for _ in range(2):
+        world.fake.pending_notices += [Notice(id, world.clock() + 120, "why"), Notice("stranger", world.clock(), "why")]
+        world.tick()
+    assert len(world.reasons("notice")) == 1
+    assert world.states() == ["DRAINING"]
+
+
+def test_a_provider_that_cannot_tell_its_notices_is_no_reason_to_stop(world: World) -> None:
+    world.fake.faults.errors["notices"].append(Unknown("500"))
+    world.submit(1)
+    world.tick()
+    assert len(world.requests()) == 1
 
 
 # ---------------------------------------------------------------- living

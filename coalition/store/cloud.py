@@ -599,7 +599,7 @@ class Cloud(Workers):
         return row
 
     @writes
-    def mark_instances(self, db: Connection, ids: Sequence[int], wish: str, who: str = "") -> int:
+    def mark_instances(self, db: Connection, ids: Sequence[int], wish: str, who: str = "", why: str = "by hand") -> int:
         """Asks for instances to be drained or terminated; the next tick does it. How many will be. NotFound for a wrong id."""
         rows: list[Machine] = []
         for chunk in chunks(list(ids)):
@@ -609,7 +609,7 @@ class Cloud(Workers):
         marked = [row for row in rows if wish in instance_actions(row.state)]
         for row in marked:
             db.execute(update(instance).where(instance.c.id == row.id).values(wish=wish, wished_by=who))
-            self._event(db, f"instance.ask_{wish}", who, "by hand", instance_id=row.id, worker_id=row.worker_id)
+            self._event(db, f"instance.ask_{wish}", who, why, instance_id=row.id, worker_id=row.worker_id)
         self._bump(db, "backlog")
         return len(marked)
 
