@@ -341,7 +341,7 @@ class Client:
 
     def _act(self, method: str, path: str, chosen: JobSelection, partial: bool, dry_run: bool) -> Changed:
         must_select(chosen)
-        return self._change(method, path, chosen, {"partial": partial or None, "dry_run": dry_run or None})
+        return self._change(method, path, chosen, _careful(partial, dry_run))
 
     def attempts(self, job: int) -> list[Attempt]:
         """GET /jobs/{id}/attempts, newest first."""
@@ -478,23 +478,24 @@ class Client:
         """GET /workers/{id}/explain: {worker, name, state, reasons: [{code, text}...]}, why it is idle or takes no more."""
         return self._get(f"/workers/{int(worker)}/explain")
 
-    def edit_workers(self, ids: Ids, **changes: Any) -> int:
+    def edit_workers(self, ids: Ids, *, partial: bool = False, dry_run: bool = False, **changes: Any) -> Changed:
         """PATCH /workers: change fields of model.WorkerChanges, such as `affinity` (tag lists, best first), `active`, `hours`
         and `note`. Returns how many were changed.
         """
-        return self._change("PATCH", "/workers", WorkerEdit(_ids(ids), _changes(WorkerChanges, changes)))
+        wanted = WorkerEdit(_ids(ids), _changes(WorkerChanges, changes))
+        return self._change("PATCH", "/workers", wanted, _careful(partial, dry_run))
 
-    def drain_workers(self, ids: Ids) -> int:
+    def drain_workers(self, ids: Ids, *, partial: bool = False, dry_run: bool = False) -> Changed:
         """POST /workers/drain: they finish what they run and take no more."""
-        return self._change("POST", "/workers/drain", Selection(_ids(ids)))
+        return self._change("POST", "/workers/drain", Selection(_ids(ids)), _careful(partial, dry_run))
 
-    def resume_workers(self, ids: Ids) -> int:
+    def resume_workers(self, ids: Ids, *, partial: bool = False, dry_run: bool = False) -> Changed:
         """POST /workers/resume: drained workers take jobs again."""
-        return self._change("POST", "/workers/resume", Selection(_ids(ids)))
+        return self._change("POST", "/workers/resume", Selection(_ids(ids)), _careful(partial, dry_run))
 
-    def delete_workers(self, ids: Ids) -> int:
+    def delete_workers(self, ids: Ids, *, partial: bool = False, dry_run: bool = False) -> Changed:
         """POST /workers/delete: forget them; their credentials end."""
-        return self._change("POST", "/workers/delete", Selection(_ids(ids)))
+        return self._change("POST", "/workers/delete", Selection(_ids(ids)), _careful(partial, dry_run))
 
     def limits(self) -> list[Limit]:
         """GET /limits: counted tokens, with what is used and how many jobs wait; `maximum` is None where nobody defined it."""
@@ -590,13 +591,13 @@ class Client:
         """GET /instances/{id}: one machine, also one that is gone."""
         return self._get(f"/instances/{int(instance)}")
 
-    def drain_instances(self, ids: Ids) -> int:
+    def drain_instances(self, ids: Ids, *, partial: bool = False, dry_run: bool = False) -> Changed:
         """POST /instances/drain: they end when their jobs are done."""
-        return self._change("POST", "/instances/drain", Selection(_ids(ids)))
+        return self._change("POST", "/instances/drain", Selection(_ids(ids)), _careful(partial, dry_run))
 
-    def terminate_instances(self, ids: Ids) -> int:
+    def terminate_instances(self, ids: Ids, *, partial: bool = False, dry_run: bool = False) -> Changed:
         """POST /instances/terminate: they end now; their jobs run again elsewhere."""
-        return self._change("POST", "/instances/terminate", Selection(_ids(ids)))
+        return self._change("POST", "/instances/terminate", Selection(_ids(ids)), _careful(partial, dry_run))
 
     def budgets(self) -> list[dict[str, Any]]:
         """GET /budgets: caps, and what of them is spent, reserved and left."""
@@ -839,6 +840,10 @@ def _find(token: str) -> str:
 def _query(query: Mapping[str, Any]) -> str:
     given = {name: int(value) if isinstance(value, bool) else value for name, value in query.items() if value is not None}
     return f"?{urlencode(given)}" if given else ""
+
+
+def _careful(partial: bool, dry_run: bool) -> dict[str, Any]:
+    return {"partial": partial or None, "dry_run": dry_run or None}
 
 
 def _second(at: float | None) -> int | None:

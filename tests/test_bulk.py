@@ -14,7 +14,7 @@ from coalition import schema
 from coalition.config import AuthSettings
 from coalition.errors import BadInput, NotAllowed, NotFound
 from coalition.filters import parse
-from coalition.model import Counts, JobChanges
+from coalition.model import Counts, JobChanges, WorkerChanges
 from coalition.server.app import create_app
 from coalition.store.bulk import Action
 from coalition.store.lists import JobQuery
@@ -145,6 +145,28 @@ def test_an_edit_is_refused_to_the_kinds_it_is_not_for(store: WatchedStore, mixe
     done = store.act(Action("edit", ids=ids, values=(JobChanges(parent=mixed["both"]),), partial=True))
     assert [one.id for one in done.refused] == [mixed["both"]]
     assert {store.job(one).parent for one in done.ids} == {mixed["both"]}
+
+
+def test_workers_are_changed_one_by_one_all_or_none_or_in_part(store: WatchedStore) -> None:
+    here, gone = Hand(store, "w1"), Hand(store, "w2")
+    store.delete_workers([gone.id])
+    ids = (here.id, gone.id)
+    with pytest.raises(NotFound) as error:
+        store.act_on_each(Action("drain_workers", ids=ids))
+    assert [one["id"] for one in error.value.extra["refused"]] == [gone.id]
+    assert store.worker(here.id).state == "STARTING"
+    before = everything(store)
+    told = store.rehearse(Action("drain_workers", ids=ids, partial=True))
+    assert everything(store) == before
+    done = store.act_on_each(Action("drain_workers", ids=ids, partial=True))
+    assert (told.ids, told.refused) == (done.ids, done.refused)
+    assert (done.ids, [one.status for one in done.refused]) == ((here.id,), [404])
+    assert told.dry_run
+    assert [one.kind for one in told.dry_run.events] == ["worker.drain"]
+    assert store.worker(here.id).state == "DRAINING"
+    edit = Action("edit_workers", ids=ids, values=(WorkerChanges(note="loud"),), partial=True)
+    assert store.act_on_each(edit).ids == (here.id,)
+    assert store.worker(here.id).note == "loud"
 
 
 # ---------------------------------------------------------------- the API

@@ -37,10 +37,12 @@ def test_pools_instances_budgets_and_decisions_are_shown(client: FlaskClient) ->
 
 
 def test_instances_are_drained_and_terminated_by_hand(client: FlaskClient, world: World) -> None:
-    assert client.post("/api/v1/instances/terminate", json={"ids": [1]}).json == {"changed": 1}
-    assert client.post("/api/v1/instances/drain", json={"ids": [2]}).json == {"changed": 1}
+    assert client.post("/api/v1/instances/terminate", json={"ids": [1]}).json["ids"] == [1]
+    assert client.post("/api/v1/instances/drain", json={"ids": [2]}).json["ids"] == [2]
     world.tick(2, seconds=1)
     assert world.states()[:2] == ["GONE", "GONE"]
+    refused = client.post("/api/v1/instances/drain", json={"ids": [1, 3]})
+    assert (refused.status_code, [one["id"] for one in refused.json["refused"]]) == (409, [1])
     every = client.get("/api/v1/instances?all=1").json["instances"]
     assert {1, 2} <= {one["id"] for one in every}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from coalition.cli.frame import DURATION, IDS, LIMIT, Call, amounts, cli, texts
+from coalition.cli.frame import DURATION, IDS, LIMIT, Call, amounts, careful, cli, texts
 
 
 @cli.command()
@@ -83,18 +83,20 @@ def _instance_row(instance: Mapping[str, Any]) -> list[object]:
 
 @instances.command("drain")
 @IDS
+@careful
 @click.pass_obj
-def instances_drain(call: Call, ids: Sequence[int]) -> None:
+def instances_drain(call: Call, /, ids: Sequence[int], **given: bool) -> int:
     """End machines when their jobs are done."""
-    call.changed(call.client().drain_instances(ids), "instance")
+    return call.acted(call.client().drain_instances(ids, **given), "instance")
 
 
 @instances.command("terminate")
 @IDS
+@careful
 @click.pass_obj
-def instances_terminate(call: Call, ids: Sequence[int]) -> None:
+def instances_terminate(call: Call, /, ids: Sequence[int], **given: bool) -> int:
     """End machines now; their jobs run again elsewhere."""
-    call.changed(call.client().terminate_instances(ids), "instance")
+    return call.acted(call.client().terminate_instances(ids, **given), "instance")
 
 
 @cli.command()

@@ -81,14 +81,14 @@ class Call:
     def changed(self, count: int, thing: str = "job") -> None:
         self.screen.said({"changed": count}, f"{count} {thing}{'' if count == 1 else 's'} changed")
 
-    def acted(self, done: Changed) -> int:
-        """Tells what an action on many jobs did, or would do; 1 where some were refused."""
+    def acted(self, done: Changed, thing: str = "job") -> int:
+        """Tells what an action on many did, or would do; 1 where some were refused."""
         from coalition.model import to_dict
         from coalition.output import clean, rehearsal
 
         facts = {"changed": int(done), "ids": list(done.ids), "refused": to_dict(done.refused), "dry_run": to_dict(done.dry_run)}
         would = "would be " if done.dry_run else ""
-        self.screen.said(facts, f"{int(done):,} job{'' if done == 1 else 's'} {would}changed")
+        self.screen.said(facts, f"{int(done):,} {thing}{'' if done == 1 else 's'} {would}changed")
         for line in rehearsal(done.dry_run) if done.dry_run and not self.json else ():
             self.screen.said(None, line)
         for one in () if self.json else done.refused:
@@ -200,13 +200,16 @@ class Written(click.ParamType):  # type: ignore[type-arg]  # generic since click
 DURATION = Written("duration", "a_duration")
 SIZE = Written("size", "a_size")
 IDS = click.argument("ids", nargs=-1, required=True, type=int, metavar="ID...")
+CAREFUL: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+    click.option("--partial", is_flag=True, help="Leave out what is refused; else one refusal refuses all."),
+    click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing."),
+)
 SELECTION: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.argument("ids", nargs=-1, type=int, metavar="[ID...]"),
     click.option(
         "--filter", metavar="TEXT", default="", help="Instead of ids: all jobs that fit, such as 'state:ERROR user:ann'."
     ),
-    click.option("--partial", is_flag=True, help="Leave out what is refused; else one refusal refuses all."),
-    click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing."),
+    *CAREFUL,
 )
 JOB = click.argument("job", type=int, metavar="ID")
 LIMIT = click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
@@ -215,6 +218,13 @@ LIMIT = click.option("--limit", type=click.IntRange(1), default=50, show_default
 def selecting(verb: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments of a verb that acts on many jobs."""
     for part in reversed(SELECTION):
+        verb = part(verb)
+    return verb
+
+
+def careful(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a verb that acts on many machines."""
+    for part in reversed(CAREFUL):
         verb = part(verb)
     return verb
 

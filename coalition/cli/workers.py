@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalition.cli.frame import DURATION, Call, cli, parts, texts, written
+from coalition.cli.frame import DURATION, Call, careful, cli, parts, texts, written
 
 if TYPE_CHECKING:
     from coalition.client import Client
@@ -58,29 +58,32 @@ def _worker_ids(client: Client, names: Sequence[str]) -> list[int]:
 
 @workers.command("drain")
 @WORKERS
+@careful
 @click.pass_obj
-def workers_drain(call: Call, names: Sequence[str]) -> None:
+def workers_drain(call: Call, /, names: Sequence[str], **given: bool) -> int:
     """Let workers finish what they run, and take no more."""
     client = call.client()
-    call.changed(client.drain_workers(_worker_ids(client, names)), "worker")
+    return call.acted(client.drain_workers(_worker_ids(client, names), **given), "worker")
 
 
 @workers.command("resume")
 @WORKERS
+@careful
 @click.pass_obj
-def workers_resume(call: Call, names: Sequence[str]) -> None:
+def workers_resume(call: Call, /, names: Sequence[str], **given: bool) -> int:
     """Let drained workers take jobs again."""
     client = call.client()
-    call.changed(client.resume_workers(_worker_ids(client, names)), "worker")
+    return call.acted(client.resume_workers(_worker_ids(client, names), **given), "worker")
 
 
 @workers.command("delete")
 @WORKERS
+@careful
 @click.pass_obj
-def workers_delete(call: Call, names: Sequence[str]) -> None:
+def workers_delete(call: Call, /, names: Sequence[str], **given: bool) -> int:
     """Forget workers; their credentials end."""
     client = call.client()
-    call.changed(client.delete_workers(_worker_ids(client, names)), "worker")
+    return call.acted(client.delete_workers(_worker_ids(client, names), **given), "worker")
 
 
 @workers.command("edit")
@@ -94,8 +97,9 @@ def workers_delete(call: Call, names: Sequence[str]) -> None:
 @click.option("--idle-user", "idle_user_s", type=DURATION, help="It takes jobs when nobody used it for so long; 0: always.")
 @click.option("--idle-load", type=float, help="It takes jobs when others load it less than this; 0: always.")
 @click.option("--note", help="Words for whoever looks at it.")
+@careful
 @click.pass_context
-def workers_edit(context: click.Context, /, names: Sequence[str], **options: Any) -> None:
+def workers_edit(context: click.Context, /, names: Sequence[str], partial: bool, dry_run: bool, **options: Any) -> int:
     """Change workers."""
     call: Call = context.obj
     given = written(context, options)
@@ -104,7 +108,8 @@ def workers_edit(context: click.Context, /, names: Sequence[str], **options: Any
     if "affinity" in given:
         given["affinity"] = [line for line in ([*parts([text])] for text in given["affinity"]) if line]
     client = call.client()
-    call.changed(client.edit_workers(_worker_ids(client, names), **given), "worker")
+    done = client.edit_workers(_worker_ids(client, names), partial=partial, dry_run=dry_run, **given)
+    return call.acted(done, "worker")
 
 
 @cli.command()

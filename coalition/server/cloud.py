@@ -13,6 +13,7 @@ from coalition.model import MAX_INT, Selection, spec
 from coalition.server import web
 from coalition.server.auth import for_caller
 from coalition.server.rows import PAGING, newest_first, shared, whole
+from coalition.server.workers import act
 from coalition.states import InstanceState
 
 blueprint = Blueprint("cloud", __name__)
@@ -76,8 +77,7 @@ def terminate_instances() -> Response:
 
 
 def _ask(wish: str) -> Response:
-    changed = web.farm().store.mark_instances(web.body(Selection).ids, wish, g.identity.name)
-    return web.reply({"changed": changed})
+    return act("mark_instances", web.body(Selection).ids, wish)
 
 
 @blueprint.get("/budgets")

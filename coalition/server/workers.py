@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from flask import Blueprint, Response, g, request
 
@@ -15,6 +16,7 @@ from coalition.server import log_keeping, web
 from coalition.server.auth import for_caller, in_networks
 from coalition.server.dispatcher import Session
 from coalition.server.rows import PAGING, shared, whole
+from coalition.store.bulk import Action
 
 blueprint = Blueprint("workers", __name__)
 
@@ -47,27 +49,34 @@ def explain(worker_id: int) -> Response:
 def edit() -> Response:
     wanted = web.body(WorkerEdit)
     web.refuse_nothing(wanted.changes)
-    return _changed(web.farm().store.edit_workers(wanted.ids, wanted.changes, g.identity.name))
+    return act("edit_workers", wanted.ids, wanted.changes)
 
 
 @blueprint.post("/workers/drain")
 def drain() -> Response:
-    return _changed(web.farm().store.drain_workers(web.body(Selection).ids, g.identity.name))
+    return act("drain_workers", web.body(Selection).ids)
 
 
 @blueprint.post("/workers/resume")
 def resume() -> Response:
-    return _changed(web.farm().store.resume_workers(web.body(Selection).ids, g.identity.name))
+    return act("resume_workers", web.body(Selection).ids)
 
 
 @blueprint.post("/workers/delete")
 def delete() -> Response:
-    return _changed(web.farm().store.delete_workers(web.body(Selection).ids, g.identity.name))
+    return act("delete_workers", web.body(Selection).ids)
 
 
-def _changed(count: int) -> Response:
-    web.farm().dispatcher.kick()
-    return web.reply({"changed": count})
+def act(name: str, ids: Sequence[int], *values: Any) -> Response:
+    """One action on all these workers or instances: all or none, unless the call says `partial`; only told, with `dry_run`."""
+    web.refuse_unknown("partial", "dry_run")
+    farm, who = web.farm(), g.identity.name
+    action = Action(name, ids, values=values, partial=web.flag("partial"))
+    if web.flag("dry_run"):
+        return web.reply(farm.store.rehearse(action, who))
+    done = farm.store.act_on_each(action, who)
+    farm.dispatcher.kick()
+    return web.reply(done)
 
 
 @blueprint.get("/affinities")

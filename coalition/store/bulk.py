@@ -1,4 +1,4 @@
-"""One action on many jobs, by id or by filter: all or none, or all but those it cannot be done to; or only what it would do.
+"""One action on many jobs or machines, of jobs by id or by filter: all or none, or all that may be; or only what it would do.
 
 The jobs that fit a filter are found in the transaction that acts on them. What is refused of each job is looked at first: jobs
 that are not there, that others own (or something below them), or of a kind that an edit is not for. What is wrong with the call
@@ -14,13 +14,14 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Connection, bindparam, func, or_, select
 
-from coalition.errors import BadInput, CoalitionError, NotAllowed, NotFound
+from coalition.errors import BadInput, CoalitionError, Conflict, NotAllowed, NotFound
 from coalition.filters import Term
 from coalition.model import Changed, Counts, Happening, JobSpec, NotDone, Rehearsal
 from coalition.schema import event, job, spec
 from coalition.store import lists
 from coalition.store.archive import Archive
 from coalition.store.base import HotIn, inside, rehearse, writes
+from coalition.store.cloud import Cloud
 from coalition.store.edit import RANGES, unfit
 from coalition.store.jobs import Jobs
 from coalition.store.tree import IDS
@@ -29,7 +30,12 @@ TOLD = 100  # refusals in a problem body, and events of a rehearsal
 ACTS: Mapping[str, Callable[..., int]] = {
     name: inside(getattr(Jobs, name)) for name in ("edit", "pause", "start", "reset", "skip", "delete")
 }
-REFUSALS: Mapping[int, type[CoalitionError]] = {403: NotAllowed, 404: NotFound, 422: BadInput}
+# Of machines there are few: what is refused of each is seen by trying.
+ACTS_ON_EACH: Mapping[str, Callable[..., int]] = {
+    name: inside(getattr(Cloud, name))
+    for name in ("edit_workers", "drain_workers", "resume_workers", "delete_workers", "mark_instances")
+}
+REFUSALS: Mapping[int, type[CoalitionError]] = {403: NotAllowed, 404: NotFound, 409: Conflict, 422: BadInput}
 
 
 def _kin(column: Any) -> HotIn:
@@ -46,7 +52,7 @@ KIN, KIN_BELOW = _kin(job.c.id), _kin(job.c.parent)
 class Action:
     """What to do to which jobs. `values` are what it takes beside them; with an `owner`, only to that user's jobs."""
 
-    name: str  # of ACTS
+    name: str  # of ACTS, or of ACTS_ON_EACH
     ids: Sequence[int] = ()
     terms: tuple[Term, ...] = ()  # without ids: all that fit
     values: tuple[Any, ...] = ()
@@ -73,12 +79,33 @@ class Bulk(Archive):
         told = tuple(NotDone(one, error.status, error.detail) for one, error in refused.items())
         return Changed(len(done), tuple(done), told)
 
+    @writes
+    def act_on_each(self, db: Connection, action: Action, who: str = "") -> Changed:
+        """The same of workers or instances, which are changed one by one."""
+        done: list[int] = []
+        refused: dict[int, CoalitionError] = {}
+        for one in dict.fromkeys(action.ids):
+            try:
+                with db.begin_nested():
+                    if not ACTS_ON_EACH[action.name](self, db, [one], *action.values, who):
+                        raise Conflict(f"{one} is not in a state that allows this")
+            except CoalitionError as error:
+                if error.status not in REFUSALS:
+                    raise
+                refused[one] = error
+            else:
+                done.append(one)
+        if refused and not action.partial:
+            _refuse(refused)
+        return Changed(len(done), tuple(done), tuple(NotDone(one, e.status, e.detail) for one, e in refused.items()))
+
     def rehearse(self, action: Action, who: str = "") -> Changed:
-        """What `act` would answer, and what would have happened; nothing is changed."""
+        """What `act`, or `act_on_each`, would answer, and what would have happened; nothing is changed."""
 
         def play(store: Bulk, db: Connection) -> Changed:
             before, last = store._farm(db), _last_event(db)
-            done = inside(Bulk.act)(store, db, action, who)
+            act = inside(Bulk.act) if action.name in ACTS else inside(Bulk.act_on_each)
+            done = act(store, db, action, who)
             return Changed(done.changed, done.ids, done.refused, Rehearsal(before, store._farm(db), _events(db, last)))
 
         return rehearse(self, play)
