@@ -13,10 +13,10 @@ check() {
 
 check ruff "$bin/ruff" check .
 check mypy "$bin/mypy"
-check mypy-scripts "$bin/mypy" scripts examples
+check mypy-scripts "$bin/mypy" scripts examples worker_image
 check lint-imports "$bin/lint-imports"
 if command -v shellcheck >/dev/null 2>&1; then
-    check shellcheck shellcheck scripts/*.sh .ci/run
+    check shellcheck shellcheck scripts/*.sh .ci/run worker_image/provision.sh worker_image/files/dead-man
 elif [ "${CI:-}" = true ]; then
     echo "make lint: shellcheck is missing" >&2
     failed="$failed shellcheck"

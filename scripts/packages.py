@@ -19,6 +19,9 @@ from pathlib import Path
 # package: the command that shows it is there
 COMMANDS = {
     "povray": "povray",
+    "packer": "packer",
+    "cloud-init": "cloud-init",
+    "systemd": "systemd-analyze",
     "shellcheck": "shellcheck",
     "chromium": "chromium",
     "mariadb-server-core": "mariadbd",

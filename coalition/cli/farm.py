@@ -84,8 +84,9 @@ def _serve(settings: Settings) -> int:
 @click.option("--identity", help="A cloud machine's own id.")
 @click.option("--funded-for", "funded_for_s", type=DURATION, help="Paid for so long; stops by then unless the server extends it.")
 @click.option("--deadline-file", metavar="FILE", help="Where the end of the paid time is kept, in seconds since boot.")
+@click.option("--self-test", "only_test", is_flag=True, help="Say whether this machine can be a worker, and end; 1: it cannot.")
 @click.pass_obj
-def worker(call: Call, /, **options: Any) -> int:
+def worker(call: Call, /, only_test: bool, **options: Any) -> int:
     """Run a worker: take jobs from the server until told to stop. SIGTERM: finish what runs, then end."""
     from coalition.client import address
     from coalition.worker import WorkerOptions, run_worker
@@ -97,7 +98,12 @@ def worker(call: Call, /, **options: Any) -> int:
         "token_file": call.token_file,
         "ca": call.ca,
     }
-    return run_worker(WorkerOptions(**{name: value for name, value in {**common, **options}.items() if value}))
+    wanted = WorkerOptions(**{name: value for name, value in {**common, **options}.items() if value})
+    if only_test:
+        from coalition.self_test import self_test
+
+        return self_test(wanted)
+    return run_worker(wanted)
 
 
 # ---------------------------------------------------------------- events, archive, tokens
