@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from coalition.errors import ConfigError, nearest
+from coalition.journal import FORMATS, Journal, a_level_list
 from coalition.model import NAME, TAG
 
 MICRO = 1_000_000
@@ -311,6 +312,20 @@ class AuthSettings:
 
 
 @dataclass(frozen=True)
+class LogSettings:
+    format: str = knob("text", one_of(*FORMATS), "lines for people, or a JSON object on each")
+    level: str = knob("info", a_level_list, "debug, info, warning or error; of single parts too: info, store:debug")
+    file: str = knob("", a_text, "where the server's own log goes; empty: stderr")
+    max_bytes: int = knob("10M", a_size, "a file larger than this becomes FILE.1, and a new one begins", low=1_024)
+    files: int = knob("5", a_count, "how many of those are kept", high=1_000)
+
+    @property
+    def journal(self) -> Journal:
+        file = str(Path(self.file).expanduser()) if self.file else ""
+        return Journal(self.format, self.level, file, self.max_bytes, self.files)
+
+
+@dataclass(frozen=True)
 class LogStoreSettings:
     kind: str = knob(
         "folder", one_of("folder", "s3"), "folder: logs in data_dir; s3: in an S3-compatible bucket, for several servers"
@@ -449,6 +464,7 @@ class PathRule:
 class Settings:
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
+    log: LogSettings = LogSettings()
     log_store: LogStoreSettings = LogStoreSettings()
     worker: WorkerSettings = WorkerSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
@@ -486,6 +502,7 @@ class Settings:
 SINGLE: dict[str, type] = {
     "server": ServerSettings,
     "auth": AuthSettings,
+    "log": LogSettings,
     "log_store": LogStoreSettings,
     "worker": WorkerSettings,
     "scheduler": SchedulerSettings,
@@ -752,6 +769,7 @@ HEAD = """\
 SECTIONS = {
     "server": "The server's process, its address and what it keeps.",
     "auth": "Who may do what. Beyond loopback, `mode = token` is required.",
+    "log": "What the server says of itself. Tokens and passwords are never in it.",
     "log_store": "Where the logs of jobs are kept; `log_max` in [server] and `logs` in [keep] say how much and for how long.",
     "worker": "What workers are told when they enrol.",
     "scheduler": "Who goes first, and what happens after errors.",

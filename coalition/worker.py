@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from coalition import __version__
+from coalition import __version__, journal
 from coalition.config import a_tag_list
 from coalition.discovery import DEFAULT_PORT, find
 from coalition.errors import BadInput, CoalitionError, Conflict, NotAuthenticated, ServerUnreachable
@@ -81,6 +81,9 @@ class WorkerOptions:
     ca: str = ""
     funded_for_s: float | None = None
     deadline_file: str = ""
+    log_format: str = "text"
+    log_level: str = "info"
+    log_file: str = ""
 
     def resolved_name(self) -> str:
         return self.name or re.sub(r"[^\w.\-]", "-", socket.gethostname())[:128] or "worker"
@@ -767,5 +770,8 @@ def _allow_files(count: int) -> None:
 
 def run_worker(options: WorkerOptions) -> int:
     """Be a worker until told to end; the exit code for the process. This process must be for nothing else."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        journal.begin(journal.Journal(options.log_format, journal.a_level_list(options.log_level), options.log_file))
+    except (OSError, ValueError) as error:
+        raise BadInput(fields={"log": str(error)}) from None
     return Agent(options, own_process=True).run()

@@ -24,6 +24,7 @@ from coalition.server import (
     openapi,
     package,
     page,
+    request_ids,
     system,
     workers,
 )
@@ -56,6 +57,7 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     app.register_error_handler(CoalitionError, problem)
     app.register_error_handler(HTTPException, http_problem)
     app.register_error_handler(Exception, crash)
+    request_ids.install(app)
     auth.install(app, the_farm)
     app.after_request(after_action)
     return app

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 
-from coalition import discovery
+from coalition import discovery, journal
 from coalition.config import Settings
 from coalition.errors import ConfigError
 from coalition.schema_version import prepare
@@ -48,9 +49,7 @@ Extra = Callable[[Settings, Store], Background]
 
 def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
     """Serves until SIGTERM or Ctrl-C. ConfigError when the address or the database cannot be used."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for chatty in ("alembic", "apscheduler"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    _begin_journal(settings)
     _must_be_free(settings)
     _make_data_dir(settings)
     log_keeping.check(settings)
@@ -60,6 +59,13 @@ def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
     print(f"coalition serves farm {settings.server.farm} at {settings.url}", flush=True)
     _Gunicorn(settings, extras).run()
     return 0
+
+
+def _begin_journal(settings: Settings) -> None:
+    try:
+        journal.begin(settings.log.journal)
+    except OSError as error:
+        raise ConfigError(f"[log] file: {settings.log.file} cannot be written: {error.strerror}") from None
 
 
 def _must_be_free(settings: Settings) -> None:
@@ -114,6 +120,15 @@ def _open_files() -> int:
     return max(soft, wanted)
 
 
+class _GunicornsLog(Logger):  # type: ignore[misc]
+    """What gunicorn says goes where our own lines go."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.setLevel(logging.WARNING)
+        self.error_log.propagate = True
+        self.access_log.setLevel(logging.CRITICAL)
+
+
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
     """gthread workers: the threads of each share one dispatcher. SQLite, which has one writer, has one worker."""
 
@@ -138,6 +153,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108 - a heartbeat file
             "proc_name": f"coalition {settings.server.farm}",
             "loglevel": "warning",
+            "logger_class": _GunicornsLog,
             "control_socket_disable": True,
             "post_worker_init": lambda worker: self.start_background(),
             "worker_exit": lambda server, worker: self.stop_background(),
