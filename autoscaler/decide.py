@@ -161,7 +161,6 @@ class _Decision:
         self._too_dear: dict[tuple[str, str], int] = {}  # (pool, payer) -> the lowest price that its budgets cannot pay
         self._paid = Counter(one.pool for one in snapshot.instances)
         self._ranked = _ranked(snapshot.pools)
-        self._shapes = {number: _capacity(pool, offer, "") for pool, offer, number in self._ranked}
         self._end_what_failed()
         self._end_what_is_drained()
         self._drain_what_is_idle()
@@ -470,11 +469,11 @@ class _Decision:
 
     def _offers(self, requirement: Requirement) -> list[tuple[Pool, Offering]]:
         """What could run it, of all pools."""
-        fits = set()
-        for number, capacity in self._shapes.items():
-            if matching.line(requirement, replace(capacity, payer=requirement.payer)) is not None:
-                fits.add(number)
-        found = [(pool, offer) for pool, offer, number in self._ranked if number in fits]
+        fits: dict[int, bool] = {}  # by the capacity's identity: many offers share one
+        for _, _, capacity in self._ranked:
+            if id(capacity) not in fits:
+                fits[id(capacity)] = matching.line(requirement, replace(capacity, payer=requirement.payer)) is not None
+        found = [(pool, offer) for pool, offer, capacity in self._ranked if fits[id(capacity)]]
         return sorted(found, key=lambda entry: _per_job(requirement, *entry)) if requirement.heavy else found
 
     def _somebody_can(self, requirement: Requirement) -> bool:
@@ -499,6 +498,8 @@ class _Decision:
     def _keep_minimum(self) -> None:
         for pool in self.snap.pools:
             name = pool.settings.name
+            if not pool.settings.min:
+                continue
             have = sum(1 for _ in self._live(name)) + sum(g.count for g in self.groups.values() if g.pool is pool)
             for _, offer in _by_preference([(p, offer) for p, offer, _ in self._ranked if p is pool], Requirement()):
                 lack = pool.settings.min - have
@@ -567,18 +568,12 @@ def _capacity(pool: Pool, offer: Offering, payer: str) -> Capacity:
     return Capacity(lines, offer.cpus, offer.memory_bytes, offer.gpus, payer)
 
 
-def _ranked(pools: Sequence[Pool]) -> list[tuple[Pool, Offering, int]]:
-    """All offers, the cheapest slots first and at equal prices as the provider lists them, what has no price last.
-
-    Equal numbers are for equal pools and workers.
-    """
-    numbers: dict[tuple[str, Capacity], int] = {}
-    every = []
-    for pool in pools:
-        for offer in pool.offers:
-            shape = (pool.settings.name, _capacity(pool, offer, ""))
-            every.append((pool, offer, numbers.setdefault(shape, len(numbers))))
-    return sorted(every, key=lambda entry: (_per_slot(entry[1]), entry[0].settings.name))
+def _ranked(pools: Sequence[Pool]) -> list[tuple[Pool, Offering, Capacity]]:
+    """All offers, the cheapest slots first and at equal prices as the provider lists them, with what their workers will have."""
+    every = [(pool, offer, capacity) for pool in pools for offer, capacity in pool.ranked]
+    if len(pools) > 1:
+        every.sort(key=lambda entry: (entry[1].per_slot_micro, entry[0].settings.name))
+    return every
 
 
 def _wait(demand: Demand) -> str:
@@ -601,15 +596,11 @@ def _by_preference(ranked: Sequence[tuple[Pool, Offering]], requirement: Require
         start = end
 
 
-def _per_slot(offer: Offering) -> float:
-    return offer.price_micro / max(1, offer.slots) if offer.price_micro > 0 else math.inf
-
-
 def _per_job(requirement: Requirement, pool: Pool, offer: Offering) -> float:
     """The price of the slots that one such job takes up."""
     if not requirement.heavy:
-        return _per_slot(offer)
-    return _per_slot(offer) * _takes(requirement, _capacity(pool, offer, requirement.payer), offer.slots)
+        return offer.per_slot_micro
+    return offer.per_slot_micro * _takes(requirement, _capacity(pool, offer, requirement.payer), offer.slots)
 
 
 def _takes(requirement: Requirement, capacity: Capacity, slots: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from coalition.config import AutoscalerSettings, BudgetSettings, PoolSettings
@@ -92,6 +93,20 @@ class Pool:
     boot_reason: str = ""
     problem: str = ""
     renewable: bool = True  # whether its provider can move a deadline
+
+    @cached_property
+    def ranked(self) -> tuple[tuple[Offering, Capacity], ...]:
+        """The offers, the cheapest slots first, what has no price last, with what their workers will have; no payer is set.
+
+        Equal capacities are one object.
+        """
+        lines = (self.settings.affinity,) if self.settings.affinity else ()
+        shapes: dict[tuple[int, int, int], Capacity] = {}
+        found = []
+        for offer in sorted(self.offers, key=lambda offer: offer.per_slot_micro):
+            shape = (offer.cpus, offer.memory_bytes, offer.gpus)
+            found.append((offer, shapes.setdefault(shape, Capacity(lines, *shape, ""))))
+        return tuple(found)
 
     def funding_s(self, rules: AutoscalerSettings) -> float:
         """How far ahead an instance is paid: long enough that a tick comes in time to pay on."""

@@ -11,6 +11,7 @@ Times are seconds since 1970, money integer micro-units per hour.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -20,6 +21,7 @@ from coalition.config import PoolSettings
 from coalition.states import StrEnum
 
 LAUNCH_WINDOW_S = 60.0  # how long a request may be sent again
+CAPACITY_BLOCK_S = 180.0  # how long "no capacity" is believed
 
 
 class Reason(StrEnum):
@@ -110,6 +112,11 @@ class Offering:
     price_as_of: float = 0.0  # and when
     image: str = ""
     network: str = ""
+
+    @property
+    def per_slot_micro(self) -> float:
+        """What an hour of one slot may cost; without end if the price is not known."""
+        return self.price_micro / max(1, self.slots) if self.price_micro > 0 else math.inf
 
 
 @dataclass(frozen=True)
