@@ -248,7 +248,9 @@ def test_what_could_not_be_ended_is_told_by_itself(rig: FaultRig) -> None:
     _, (first,) = rig.started()
     _, (second,) = rig.started()
     rig.faults.script("terminate", "error")
-    assert rig.provider.terminate([first.id, second.id]) == {first.id: Fate.FAILED, second.id: Fate.GOING}
+    fates = rig.provider.terminate([first.id, second.id, "nobody-0"])
+    assert sorted((fates[first.id].value, fates[second.id].value)) == ["failed", "going"]  # they are ended at the same time
+    assert fates["nobody-0"] is Fate.GONE
 
 
 def test_the_console_is_the_end_of_what_the_machine_wrote(rig: FaultRig, cloud: GceCloud) -> None:
