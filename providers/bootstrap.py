@@ -69,6 +69,10 @@ guard() {
 }
 
 identity() {
+    if [ -n "$IDENTITY" ]; then
+        echo "$IDENTITY"
+        return
+    fi
     case $PROVIDER in
         gce)
             facts=http://metadata.google.internal/computeMetadata/v1/instance
@@ -174,22 +178,26 @@ fi
 """
 
 
-def script(request: Request, root: str = "") -> str:
-    """The shell script. `root` is put in front of every path, for a rehearsal elsewhere."""
-    return "".join([HEAD, *_values(request, root), _pool_steps(request), BODY])
+def script(request: Request, root: str = "", identity: str = "") -> str:
+    """The shell script. `root` is put in front of every path, for a rehearsal elsewhere.
+
+    `identity` is the machine's own id, where the script is made for one; else the machine asks its cloud.
+    """
+    return "".join([HEAD, *_values(request, root, identity), _pool_steps(request), BODY])
 
 
-def user_data(request: Request) -> str:
+def user_data(request: Request, identity: str = "") -> str:
     """The script for cloud-init, which writes it down and runs it at every start."""
-    text = base64.b64encode(script(request).encode()).decode()
+    text = base64.b64encode(script(request, identity=identity).encode()).decode()
     file = {"path": SCRIPT, "permissions": "0700", "owner": "root:root", "encoding": "b64", "content": text}
     return "#cloud-config\n" + json.dumps({"write_files": [file]}) + "\n"
 
 
-def _values(request: Request, root: str) -> list[str]:
+def _values(request: Request, root: str, identity: str) -> list[str]:
     values = {
         "ROOT": root,
         "PROVIDER": request.provider,
+        "IDENTITY": identity,
         "SERVER": request.server_url,
         "POOL": request.pool,
         "AFFINITY": ",".join(request.affinity),

@@ -1,9 +1,10 @@
 """Machines of any cloud that libcloud has a driver for. One account, as a section [libcloud NAME] of cloud.ini says.
 
-Such clouds have no token that makes a request safe to repeat. So a machine's name is made of farm, token and number; what is
-there by that name is looked for before it is created; and after a call whose outcome is not known nothing is created again before
-lists had time to show it (`lag`). What ended is listed nowhere: this object remembers what it saw. Only the machine itself ends
-its time (deadline = guest): a hard budget wants `accept_guest_deadline`.
+Such clouds have no token that makes a request safe to repeat. So a machine's name, which is its id here, is made of farm, token
+and number; the machine is told it, and enrols with it. What is there by that name is looked for before it is created, and after
+a call whose outcome is not known nothing is created again before lists had time to show it (`lag`). What ended is listed nowhere:
+this object remembers what it saw. Only the machine itself ends its time (deadline = guest): a hard budget wants
+`accept_guest_deadline`.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ class LibcloudProvider:
         image = find(self._catalog("list_images"), offering.image or request.image, "image")
         tags = {FARM: request.farm, POOL: request.pool, TOKEN: request.token}
         zone = self._zone(offering.zone)
-        return self.driver.order(name, size, image, zone, bootstrap.user_data(request), tags, request.options)
+        return self.driver.order(name, size, image, zone, bootstrap.user_data(request, name), tags, request.options)
 
     def _zone(self, name: str) -> NodeLocation | str:
         if not name or self.driver.first_of(ZONES) != "location":
@@ -234,9 +235,11 @@ class LibcloudProvider:
         nodes = self.driver.call("list_nodes")
         with self._lock:
             listed = {}
-            for node in nodes:
+            for node in sorted(nodes, key=lambda node: str(node.id)):
                 if self.names.read(node.name):
                     instance = self._instance(node)
+                    if instance.id in listed:  # made twice, as a list lagged longer than it may: a stray
+                        instance = replace(instance, id=f"{instance.id}/{node.id}")
                     old = self._seen.get(instance.id)
                     if old is not None:
                         instance = _filled(instance, old.instance)
@@ -268,7 +271,7 @@ class LibcloudProvider:
         life = LIVES.get(node.state, Life.STOPPING)
         fault = (node.extra.get("fault") or {}).get("message", "")
         return Instance(
-            id=str(node.id),
+            id=node.name,
             token=token,
             k=k,
             farm=self.farm,

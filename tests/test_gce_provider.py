@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
+from autoscaler.loop import Autoscaler
 from coalition.config import PoolSettings, Settings, options_of
 from coalition.errors import ConfigError
 from providers import make
@@ -18,6 +19,7 @@ from providers.gce import GceProvider
 from providers.gce_catalog import gpu_name
 from providers.gce_order import label, read_label
 from providers.names import Names
+from tests.cloud_world import World, budget, settings
 from tests.contract_faults import FaultRig, ProviderFaults
 from tests.contract_provider import ProviderContract
 from tests.fakes.gce_server import PRICES, PROJECT, REGION, GceCloud, failed
@@ -361,3 +363,61 @@ def test_pools_of_one_region_are_of_one_project() -> None:
 def test_a_pool_whose_name_is_too_long_for_a_label_is_refused() -> None:
     with pytest.raises(ConfigError, match="too long for a label"):
         make("gce", REGION, Settings(pools=(replace(POOL, name="A" * 64),)))
+
+
+# ---------------------------------------------------------------- with the autoscaler
+
+
+@pytest.fixture
+def world(cloud: GceCloud, tmp_path: Path) -> Iterator[World]:
+    """A farm whose machines are Google's."""
+    pool = replace(POOL, max=5, funding_s=3_600.0)
+    made = World(tmp_path, settings(tmp_path, [pool], [budget(amount=100.0)]))
+    provider = provider_of(cloud)
+    provider.clock = provider.catalog.clock = cloud.clock = made.clock
+    made.scaler = Autoscaler(made.settings, made.store, {f"gce/{REGION}": provider})
+    made.scaler.lease_s = 1e9
+    yield made
+    made.scaler.stop()
+    made.store.close()
+    cloud.clock = CLOCK
+
+
+def test_all_of_a_machines_time_is_committed_when_it_starts_and_only_its_end_gives_back(world: World, cloud: GceCloud) -> None:
+    world.submit(1)
+    world.tick()
+    ((id, _),) = cloud.instances.items()
+    assert world.states() == ["STARTING"]
+    committed = world.committed()
+    assert committed >= 106_848  # an hour of it
+    world.clock.wait(300)
+    cloud.preempt(id)
+    world.tick()
+    assert world.states()[0] == "GONE"
+    gone = world.store.instances(ended=True)[-1]
+    assert gone["ended_at"] == world.clock.now
+    assert world.reasons("terminate") == []
+
+
+def test_a_lost_answer_ends_in_one_machine_that_is_paid_once(world: World, cloud: GceCloud) -> None:
+    cloud.faults.script("launch", "lost_after")
+    world.submit(1)
+    world.tick()
+    committed = world.committed()
+    assert world.states() == ["INTENDED"]
+    world.tick()
+    assert world.states() == ["STARTING"]
+    assert len(cloud.instances) == 1
+    assert world.committed() == committed
+
+
+def test_without_capacity_the_next_zone_is_asked_in_the_next_round(world: World, cloud: GceCloud) -> None:
+    providers = world.scaler.providers
+    world.reconfigure(pools=(replace(world.settings.pools[0], zones=()),))
+    world.scaler.providers = providers
+    cloud.faults.script("launch", "capacity")
+    world.submit(1)
+    world.tick(2)
+    assert [id.partition("/")[0] for id in cloud.instances] == ["europe-west1-c"]
+    assert cloud.faults.count("launch") == 2
+    assert "ZONE_RESOURCE_POOL_EXHAUSTED" in world.store.blocks()[0].reason

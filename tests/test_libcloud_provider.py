@@ -177,7 +177,7 @@ def test_a_machine_that_comes_up_in_error_is_ended_and_says_why(rig: FaultRig, c
 
 def test_a_machine_in_error_later_is_paid_for_until_it_is_ended(rig: FaultRig, cloud: OpenstackCloud) -> None:
     token, (first,) = rig.started()
-    cloud.servers[first.id].update(status="ERROR", fault={"message": "its disk is gone"})
+    cloud.named(first.id).update(status="ERROR", fault={"message": "its disk is gone"})
     (seen,) = rig.find(token)
     assert (seen.life, seen.reason) == (Life.STOPPING, "its disk is gone")
     assert rig.provider.terminate([first.id]) == {first.id: Fate.GOING}
@@ -185,16 +185,33 @@ def test_a_machine_in_error_later_is_paid_for_until_it_is_ended(rig: FaultRig, c
 
 def test_one_list_that_shows_less_ends_nothing(rig: FaultRig, cloud: OpenstackCloud) -> None:
     token, (first,) = rig.started()
-    kept = cloud.servers.pop(first.id)
+    kept = cloud.servers.pop(cloud.named(first.id)["id"])
     assert rig.find(token) == []
-    cloud.servers[first.id] = kept
+    cloud.servers[kept["id"]] = kept
     assert rig.lives(token) == [Life.RUNNING]
     assert rig.provider.terminate([first.id]) == {first.id: Fate.GOING}
 
 
+def test_a_machine_that_was_made_twice_is_two_of_which_one_can_be_ended(rig: FaultRig, cloud: OpenstackCloud) -> None:
+    token, (first,) = rig.started()
+    twin = cloud.make({"name": first.id, "flavorRef": "1", "imageRef": "x"})
+    assert [one.id for one in rig.find(token)] == [first.id, f"{first.id}/{twin['id']}"]
+    assert rig.provider.terminate([f"{first.id}/{twin['id']}"]) == {f"{first.id}/{twin['id']}": Fate.GOING}
+    assert [one["id"] for one in cloud.servers.values()] != [twin["id"]]
+    assert cloud.named(first.id)["id"] != twin["id"]
+
+
+def test_a_machine_is_told_the_name_by_which_it_enrols(rig: FaultRig, cloud: OpenstackCloud) -> None:
+    started = rig.provider.launch(rig.request(count=2))
+    assert [one.id for one in started.instances] == [body["name"] for body in cloud.sent]
+    for body in cloud.sent:
+        (file,) = json.loads(base64.b64decode(body["user_data"]).decode().partition("\n")[2])["write_files"]
+        assert f"\nIDENTITY={body['name']}\n" in base64.b64decode(file["content"]).decode()
+
+
 def test_the_console_is_the_end_of_what_the_machine_wrote(rig: FaultRig, cloud: OpenstackCloud) -> None:
     _, (first,) = rig.started()
-    cloud.consoles[first.id] = "x" * 20_000 + "the end"
+    cloud.consoles[cloud.named(first.id)["id"]] = "x" * 20_000 + "the end"
     assert rig.provider.console(first.id).endswith("the end")
     assert len(rig.provider.console(first.id)) == 16_384
 

@@ -132,8 +132,12 @@ class OpenstackCloud:
         body = {"name": name, "flavorRef": "1", "imageRef": "x", "metadata": {"coalition-farm": farm}}
         return str(self.make(body)["id"])
 
-    def reclaim(self, id: str) -> None:
-        del self.servers[id]
+    def named(self, name: str) -> dict[str, Any]:
+        """The server of that name."""
+        return next(one for one in self.servers.values() if one["name"] == name)
+
+    def reclaim(self, name: str) -> None:
+        del self.servers[self.named(name)["id"]]
 
     # ------------------------------------------------------------ servers
 
