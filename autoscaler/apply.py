@@ -109,6 +109,8 @@ class Applier:
         self._renew(plan.renewals, machines)
         for block in plan.blocks:
             self._block(block.pool, "", "boot", None, block.reason)
+        if plan.wishes:
+            self.store.forget_wishes(plan.wishes, self.fence)
         for launch in plan.launches:
             self._launch(launch)
         self.decided += [Decided(hold.pool, "hold", 0, hold.reason) for hold in plan.holds]

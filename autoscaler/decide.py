@@ -100,6 +100,7 @@ class Plan:
     terminations: list[Terminate] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
     blocks: list[BlockPool] = field(default_factory=list)
+    wishes: list[int] = field(default_factory=list)  # the numbers of those that were heard
 
 
 @dataclass
@@ -136,6 +137,7 @@ class _Group:
     spare: float = 0.0
     jobs: int = 0
     tags: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)  # by hand
 
 
 def decide(snapshot: Snapshot) -> Plan:
@@ -168,6 +170,7 @@ class _Decision:
         self.bins = self._supply()
         self._serve_demand()
         self._keep_minimum()
+        self._grant_wishes()
         self._write_launches()
         self._write_holds()
 
@@ -446,7 +449,8 @@ class _Decision:
         if missing:
             return f"budget {missing[0]} should pay and is no longer in cloud.ini"
         if hard and offer.price_micro <= 0:
-            return f"the price of {offer.name} is not known, and budget {hard[0].name} is hard"
+            why = f" ({offer.price_source})" if offer.price_source else ""
+            return f"the price of {offer.name} is not known{why}, and budget {hard[0].name} is hard"
         other = next((b for b in hard if b.currency != offer.currency), None)
         if other is not None:
             return f"{offer.name} costs {offer.currency}, and budget {other.name} is in {other.currency}"
@@ -506,6 +510,23 @@ class _Decision:
                 if lack > 0:
                     have += self._afford(pool, offer, "", lack, f"pool {name} keeps {pool.settings.min}, {have} are there")[0]
 
+    def _grant_wishes(self) -> None:
+        """What was asked for by hand, within the same limits; what cannot be had is said, and not asked for again."""
+        for wish in self.snap.wishes:
+            left, words = wish.count, f"{wish.count} asked for by {wish.who or 'hand'}"
+            mine = [(pool, offer) for pool, offer, _ in self._ranked if pool.settings.name == wish.pool]
+            fits = [(pool, offer) for pool, offer in mine if wish.offering in ("", offer.name, offer.type)]
+            for pool, offer in _by_preference(fits, Requirement()):
+                if left > 0:
+                    started, group = self._afford(pool, offer, "", left, words)
+                    left -= started
+                    if started and group is not None:
+                        group.asked.append(words)
+            if not fits:
+                what = f"no offer is named {wish.offering}" if mine else "it has no offers"
+                self._note(wish.pool, f"{words}; {what}")
+            self.plan.wishes.append(wish.id)
+
     def _write_launches(self) -> None:
         now = self.snap.now
         free = sum(here.free for here in self.bins)
@@ -514,6 +535,7 @@ class _Decision:
             each = f"{_rate(offer.price_micro, offer.currency)} each" if offer.price_micro else "at no price"
             tags = ",".join(sorted(group.tags)) or "any worker"
             why = f"{_jobs(group.jobs)} for {tags}, {free:.0f} slots are left over" if group.jobs else f"min = {settings.min}"
+            why = ", ".join([*([why] if group.jobs or not group.asked else []), *group.asked])
             names = self._sponsors(group.pool, group.payer)
             reason = f"{group.count} x {offer.name} ({offer.slots} slots, {each}): {why}{self._left(names)}"
             until = now + group.pool.funding_s(self.snap.rules)

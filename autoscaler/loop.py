@@ -25,8 +25,10 @@ from coalition.config import PoolSettings, Settings
 from coalition.errors import CoalitionError, ConfigError, Conflict, Fenced
 from coalition.states import InstanceState
 from coalition.store.cloud import RECONCILE, ROLE, Machine
+from coalition.store.prices import PRICES
 from providers import make
 from providers.base import Instance, Offering, Provider, ProviderError
+from providers.prices import Book, said
 
 if TYPE_CHECKING:
     from coalition.store import Store
@@ -37,6 +39,7 @@ POLL_S = 0.5
 LEASE_S = 10.0
 RENEW_S = 3.0
 WATCH_DRAIN_S = 60.0
+KEEP_PRICES_S = 600.0
 
 
 def make_providers(settings: Settings) -> dict[str, Provider]:
@@ -65,6 +68,9 @@ class Autoscaler:
         self._handled = -1  # the backlog counter that the last tick knew
         self._ticking = threading.Lock()
         self._scheduler: BackgroundScheduler | None = None
+        self._book: Book | None = None
+        self._book_version = -1
+        self._kept_prices: dict[str, float] = {}  # pool -> when
 
     # ------------------------------------------------------------ life
 
@@ -235,10 +241,21 @@ class Autoscaler:
         provider = self.providers[key_of(settings.provider, settings.region)]
         offers: Sequence[Offering] = ()
         try:
-            offers = () if problem else provider.offerings(settings)
+            offers = () if problem else self._priced(settings, provider.offerings(settings))
         except ProviderError as error:
             problem = f"its offers cannot be had: {error}"
         return pool_of(settings, offers, provider.deadline, blocks, boots, problem, renewable=provider.renewable)
+
+    def _priced(self, settings: PoolSettings, offers: Sequence[Offering]) -> Sequence[Offering]:
+        """The offers with the prices that hold; what the provider says of them is kept now and then."""
+        now, version = self.store.clock(), self.store.counters().get(PRICES, 0)
+        if self._book is None or self._book_version != version:
+            self._book = Book(self.store.prices(), self.settings.autoscaler.price_max_age_s)
+            self._book_version = version
+        if now - self._kept_prices.get(settings.name, 0.0) >= KEEP_PRICES_S:
+            self._kept_prices[settings.name] = now
+            self.store.put_prices(said(settings.provider, settings.region, offers))
+        return [self._book.priced(settings.provider, settings.region, offer, now) for offer in offers]
 
 
 def _is_moving(machine: Machine, now: float) -> bool:

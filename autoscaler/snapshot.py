@@ -122,6 +122,17 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """Instances that somebody asked for by hand; an empty offering means the pool's best."""
+
+    id: int
+    pool: str
+    offering: str
+    count: int
+    who: str
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """`leading_since`: nobody watched before it, so silence before it says nothing."""
 
@@ -133,6 +144,7 @@ class Snapshot:
     instances: tuple[Instance, ...] = ()
     budgets: tuple[Budget, ...] = ()
     leading_since: float = 0.0
+    wishes: tuple[Wish, ...] = ()
 
 
 def pool_of(
@@ -177,6 +189,7 @@ def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) 
         instances=tuple(_instances(machines)),
         budgets=tuple(Budget(budget, tuple(windows[budget.name])) for budget in store.settings.budgets),
         leading_since=leading_since,
+        wishes=tuple(Wish(**vars(wish)) for wish in store.launch_wishes()),
     )
 
 

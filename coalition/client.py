@@ -43,6 +43,7 @@ from coalition.model import (
     LimitChanges,
     MoreFrames,
     NotDone,
+    Price,
     Rehearsal,
     ResetSelection,
     Selection,
@@ -582,6 +583,18 @@ class Client:
     def resume_pools(self, names: Iterable[str]) -> int:
         """POST /pools/resume: let pools start instances again whose boots failed, or that a provider refused."""
         return int(_part(self._send("POST", "/pools/resume", {"names": list(names)}), "changed"))
+
+    def launch(self, pool: str, count: int = 1, offering: str = "") -> int:
+        """POST /pools/launch: asks for machines by hand; decisions() tells what came of it."""
+        return int(_part(self._send("POST", "/pools/launch", {"pool": pool, "count": count, "offering": offering}), "changed"))
+
+    def prices(self, **filters: str | None) -> list[Price]:
+        """GET /prices: what machines cost, who said so and when. Filters: provider, region, type."""
+        return [_read(Price, price) for price in self._list("/prices", "prices", filters)]
+
+    def put_prices(self, prices: Iterable[Price]) -> int:
+        """POST /prices: each takes the place of what its source said of the same thing."""
+        return int(_part(self._send("POST", "/prices", {"prices": to_dict(list(prices))}), "changed"))
 
     def instances(self, *, state: str | None = None, pool: str | None = None, all: bool = False) -> list[dict[str, Any]]:
         """GET /instances: the machines that are paid for, or `all` there ever were."""

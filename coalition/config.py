@@ -378,6 +378,7 @@ class AutoscalerSettings:
     slack_s: float = knob("60s", a_duration, "paid time reserved beyond the deadline of an instance")
     stray_age_s: float = knob("120s", a_duration, "an instance without a record is ended when seen twice past this age")
     boot_failures: int = knob("3", a_count, "failed boots in a row that stop a pool's launches", low=1)
+    price_max_age_s: float = knob("7d", a_duration, "a price older than this is not known any more", low=60)
 
 
 @dataclass(frozen=True)

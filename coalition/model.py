@@ -335,6 +335,28 @@ class LimitChanges:
     per_host: bool = spec(False, help="so many on each machine, not on the whole farm")
 
 
+def _currency(value: str) -> str | None:
+    return None if re.fullmatch("[A-Z]{3}", value) else "is not a currency's three capital letters, for example USD"
+
+
+@dataclass(frozen=True)
+class Price:
+    """What an hour of a machine costs, who said so and when. An empty zone means all of the region's."""
+
+    provider: str = spec(length=32, check=_text)
+    region: str = spec(length=64, check=_text)
+    zone: str = spec(length=64, check=_text)
+    type: str = spec(length=128, check=_text)
+    market: str = spec(length=16, check=_text)
+    source: str = spec(length=32, check=_text, help="studio: imported; a provider's name: its own word")
+    price_micro: int = spec(low=0, high=MAX_INT)
+    currency: str = spec(check=_currency)
+    cpus: int = spec(0, low=0, high=1_000_000)
+    memory_bytes: int = spec(0, low=0, high=MAX_INT)
+    gpus: int = spec(0, low=0, high=1_000_000)
+    as_of: float = spec(0.0, low=0, high=MAX_INT)
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which workers or instances an action is for."""

@@ -453,6 +453,34 @@ decision = _table(
     Index("ix_decision_pool_id", "pool", "id"),
 )
 
+# What an hour of a machine costs, as each source said it last.
+price = _table(
+    "price",
+    Column("provider", String(32), primary_key=True),
+    Column("region", String(64), primary_key=True),
+    Column("zone", String(64), primary_key=True),  # empty: all of the region's
+    Column("type", String(128), primary_key=True),
+    Column("market", String(16), primary_key=True),
+    Column("source", String(32), primary_key=True),  # studio: imported; a provider's name: its own word
+    Column("price_micro", Money, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("cpus", Integer, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("gpus", Integer, nullable=False),
+    Column("as_of", Seconds, nullable=False),
+)
+
+# Instances asked for by hand, until the next tick of the autoscaler.
+launch_wish = _table(
+    "launch_wish",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("pool", String(64), nullable=False),
+    Column("offering", String(255), nullable=False),  # an offer's or a type's name; empty: any
+    Column("count", Integer, nullable=False),
+    Column("who", String(128), nullable=False),
+    Column("created_at", Seconds, nullable=False),
+)
+
 # What must not be asked for until `until` (NULL: until somebody allows it again). An empty offering means the whole pool.
 block = _table(
     "block",

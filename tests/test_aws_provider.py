@@ -15,19 +15,14 @@ from providers.aws_sweeper import sweep
 from providers.base import Fate, Reason, Rejected, Scope, TooLate, Unknown
 from tests.contract_faults import FaultRig, ProviderFaults
 from tests.contract_provider import ProviderContract
-from tests.fakes.aws_cloud import REGION, AwsCloud, words_of
+from tests.fakes.aws_cloud import REGION, AwsCloud, aws_here, words_of
 from tests.polling import poll_until
 
 
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[AwsCloud]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("AWS_CONFIG_FILE", "/nowhere")
-        with AwsCloud().running() as made:
-            yield made
+    with aws_here() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

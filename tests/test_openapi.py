@@ -78,6 +78,7 @@ OF_THE_CLOUD = {
     "cloud.drain_instances",
     "cloud.terminate_instances",
     "cloud.resume_pools",
+    "cloud.launch",
 }  # here is neither pool nor instance
 THERE = sorted(set(OPERATIONS) - AGENTS - OF_THE_CLOUD - {"system.delete_token"})
 
@@ -101,7 +102,9 @@ def test_what_is_there_is_answered_as_described(app: Flask, store: Store, endpoi
     assert answer.status_code in (200, 201)
 
 
+A_PRICE = {"provider": "aws", "region": "r", "zone": "", "type": "t", "market": "spot", "source": "studio", "price_micro": 1}
 BODIES: dict[str, dict[str, Any]] = {
+    "cloud.put_prices": {"prices": [{**A_PRICE, "currency": "USD"}]},
     "jobs.submit": {"jobs": [{"title": "new", "command": "true"}]},
     "jobs.append_frames": {"frames": "7-9", "command": "render {frame}"},
     "jobs.edit": {"ids": [1], "changes": {"priority": 3}},

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 
 from coalition.errors import BadInput, NotFound, nearest
-from coalition.model import MAX_INT, Selection, spec
+from coalition.model import MAX_INT, Price, Selection, spec
 from coalition.server import web
 from coalition.server.auth import for_caller
 from coalition.server.rows import PAGING, newest_first, shared, whole
@@ -37,6 +37,42 @@ def pools() -> Response:
 def resume_pools() -> Response:
     """Lets pools start instances again whose boots failed, or that a provider refused."""
     return web.reply({"changed": web.farm().store.unblock_pools(web.body(Names).names, g.identity.name)})
+
+
+@dataclass(frozen=True)
+class LaunchWish:
+    """Machines asked for by hand; `offering` names an offer or a type, nothing means the cheapest place for a job."""
+
+    pool: str = spec(length=64)
+    count: int = spec(1, low=1, high=10_000)
+    offering: str = spec("", length=255)
+
+
+@dataclass(frozen=True)
+class PriceList:
+    """Prices to be known from now on: each takes the place of what its source said of the same thing."""
+
+    prices: Sequence[Price] = spec(length=100_000)
+
+
+@blueprint.post("/pools/launch")
+def launch() -> Response:
+    """Asks for machines by hand: the autoscaler starts them, within the pool's limits and the budgets."""
+    wish = web.body(LaunchWish)
+    return web.reply({"changed": web.farm().store.ask_launch(wish.pool, wish.count, wish.offering, g.identity.name)})
+
+
+@blueprint.get("/prices")
+@shared
+def prices() -> Response:
+    web.refuse_unknown("provider", "region", "type", "sort", *PAGING)
+    found = web.farm().store.prices(web.word("provider") or "", web.word("region") or "", web.word("type") or "")
+    return whole("prices", found, "type provider region zone market source", ("type", "price_micro", "as_of"))
+
+
+@blueprint.post("/prices")
+def put_prices() -> Response:
+    return web.reply({"changed": web.farm().store.put_prices(web.body(PriceList).prices, g.identity.name or "by hand")})
 
 
 @blueprint.get("/instances")

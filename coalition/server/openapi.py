@@ -30,6 +30,7 @@ blueprint = Blueprint("openapi", __name__)
 
 Schema = dict[str, Any]
 SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+TEXT: Schema = {"type": "string"}
 ID: Schema = {"type": "integer", "minimum": 0, "maximum": model.MAX_INT}
 
 
@@ -56,7 +57,7 @@ class Operation:
     accepts: str = "application/json"
 
 
-TAKEN_TOO = (model.Dependency,)  # stands in bodies as well as in answers
+TAKEN_TOO = (model.Dependency, model.Price)  # stands in bodies as well as in answers
 CHANGED = {"changed": int}
 YES = _words("true", "false")
 KEY: Schema = {
@@ -211,6 +212,13 @@ OPERATIONS: dict[str, Operation] = {
         "The pools of cloud.ini and their machines", _list("pools"), query=_sorted_by("name", "provider", "max")
     ),
     "cloud.resume_pools": Operation("Lets blocked pools start machines again", CHANGED, cloud.Names),
+    "cloud.launch": Operation("Asks for machines by hand, within the budgets", CHANGED, cloud.LaunchWish),
+    "cloud.prices": Operation(
+        "What machines cost, who said so and when",
+        _list("prices", model.Price),
+        query={**_sorted_by("type", "price_micro", "as_of"), **dict.fromkeys(("provider", "region", "type"), TEXT)},
+    ),
+    "cloud.put_prices": Operation("Brings prices", CHANGED, cloud.PriceList),
     "cloud.instances": Operation(
         "The cloud machines",
         _list("instances"),

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # before moto is loaded: it takes a second
 
 import boto3
+import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from tests.fakes.cloud_faults import PARTIAL, Answer, App, CloudFaults, CloudServer, Environ, ask, body_of, send
@@ -281,3 +282,14 @@ class AwsCloud:
         kind = "EC2 Spot Instance Interruption Warning"
         event = {"detail-type": kind, "time": at, "detail": {"instance-id": id, "instance-action": "terminate"}}
         self.client("sqs").send_message(QueueUrl=queue, MessageBody=json.dumps(event))
+
+
+@contextmanager
+def aws_here() -> Iterator[AwsCloud]:
+    """The cloud, and an environment in which the SDK has credentials for it and looks nowhere else."""
+    known = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**known, "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/nowhere"}.items():
+            patch.setenv(name, value)
+        with AwsCloud().running() as made:
+            yield made

@@ -1,0 +1,81 @@
+"""Machines asked for by hand: through the same intents, limits and budgets as all others, and in the audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coalition.errors import BadInput, Fenced, NotFound
+from providers.base import Offering
+from tests.builders import WatchedStore
+from tests.cloud_world import DOLLAR, LINUX, World, budget, pool, settings
+
+BIG = Offering("big", "big", slots=16, cpus=32, memory_bytes=64 << 30, price_micro=20 * DOLLAR)
+
+
+def test_what_is_asked_for_starts_with_the_next_tick_and_only_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    assert world.store.ask_launch("p", 2, "", "ann") == 2
+    world.tick(3)
+    assert [request.count for request in world.requests()] == [2]
+    assert "2 asked for by ann" in world.reasons("launch")[0]
+    assert world.store.launch_wishes() == []
+    assert [event["who"] for event in world.store.events({"kind": "pool.ask_launch"}, 0.0, 10)] == ["ann"]
+
+
+def test_it_is_reserved_from_the_budgets_and_what_they_cannot_pay_is_said(tmp_path: Path) -> None:
+    world = World(tmp_path, settings(tmp_path, [pool()], [budget(amount=0.5)]))
+    world.store.ask_launch("p", 10, "", "ann")
+    world.tick()
+    assert sum(request.count for request in world.requests()) == 2
+    assert 0 < world.committed() <= 500_000
+    assert any("10 asked for by ann; budget studio has" in reason for reason in world.reasons("hold"))
+    world.tick()
+    assert world.live() == 2, "it is not asked for again"
+
+
+def test_an_offer_can_be_named(tmp_path: Path) -> None:
+    world = World(tmp_path, offers=(LINUX, BIG))
+    world.store.ask_launch("p", 1, "big", "ann")
+    world.store.ask_launch("p", 1, "bigger", "ann")
+    world.tick()
+    assert [request.offering.name for request in world.requests()] == ["big"]
+    assert any("no offer is named bigger" in reason for reason in world.reasons("hold"))
+
+
+def test_a_pool_that_is_blocked_or_off_starts_nothing_by_hand_either(tmp_path: Path) -> None:
+    world = World(tmp_path, settings(tmp_path, [pool(enabled=False)]))
+    world.store.ask_launch("p", 1, "", "ann")
+    world.tick()
+    assert world.requests() == []
+    assert "1 asked for by ann; pool p is switched off" in world.reasons("hold")[0]
+
+
+def test_it_is_ended_when_it_is_idle_like_all_others(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.store.ask_launch("p", 1, "", "ann")
+    world.tick()
+    world.boot()
+    (id,) = world.workers
+    world.beat(id)
+    world.clock.wait(61)
+    world.beat(id)
+    world.tick(3, 2.0)
+    assert world.live() == 0
+
+
+def test_what_no_pool_can_do_is_refused_at_once(store: WatchedStore, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there is no pool q"):
+        World(tmp_path).store.ask_launch("q", 1, "", "ann")
+    with pytest.raises(BadInput) as caught:
+        World(tmp_path / "2").store.ask_launch("p", 11, "", "ann")
+    assert caught.value.fields == {"count": "11 is more than `max` of pool p, which is 10"}
+
+
+def test_a_leader_that_was_replaced_takes_no_wish(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.store.ask_launch("p", 1, "", "ann")
+    with pytest.raises(Fenced):
+        world.store.forget_wishes([1], 99)
+    assert len(world.store.launch_wishes()) == 1
