@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from coalition.server import rows
 from coalition.server.app import create_app
 from coalition.server.rows import Answers
 from tests.builders import Agent, Caller, Hand, WatchedStore, a_job, done
@@ -183,3 +184,25 @@ def test_of_many_who_ask_at_a_time_one_makes_the_answer() -> None:
     answers.forget()
     answers.get("key", 60.0, make)
     assert made == [1, 1]
+
+
+def test_answers_are_kept_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "KEPT", 3)
+    monkeypatch.setattr(rows, "KEPT_BYTES", 100)
+    answers, made = Answers(), list[str]()
+
+    def ask(key: str, body: bytes) -> None:
+        def make() -> bytes:
+            made.append(key)
+            return body
+
+        answers.get(key, 60.0, make)
+
+    for key in ("a", "b", "c", "a", "d", "a", "b"):
+        ask(key, b"x")
+    assert made == ["a", "b", "c", "d", "b"]
+    ask("large", b"x" * 101)
+    assert (len(answers._kept), len(answers._making), answers._bytes) == (0, 0, 0)
+    with pytest.raises(ZeroDivisionError):
+        answers.get("refused", 60.0, lambda: b"" * (1 // 0))
+    assert answers._making == {}

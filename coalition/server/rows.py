@@ -25,7 +25,7 @@ from coalition.model import MAX_INT, to_dict
 from coalition.server import web
 
 MAX_AGE_S = 10.0
-KEPT = 256  # answers, of which the last used stay
+KEPT, KEPT_BYTES = 256, 1 << 26  # answers, of which the last used stay
 PAGING = ("limit", "cursor", "fields")
 Row = Mapping[str, Any]
 
@@ -124,6 +124,7 @@ class Answers:
         self._making: dict[Any, threading.Lock] = {}
         self._lock = threading.Lock()
         self._acted = 0.0
+        self._bytes = 0
 
     def forget(self) -> None:
         """Something was done: what was answered before is not given again."""
@@ -134,6 +135,8 @@ class Answers:
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
             kept = self._kept.get(key)
+            if kept:
+                self._kept.move_to_end(key)
         if kept and kept.at > self._acted and time.monotonic() - kept.at <= age_s:
             return kept
         mine = making.acquire(blocking=False)
@@ -149,14 +152,20 @@ class Answers:
             return kept
         finally:
             making.release()
+            with self._lock:
+                if key not in self._kept:  # it was refused, or is too large
+                    self._making.pop(key, None)
 
     def _keep(self, key: Any, at: float, body: bytes) -> Kept:
         kept = Kept(at, body, hashlib.sha1(body, usedforsecurity=False).hexdigest())
         with self._lock:
+            self._bytes += len(body) - len(self._kept[key].body if key in self._kept else b"")
             self._kept[key] = kept
             self._kept.move_to_end(key)
-            while len(self._kept) > KEPT:
-                self._making.pop(self._kept.popitem(last=False)[0], None)
+            while len(self._kept) > KEPT or self._bytes > KEPT_BYTES:
+                oldest, gone = self._kept.popitem(last=False)
+                self._bytes -= len(gone.body)
+                self._making.pop(oldest, None)
         return kept
 
 

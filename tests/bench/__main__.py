@@ -293,7 +293,10 @@ def bench_pages(folder: Path, quick: bool) -> Iterator[Figure]:
     with server(folder, lease="120s") as address:
         client = Client(address, timeout_s=300)
         _submit_all(client, 50_000)
+        begun, used = time.perf_counter(), _cpu_s()
         times = crowd(address, pages, workers, 10.0, 10.0 if quick else 30.0)
+        cores = (_cpu_s() - used) / (time.perf_counter() - begun)
+        yield Figure(f"the server, {pages} pages, {workers} workers", cores, "cores", "1")
         for what, some in (("a list", times.lists), ("changes", times.changes), ("a sync", times.syncs), ("a call", times.all())):
             order = sorted(some)
             p50, p99 = order[len(order) // 2] * 1e3, order[int(len(order) * 0.99)] * 1e3
