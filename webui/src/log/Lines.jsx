@@ -1,6 +1,5 @@
-// Lines of a log, in blocks that the browser lays out only when they are near.
+// Lines of a log, in blocks that the browser lays out only when they are near. A click at the head of a line gives its address.
 import { useMemo } from 'preact/hooks'
-import { Link } from '../place.jsx'
 
 const BLOCK = 200
 
@@ -9,9 +8,6 @@ function Block({ lines, found, current, mark }) {
     <div class="log-block">
       {lines.map(({ at, parts }) => (
         <span key={at} class={`log-line${found?.has(at) ? ' found' : ''}${current === at ? ' current' : ''}${mark === at ? ' marked' : ''}`} data-at={at}>
-          <Link to={{ at: at + 1 }} class="line-link" aria-label={`Link to the line at byte ${at}`} tabIndex={-1}>
-            ¶
-          </Link>
           {parts.map((piece, index) => (
             <span key={index} class={piece.class} style={piece.style}>
               {piece.text}

@@ -2,8 +2,8 @@
 import { signal } from '@preact/signals'
 import { toLines } from '../ansi.js'
 
-const PIECE = 128 * 1024
-const KEPT = 24 // pieces
+const PIECE = 64 * 1024
+const KEPT = 6 // pieces
 const NEWLINE = 10
 const decoder = new TextDecoder()
 
@@ -87,6 +87,27 @@ export class Reader {
       const cut = from > 0 ? answer.bytes.indexOf(NEWLINE) + 1 : 0
       this.pieces.unshift(made(from + cut, answer.bytes.slice(cut)))
       if (this.pieces.length > KEPT) this.pieces.length = KEPT
+    })
+
+  // Back to the nearest line before what is here that fits; it, and what is around it, is then all that is here. Its place, or -1.
+  back = (fits, furthest) =>
+    this.once(async () => {
+      let end = this.first
+      for (let turn = 0; end > 0 && turn < furthest; turn += 1) {
+        const from = Math.max(0, end - PIECE)
+        const answer = await this.take(from, end - from)
+        if (answer.offset !== from) return -1
+        const cut = from > 0 ? answer.bytes.indexOf(NEWLINE) + 1 : 0
+        const piece = made(from + cut, answer.bytes.slice(cut))
+        const line = piece.lines.findLast(fits)
+        if (line) {
+          this.pieces = [piece]
+          return line.at
+        }
+        end = from + cut
+        if (end === from + answer.bytes.length) end = from // one endless line
+      }
+      return -1
     })
 
   // What comes after what is here: the rest of the log, or what was printed meanwhile.

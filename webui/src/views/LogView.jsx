@@ -11,7 +11,8 @@ import { useLive } from '../poll.js'
 
 const ERRORS = /\b(error|errors|fatal|exception|traceback|failed|failure)\b/i
 const NEAR = 400 // pixels from an end at which more is loaded
-const FURTHEST = 200 // pieces that one search goes back
+const FURTHEST = 400 // pieces that one search goes back
+const GUTTER = 20 // pixels
 
 function useReader(job, attempt) {
   return useMemo(() => new Reader((offset, limit) => (attempt ? api.attemptLog(attempt, offset, limit) : api.log(job, offset, limit))), [job, attempt])
@@ -28,10 +29,10 @@ function useSearch(reader, show) {
     const hits = () => reader.lines.filter(fits(test)).map((line) => line.at)
     const next = () => (forward ? hits().find((at) => at > (current ?? -1)) : hits().findLast((at) => at < (current ?? Infinity)))
     let at = next()
-    for (let turn = 0; at === undefined && !forward && reader.first > 0 && turn < FURTHEST; turn += 1) {
+    if (at === undefined && !forward && reader.first > 0) {
       setWords('searching further back …')
-      await reader.earlier()
-      at = next()
+      const place = await reader.back(fits(test), FURTHEST)
+      if (place >= 0) at = place
     }
     setWords(at === undefined ? (forward ? 'none further on' : 'none further back') : '')
     if (at === undefined) return
@@ -126,6 +127,10 @@ export function LogView() {
     if (scrollTop < NEAR && reader.first > 0 && !reader.busy) earlier()
     if (below < NEAR && reader.end < reader.size && !reader.busy) reader.later()
   }
+  const onClick = (event) => {
+    const line = event.target.closest('.log-line')
+    if (line && event.clientX - line.getBoundingClientRect().x < GUTTER) go({ at: Number(line.dataset.at) + 1 })
+  }
   const toEnd = async () => {
     if (reader.end < reader.size) await reader.begin()
     setFollow(true)
@@ -150,7 +155,7 @@ export function LogView() {
       {!reader.version.value && !error && <Loading />}
       {reader.version.value > 0 && !reader.pieces.length && <Empty>{reader.attempt ? 'It has printed nothing yet.' : 'It has not run yet.'}</Empty>}
       {reader.pieces.length > 0 && (
-        <pre ref={box} class={wrap ? 'output whole' : 'output whole flat'} tabIndex={0} aria-label="Log" onScroll={onScroll}>
+        <pre ref={box} class={wrap ? 'output whole' : 'output whole flat'} tabIndex={0} aria-label="Log" onScroll={onScroll} onClick={onClick}>
           {reader.first > 0 && <span class="cut">… {bytes(reader.first)} before{'\n'}</span>}
           <Lines pieces={reader.pieces} found={search.found} current={search.current} mark={mark} />
         </pre>

@@ -1,0 +1,397 @@
+"""The web page on the real server with workers: each view and each action, in a real browser, in both themes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from coalition.client import Client
+from tests.fakes.server import HandWorker, RealServer
+from tests.polling import poll_until
+from tests.test_page import FLAGS, ROOT, SCREENSHOTS, in_browser, run
+
+pytestmark = in_browser
+
+AXE = ROOT / "webui" / "node_modules" / "axe-core" / "axe.min.js"
+POOL = {("pool cloud", "provider"): "local", ("pool cloud", "max"): "4", ("pool cloud", "affinity"): "nuke"}
+BUDGET = {("budget day", "amount"): "10", ("budget day", "currency"): "USD", ("budget day", "window"): "day"}
+RULES = "wcag2a,wcag2aa,wcag21a,wcag21aa"
+
+
+@dataclass
+class Live:
+    """A farm with a group of frames in every state, one worker that works and one that is idle, and the page on it."""
+
+    server: RealServer
+    client: Client
+    browser: Browser
+    stack: ExitStack
+    logged: int  # a job that runs and has printed much
+    failed: int
+    faults: list[str] = field(default_factory=list)
+
+    def open(self, where: str = "/", *, wide: int = 1440, dark: bool = False) -> Page:
+        context = self.browser.new_context(
+            viewport={"width": wide, "height": 900}, color_scheme="dark" if dark else "light", accept_downloads=True
+        )
+        self.stack.callback(context.close)
+        tab = context.new_page()
+        tab.on("pageerror", lambda error: self.faults.append(str(error)))
+        tab.goto(self.server.url + where)
+        return tab
+
+    def submit(self, title: str, **given: object) -> int:
+        return self.client.submit(**{"title": title, "command": "true", "user": "ann", "affinity": ("nobody",), **given})
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    run("scripts/build_page.py")
+    folder = tmp_path_factory.mktemp("farm")
+    with ExitStack() as stack:
+        server = stack.enter_context(RealServer(folder, knobs={**POOL, **BUDGET, ("worker", "lease"): "1h"}))
+        client = stack.enter_context(Client(server.url))
+        browser = stack.enter_context(sync_playwright()).chromium.launch(
+            executable_path=shutil.which("chromium"), args=[f"--{flag}" for flag in FLAGS]
+        )
+        stack.callback(browser.close)
+        yield Live(server, client, browser, stack, *_fill(server, client))
+
+
+def _fill(server: RealServer, client: Client) -> tuple[int, int]:
+    client.submit(title="shot 10", command="render {frame}", frames="1-12", user="ann", affinity=("nuke",), note="hero shot")
+    worker = HandWorker(server.url, "render-01", slots=3, affinity=[["nuke", "linux"], ["nuke"]])
+    HandWorker(server.url, "render-02", affinity=[["maya"]]).take()
+    leases = worker.take()
+    first, second, third = (lease["attempt"] for lease in leases)
+    worker.write(first, b"reading scene\n\x1b[31mError:\x1b[0m no texture\nlast words\n")
+    worker.end(first, exit_code=1)
+    worker.end(second)
+    worker.write(third, b"".join(b"line %06d of many\n" % n for n in range(30_000)))
+    client.set_limit("nuke-licence", 3)
+    return int(leases[2]["job"]), int(leases[0]["job"])
+
+
+@pytest.fixture
+def live(farm: Live) -> Iterator[Live]:
+    """A script that fails, fails the test; what a test opened is closed."""
+    with ExitStack() as stack:
+        shown = Live(farm.server, farm.client, farm.browser, stack, farm.logged, farm.failed)
+        yield shown
+    assert shown.faults == []
+
+
+def titled(page: Page, title: str) -> Locator:
+    return page.locator(".jobs-grid [data-job]").filter(has=page.get_by_text(title, exact=True))
+
+
+def press(page: Page, name: str) -> None:
+    page.locator(".chosen").get_by_role("button", name=name, exact=True).click()
+
+
+def only(title: str) -> str:
+    return f"/?view=jobs&filter=title:{title}"
+
+
+# ---------------------------------------------------------------- what is done to jobs
+
+
+def test_a_pause_is_undone_from_the_message(live: Live) -> None:
+    job = live.submit("pause-me")
+    page = live.open(only("pause-me"))
+    titled(page, "pause-me").click()
+    press(page, "Pause")
+    expect(page.locator(".toast")).to_contain_text("Paused 1 job")
+    expect(titled(page, "pause-me")).to_contain_text("paused")
+    assert live.client.job(job).paused
+    page.get_by_role("button", name="Undo").click()
+    expect(titled(page, "pause-me")).to_contain_text("waiting")
+    assert not live.client.job(job).paused
+
+
+def test_all_that_match_are_deleted_after_a_count(live: Live) -> None:
+    kept = live.submit("keep-it")
+    for number in range(3):
+        live.submit(f"doomed {number}")
+    page = live.open(only("doomed"))
+    expect(page.locator("[data-job]")).to_have_count(3)
+    page.get_by_role("treegrid").focus()
+    page.keyboard.press("Control+a")
+    expect(page.locator(".chosen")).to_contain_text("all that match selected")
+    press(page, "Delete")
+    expect(page.locator(".question")).to_contain_text("Delete 3 selected jobs? This cannot be undone.")
+    page.get_by_role("button", name="Cancel").click()
+    assert len(live.client.page(filter="title:doomed").jobs) == 3
+    press(page, "Delete")
+    page.locator(".question").get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("No job matches.")).to_be_visible()
+    assert live.client.job(kept).title == "keep-it"
+
+
+def test_rows_are_selected_with_ctrl_shift_and_keys(live: Live) -> None:
+    for number in range(4):
+        live.submit(f"pick {number}")
+    page = live.open(only("pick"))
+    titled(page, "pick 3").click()
+    titled(page, "pick 1").click(modifiers=["Shift"])
+    expect(page.locator(".chosen .what")).to_have_text("3 jobs selected")
+    titled(page, "pick 2").click(modifiers=["Control"])
+    expect(page.locator(".chosen .what")).to_have_text("2 jobs selected")
+    expect(page.locator(".footer")).to_contain_text("2 selected")
+    page.get_by_role("treegrid").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("Shift+ArrowDown")
+    expect(page.locator("[aria-selected='true']")).to_have_count(2)
+    page.keyboard.press("Escape")
+    expect(page.locator(".chosen")).to_have_count(0)
+
+
+def test_many_jobs_are_edited_and_mixed_values_are_shown(live: Live) -> None:
+    ids = [live.submit("edit a", priority=10), live.submit("edit b", priority=20)]
+    page = live.open(only("edit"))
+    titled(page, "edit b").click()
+    titled(page, "edit a").click(modifiers=["Control"])
+    press(page, "Edit")
+    form = page.get_by_role("complementary", name="Properties")
+    expect(form.get_by_label("Priority")).to_have_attribute("placeholder", "several values")
+    form.get_by_label("Priority").fill("999")
+    form.get_by_label("Note").fill("both")
+    form.get_by_role("button", name="Change 2 fields").click()
+    expect(form.locator(".field .trouble")).to_contain_text("0 to 255")
+    assert [live.client.job(job).note for job in ids] == ["", ""]
+    form.get_by_label("Priority").fill("77")
+    form.get_by_role("button", name="Change 2 fields").click()
+    expect(form).to_have_count(0)
+    assert [(job.priority, job.note, job.user) for job in map(live.client.job, ids)] == [(77, "both", "ann")] * 2
+
+
+def test_priorities_go_up_and_back(live: Live) -> None:
+    job = live.submit("urgent", priority=100)
+    page = live.open(only("urgent"))
+    titled(page, "urgent").click()
+    press(page, "Priority ↑")
+    expect(page.locator(".toast")).to_contain_text("Priority up")
+    assert live.client.job(job).priority == 110
+    page.get_by_role("button", name="Undo").click()
+    poll_until(lambda: live.client.job(job).priority == 100)
+
+
+def test_a_job_is_cut_and_put_into_a_group(live: Live) -> None:
+    group = live.client.submit(title="move target", group=True, user="ann")
+    job = live.submit("move me")
+    page = live.open(only("move"))
+    titled(page, "move me").click()
+    press(page, "Cut")
+    titled(page, "move target").click()
+    page.get_by_role("button", name=f"Paste into #{group}").click()
+    expect(page.locator(".toast")).to_contain_text("Moved 1 job")
+    assert live.client.job(job).parent == group
+
+
+def test_a_job_that_failed_is_run_elsewhere_and_its_errors_again(live: Live) -> None:
+    page = live.open(f"/?view=jobs&job={live.failed}")
+    detail = page.get_by_role("complementary", name="Job")
+    expect(detail.locator(".why")).to_contain_text("Why it failed")
+    detail.get_by_role("button", name="Run elsewhere").click()
+    expect(page.locator(".toast")).to_contain_text("not on render-01")
+    assert list(live.client.job(live.failed).not_workers) == ["render-01"]
+    assert live.client.job(live.failed).state == "WAITING"
+
+
+def test_frames_are_added_after_a_preview(live: Live) -> None:
+    page = live.open("/?view=jobs")
+    page.get_by_role("button", name="New job").click()
+    form = page.get_by_role("complementary", name="New job")
+    form.get_by_label("Title").fill("new range")
+    form.get_by_label("Command").fill("render {frame}")
+    form.get_by_label("Affinity").fill("nobody")
+    form.get_by_label("Frames", exact=True).fill("1-x")
+    expect(form.locator(".trouble")).to_be_visible()
+    expect(form.get_by_role("button", name="Submit")).to_be_disabled()
+    form.get_by_label("Frames", exact=True).fill("1-20x2")
+    expect(form.locator(".preview")).to_contain_text("a group and 10 jobs in it")
+    form.get_by_role("button", name="Submit").click()
+    expect(page.get_by_role("complementary", name="Job").locator("h2")).to_have_text("new range")
+    (group,) = live.client.page(parent=0, filter='title:"new range"').jobs
+    assert group.counts is not None
+    assert group.counts.total == 10
+
+
+def test_a_filter_is_completed_saved_and_told_what_is_wrong(live: Live) -> None:
+    live.submit("findable")
+    page = live.open("/?view=jobs")
+    box = page.get_by_label("Filter jobs")
+    box.press_sequentially("sta")
+    page.get_by_role("option", name="state:").click()
+    box.press_sequentially("WA")
+    page.keyboard.press("Tab")
+    expect(box).to_have_value("state:WAITING")
+    expect(page).to_have_url(re.compile("filter=state%3AWAITING"))
+    page.get_by_text("Saved", exact=True).click()
+    page.get_by_label("Name of this filter").fill("to do")
+    page.get_by_role("button", name="Save", exact=True).click()
+    box.fill("colour:red")
+    expect(page.get_by_role("alert")).to_contain_text("'colour' is no field")
+    page.get_by_text("Saved", exact=True).click()
+    page.get_by_role("button", name="to do", exact=True).click()
+    expect(box).to_have_value("state:WAITING")
+    page.reload()
+    expect(box).to_have_value("state:WAITING")
+    expect(titled(page, "findable")).to_be_visible()
+
+
+def test_columns_are_chosen_and_kept_and_lists_sorted(live: Live) -> None:
+    for title in ("sort b", "sort a"):
+        live.submit(title)
+    page = live.open("/?view=jobs")
+    expect(page.get_by_role("columnheader", name="Errors")).to_have_count(0)
+    page.get_by_text("Columns", exact=True).click()
+    for name in ("Errors", "Why", "User"):
+        page.get_by_role("checkbox", name=name).click()
+    page.reload()
+    expect(page.get_by_role("columnheader", name="Errors")).to_be_visible()
+    expect(page.get_by_role("columnheader", name="User")).to_have_count(0)
+    page.get_by_role("columnheader", name="Job").get_by_role("button").click()
+    page.get_by_role("columnheader", name="Job").get_by_role("button").click()
+    expect(page).to_have_url(re.compile("sort=title"))
+    a, b = (titled(page, title).bounding_box() for title in ("sort a", "sort b"))
+    assert a
+    assert b
+    assert a["y"] < b["y"]
+
+
+def test_the_list_is_saved_as_a_table_and_formulas_stay_text(live: Live) -> None:
+    live.submit("=csv,1")
+    page = live.open(only('"=csv,1"'))
+    expect(page.locator("[data-job]")).to_have_count(1)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    head, line = Path(download.value.path()).read_text(encoding="utf-8").splitlines()
+    assert head.startswith("id,parent,title,state,user")
+    assert ',"\'=csv,1",WAITING,ann,' in line
+
+
+# ---------------------------------------------------------------- the other views
+
+
+def test_a_group_shows_its_frames_as_a_map(live: Live) -> None:
+    (group,) = live.client.page(parent=0, filter='title:"shot 10"').jobs
+    page = live.open(f"/?view=jobs&job={group.id}")
+    expect(page.locator(".glyphs a")).to_have_count(12)
+    page.get_by_role("button", name="Time", exact=True).click()
+    expect(page.locator(".glyphs .cell.shade-6").first).to_be_visible()
+    expect(page.locator(".happenings")).to_contain_text("job.submit")
+
+
+def test_a_whole_log_opens_at_its_end_is_searched_back_and_links_to_a_line(live: Live) -> None:
+    page = live.open(f"/?view=log&job={live.logged}")
+    log = page.get_by_label("Log", exact=True)
+    expect(log.get_by_text("line 029999 of many")).to_be_visible()
+    expect(log.get_by_text("line 000100 of many")).to_have_count(0)
+    page.get_by_label("Find in the log").fill("line 000100")
+    page.get_by_role("button", name="Find further back").click()
+    line = page.locator(".log-line.current")
+    expect(line).to_contain_text("line 000100 of many")
+    line.click(position={"x": 8, "y": 5})
+    expect(page).to_have_url(re.compile("at=2000"))
+    page.reload()
+    expect(page.locator(".log-line.marked")).to_contain_text("line 000100 of many")
+
+
+def test_a_worker_says_why_it_is_idle_and_its_lines_are_edited(live: Live) -> None:
+    page = live.open("/?view=workers")
+    page.locator(".workers-grid .row", has_text="render-02").click()
+    detail = page.get_by_role("complementary", name="Worker")
+    expect(detail.locator(".why")).to_contain_text("Why it is idle")
+    detail.get_by_label("Affinity").fill("maya linux\nmaya")
+    detail.get_by_label("Hours").fill("never")
+    detail.get_by_role("button", name="Change 2 fields").click()
+    expect(detail.locator(".trouble")).to_be_visible()
+    detail.get_by_label("Hours").fill("")
+    detail.get_by_role("button", name="Change 2 fields").click()
+    expect(detail.get_by_role("button", name="Nothing changed")).to_be_visible()
+    (worker,) = [one for one in live.client.workers() if one.name == "render-02"]
+    assert [list(line) for line in worker.affinity] == [["linux", "maya"], ["maya"]]
+    detail.get_by_role("button", name="Drain").click()
+    expect(detail.locator(".status")).to_contain_text("draining")
+    detail.get_by_role("button", name="Resume").click()
+    expect(detail.get_by_role("button", name="Drain")).to_be_visible()
+
+
+def test_activity_is_filtered_and_the_filter_is_in_the_address(live: Live) -> None:
+    live.submit("noted")
+    page = live.open("/?view=activity")
+    expect(page.locator(".events")).to_contain_text("worker.enrol")
+    page.locator(".events").get_by_role("button", name="job.submit").first.click()
+    expect(page).to_have_url(re.compile("kind=job.submit"))
+    expect(page.locator(".events")).not_to_contain_text("worker.enrol")
+    page.go_back()
+    expect(page.locator(".events")).to_contain_text("worker.enrol")
+
+
+def test_limits_are_set_and_deleted(live: Live) -> None:
+    page = live.open("/?view=limits")
+    expect(page.locator("li.limit", has_text="nuke-licence")).to_contain_text("0 used of 3")
+    page.get_by_label("Name of the new limit").fill("houdini")
+    page.get_by_label("Maximum of the new limit").fill("7")
+    page.get_by_role("button", name="Add").click()
+    made = page.locator("li.limit", has_text="houdini")
+    expect(made).to_contain_text("0 used of 7")
+    made.get_by_role("button", name="Delete").click()
+    made.locator(".question").get_by_role("button", name="Delete").click()
+    expect(made).to_have_count(0)
+    assert [limit.name for limit in live.client.limits()] == ["nuke-licence"]
+    expect(page.locator(".tags-table")).to_contain_text("maya")
+
+
+def test_tokens_are_made_shown_once_and_revoked(live: Live) -> None:
+    page = live.open("/?view=settings")
+    page.get_by_label("User of the token").fill("bob")
+    page.get_by_role("button", name="New token").click()
+    text = page.locator(".made code").text_content() or ""
+    (token,) = live.client.tokens()
+    assert text.startswith(token["id"])
+    page.get_by_role("button", name="I have it").click()
+    expect(page.locator(".made")).to_have_count(0)
+    page.locator(".tokens").get_by_role("button", name="Revoke").click()
+    page.locator(".question").get_by_role("button", name="Revoke").click()
+    expect(page.get_by_text("No tokens.")).to_be_visible()
+
+
+def test_pools_and_budgets_are_shown_with_their_limits(live: Live) -> None:
+    page = live.open("/?view=cloud")
+    expect(page.locator("li.pool")).to_contain_text("0 of at most 4")
+    page.get_by_role("link", name="Money", exact=True).click()
+    expect(page.locator(".budget")).to_contain_text("$10.00 left of $10.00")
+    expect(page.get_by_text("Nothing was spent on cloud machines in this time.").first).to_be_visible()
+
+
+# ---------------------------------------------------------------- for everybody
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_view_passes_axe(live: Live, dark: bool) -> None:
+    (group,) = live.client.page(parent=0, filter='title:"shot 10"').jobs
+    (worker, *_) = live.client.workers()
+    page = live.open("/", dark=dark)
+    places = ["/", f"/?view=jobs&job={group.id}", f"/?view=workers&worker={worker.id}", f"/?view=log&job={live.failed}"]
+    places += [f"/?view={view}" for view in ("cloud", "money", "activity", "limits", "settings")]
+    for place in places:
+        page.goto(live.server.url + place)
+        expect(page.locator("main section").first).to_be_visible()
+        expect(page.locator(".loading")).to_have_count(0)
+        page.evaluate(AXE.read_text(encoding="utf-8"))  # the policy lets no other script in
+        page.evaluate("document.getAnimations().forEach((one) => one.finish())")
+        found = page.evaluate(f"axe.run(document, {{runOnly: {RULES.split(',')}}})")
+        told = [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found["violations"]]
+        assert told == [], place
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"\W+", "-", place.partition("view=")[2].partition("&")[0] or "farm")
+        page.screenshot(path=SCREENSHOTS / f"{name}-{'dark' if dark else 'light'}.png")
