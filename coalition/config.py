@@ -274,6 +274,7 @@ A_PROJECT = a_path_of(r"(?:[a-z0-9.\-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]", "the id
 A_SUBNETWORK = a_path_of(
     rf"(?:(?:projects/[^/\s]+/)?regions/[^/\s]+/subnetworks/)?{LABEL}", "NAME or projects/PROJECT/regions/REGION/subnetworks/NAME"
 )
+A_USER = a_path_of(r"[a-z_][a-z0-9_\-]{0,31}", "the name of a user, such as root or debian")
 AN_ACCOUNT = a_path_of(r"default|[^@\s]+@[^@\s]+", "a service account's address, or default")
 AN_ACCELERATOR = a_path_of(rf"{LABEL}(?::[1-9]\d?)?", "TYPE:COUNT, such as nvidia-tesla-t4:1")
 
@@ -417,6 +418,8 @@ class PoolSettings:
     networks: tuple[str, ...] = knob("", a_list, "names or ids of networks they are in", only=("libcloud",))
     groups: tuple[str, ...] = knob("", a_list, "names of their security groups", only=("libcloud",))
     key: str = knob("", a_text, "name of an SSH key that they get, or its text", only=("libcloud",))
+    deploy_key: str = knob("", a_text, "private SSH key that brings the start-up script, if no user data can", only=("libcloud",))
+    deploy_user: str = knob("root", A_USER, "who logs in for that, and may use sudo", only=("libcloud",))
     extra: tuple[str, ...] = knob("", a_pair_list, "what else the driver is told: NAME=value pairs", only=("libcloud",))
     project: str = knob("", A_PROJECT, "the project to start them in; empty: that of the credentials", only=("gce",))
     subnetwork: str = knob("", A_SUBNETWORK, "their subnetwork; empty: the region's one of the network `default`", only=("gce",))

@@ -37,6 +37,7 @@ from providers.base import (
     TooLate,
     Unknown,
 )
+from providers.libcloud_deploy import Deployer
 from providers.libcloud_driver import KEYS, USER_DATA, ZONES, Driver, find
 from providers.names import Names
 from providers.pacing import Backoff, Bucket
@@ -58,6 +59,7 @@ LIVES = {
     NodeState.UPDATING: Life.RUNNING,
 }  # else STOPPING: what is stopped or in error is mostly paid for
 LIVE_PRICES = ("digitalocean", "linode")  # drivers whose sizes carry the price that the cloud tells, in USD per hour
+NO_USER_DATA = "gives machines no user data: set `deploy_key`, or they would not know the server"
 MISSES = 2  # lists in a row that do not show a machine which they showed: it is gone
 KEEP_S = 3_600.0
 CATALOG_S = 300.0
@@ -101,6 +103,7 @@ class LibcloudProvider:
         self.names = Names(farm)
         self.bucket = Bucket(CALLS_PER_S, CALL_BURST)
         self.backoff = Backoff()
+        self.deployer = Deployer()
         self._made_at = clock()
         self._asked: dict[str, float] = {}  # name -> when it was asked for, while that is not answered
         self._seen: dict[str, Seen] = {}
@@ -187,6 +190,9 @@ class LibcloudProvider:
 
     def _create(self, request: Request, k: int) -> Instance:
         name = self.names.of(request.token, k)
+        by_ssh = not self.driver.first_of(USER_DATA)
+        if by_ssh and not request.options.get("deploy_key"):
+            raise Rejected(Reason.INVALID, f"driver {self.driver.name} {NO_USER_DATA}")
         order = self._order(request, name)
         self._asked[name] = self.clock()
         try:
@@ -203,7 +209,19 @@ class LibcloudProvider:
         with self._lock:
             instance = replace(self._instance(node), pool=request.pool, launched_at=self.clock())
             self._seen[instance.id] = Seen(instance, node)
-            return instance
+        if by_ssh:
+            self._deploy(request, name)
+        return instance
+
+    def _deploy(self, request: Request, name: str) -> None:
+        def addresses() -> Sequence[str]:
+            with self._lock:
+                node = self._seen[name].node if name in self._seen else None
+            return [] if node is None else [*node.public_ips, *node.private_ips]
+
+        script = bootstrap.script(request, identity=name)
+        key, user = request.options["deploy_key"], request.options.get("deploy_user") or "root"
+        self.deployer.start(name, addresses, script, key, user, request.until - self.clock())
 
     def _refuse_useless(self, node: Node, name: str) -> None:
         """Ends a machine that came up in error, or under a name by which no list would show whose it is."""
@@ -333,8 +351,8 @@ class LibcloudProvider:
         """Credentials first: without them the rest says the same again."""
         self.driver.call("list_nodes")
         problems = []
-        if not self.driver.first_of(USER_DATA):
-            problems.append(f"driver {self.driver.name} gives machines no user data: they would not know the server")
+        if not self.driver.first_of(USER_DATA) and not pool.deploy_key:
+            problems.append(f"driver {self.driver.name} {NO_USER_DATA}")
         place = self.driver.first_of(ZONES)
         if not pool.zones and place and self.driver.needs(place):
             problems.append(f"driver {self.driver.name} needs `zones`")

@@ -17,8 +17,7 @@ import requests
 from libcloud.common.exceptions import BaseHTTPError, RateLimitReachedError
 from libcloud.common.types import InvalidCredsError
 from libcloud.compute.base import Node, NodeAuthSSHKey, NodeImage, NodeLocation, NodeSize
-from libcloud.compute.providers import get_driver
-from libcloud.compute.types import Provider as DriverNames
+from libcloud.compute.providers import DRIVERS, get_driver
 
 from coalition.errors import ConfigError, nearest
 from providers.base import ProviderError, Reason, Rejected, Scope, Unknown
@@ -41,7 +40,7 @@ NONE_LEFT = re.compile(r"no valid host|out of stock|sold out|insufficient|not en
 
 
 def known_drivers() -> Sequence[str]:
-    return sorted({str(getattr(DriverNames, name)) for name in dir(DriverNames) if name.isupper()})
+    return sorted({str(name) for name in DRIVERS})
 
 
 def driver_class(name: str) -> Callable[..., Any]:

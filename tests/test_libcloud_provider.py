@@ -12,16 +12,20 @@ from pathlib import Path
 
 import pytest
 from libcloud.compute.base import NodeSize
+from libcloud.compute.drivers.openstack import OpenStack_2_NodeDriver
+from libcloud.compute.providers import set_driver
 
 from coalition.config import LibcloudSettings, PoolSettings, Settings, options_of, parse
 from coalition.errors import ConfigError
 from providers import make
 from providers.base import Deadline, Fate, Life, Reason, Rejected, Unknown
 from providers.libcloud import LibcloudProvider
+from providers.libcloud_deploy import Deployer
 from providers.libcloud_driver import TAGS, USER_DATA, ZONES, Driver, driver_class, known_drivers, pairs
 from tests.contract_faults import FaultRig, ProviderFaults
 from tests.contract_provider import ProviderContract
 from tests.fakes.openstack_server import NO_HOST, OpenstackCloud
+from tests.polling import poll_until
 
 
 class Clock:
@@ -247,9 +251,13 @@ def test_a_driver_that_gives_machines_other_names_is_refused_and_what_it_made_is
     (offer,) = provider.offerings(pool)
     assert (offer.type, offer.memory_bytes, offer.price_micro) == ("1", 128 << 20, 100_000)
     assert any("no user data" in problem for problem in provider.check(pool))
-    request = FaultRig(provider, CLOCK, CLOCK.wait, pool, offer).request()
+    count = len(provider.driver.call("list_nodes"))
+    with pytest.raises(Rejected, match="set `deploy_key`"):
+        provider.launch(FaultRig(provider, CLOCK, CLOCK.wait, pool, offer).request())
+    assert len(provider.driver.call("list_nodes")) == count
+    pool = replace(pool, deploy_key="/nowhere/key")
     with pytest.raises(Rejected, match="is named dummy-3"):
-        provider.launch(request)
+        provider.launch(FaultRig(provider, CLOCK, CLOCK.wait, pool, offer).request())
     lives = {node.name: node.state for node in provider.driver.call("list_nodes")}
     assert lives.get("dummy-3") not in ("running", "pending")
 
@@ -287,6 +295,46 @@ def newest(name: str) -> type:
         "linode": "LinodeNodeDriverV4",
     }
     return getattr(sys.modules[kind.__module__], versions[name]) if name in versions else kind  # type: ignore[return-value, no-any-return]
+
+
+class BareDriver(OpenStack_2_NodeDriver):
+    """As drivers whose clouds know no user data."""
+
+    def create_node(self, name: str, size: object, image: object) -> object:  # type: ignore[override]
+        return super().create_node(name=name, size=size, image=image)
+
+
+SSH = """#!/bin/sh
+[ -e "$0.up" ] || { touch "$0.up"; echo 'it boots' >&2; exit 255; }
+printf '%s\\n' "$@" >"$0.words"
+cat >"$0.script.new"
+mv "$0.script.new" "$0.script"
+"""
+
+
+def test_where_there_is_no_user_data_the_start_up_script_is_brought_by_ssh(cloud: OpenstackCloud, tmp_path: Path) -> None:
+    if "bare" not in known_drivers():
+        set_driver("bare", __name__, "BareDriver")
+    program = tmp_path / "ssh"
+    program.write_text(SSH)
+    program.chmod(0o755)
+    arguments = {**cloud.arguments(), "ex_force_auth_version": "3.x_password"}
+    provider = LibcloudProvider("bare", arguments, "coalition", 0.0, CLOCK)
+    provider.deployer = Deployer(str(program), pause_s=0.05)
+    pool = replace(POOL, deploy_key="/keys/farm", deploy_user="debian")
+    assert provider.check(pool) == []
+    (offer,) = provider.offerings(pool)
+    (made,) = provider.launch(FaultRig(provider, CLOCK, CLOCK.wait, pool, offer).request()).instances
+    cloud.named(made.id)["addresses"] = {"render": [{"addr": "10.0.0.7", "version": 4}]}
+    provider.list()
+    script = Path(f"{program}.script")
+    poll_until(script.exists)
+    assert f"\nIDENTITY={made.id}\n" in script.read_text()
+    words = Path(f"{program}.words").read_text()
+    assert "debian@10.0.0.7" in words
+    assert "/keys/farm" in words
+    assert "sudo sh -c" in words
+    assert "id.secret" not in words
 
 
 def test_prices_that_the_cloud_itself_tells_are_taken() -> None:
