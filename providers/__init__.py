@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coalition.config import Settings
 from coalition.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from coalition.config import Settings
     from providers.base import Provider
 
 EXTRAS = {"aws": "aws", "gce": "gcp", "libcloud": "libcloud"}  # the pip extra of each

@@ -15,10 +15,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from coalition.config import PoolSettings
 from coalition.states import StrEnum
+
+if TYPE_CHECKING:
+    from coalition.config import PoolSettings
 
 LAUNCH_WINDOW_S = 60.0  # how long a request may be sent again
 CAPACITY_BLOCK_S = 180.0  # how long "no capacity" is believed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -349,3 +351,18 @@ def test_the_sweeper_goes_on_after_one_that_cannot_be_ended(cloud: AwsCloud, rig
         sweep(ec2, "coalition", time.time())
     ec2.modify_instance_attribute(InstanceId=plants[0], DisableApiTermination={"Value": False})
     assert sweep(ec2, "coalition", time.time()) == [plants[0]]
+
+
+# ---------------------------------------------------------------- speed
+
+
+def test_many_machines_of_one_plan_are_one_call(cloud: AwsCloud, rig: FaultRig) -> None:
+    before = cloud.faults.count("launch")
+    assert len(rig.provider.launch(rig.request(count=30)).instances) == 30
+    assert cloud.faults.count("launch") == before + 1
+
+
+def test_the_contract_of_providers_loads_no_sdk_and_no_configuration() -> None:
+    heavy = "boto3 botocore google libcloud coalition.config coalition.model psutil"
+    program = f"import sys, providers.base; print([name for name in {heavy.split()!r} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"

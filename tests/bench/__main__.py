@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from coalition.client import Client
+from tests.bench.clouds import ec2_here, fill, import_s, launch_many, list_s
 from tests.bench.farm import Rate, dispatch, enrol, idle, memory, server
 from tests.bench.old import cycles
 from tests.bench.pages import crowd
@@ -314,8 +315,21 @@ def bench_legacy(folder: Path, quick: bool) -> Iterator[Figure]:
             yield _rate(f"old pick and end, {connections} workers, 100,000 waiting", rate, "860 jobs/s, 20 x the predecessor")
 
 
+def bench_clouds(folder: Path, quick: bool) -> Iterator[Figure]:
+    """Launching 200 machines and listing 2,000 on a stand-in for EC2 in another process; what the contract's import costs."""
+    bare, full = import_s("pass"), import_s("import providers.base")
+    yield Figure("import providers.base, over bare Python", (full - bare) * 1e3, "ms", "30 ms")
+    with ec2_here() as cloud:
+        calls, seconds = launch_many(cloud, 20 if quick else 200)
+        yield Figure("launch of 200 machines planned at once", calls, "calls", "1", f"{seconds:.1f} s, nearly all of it moto's")
+        count = 200 if quick else 2_000
+        fill(cloud, count)
+        yield Figure(f"list of {count:,} machines", list_s(cloud, count), "s", "5 s")
+
+
 BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "dispatch": bench_dispatch,
+    "clouds": bench_clouds,
     "databases": bench_databases,
     "end-to-end": bench_end_to_end,
     "submit": bench_submit,

@@ -1,0 +1,104 @@
+"""What the benchmark of clouds does: EC2's stand-in runs in another process, so that its work is not counted as ours."""
+
+from __future__ import annotations
+
+import multiprocessing
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import pytest
+
+from coalition.config import PoolSettings
+from providers.aws import AwsProvider
+from providers.base import Request
+
+REGION = "us-east-1"
+FILL = 100  # machines a call, while the list is filled
+
+
+@dataclass
+class Stage:
+    """A provider, the request that starts `count` machines, and how many launches the cloud saw."""
+
+    provider: AwsProvider
+    pool: PoolSettings
+    link: Connection
+
+    def request(self, count: int) -> Request:
+        (offer,) = self.provider.offerings(self.pool)
+        now = time.time()
+        named = (secrets.token_hex(16), "coalition", "p", "aws", REGION)
+        return Request(*named, offer, count, (), "", "https://farm.example.com", 0, now + 600, now + 900)
+
+    def launches(self) -> int:
+        self.link.send("launches")
+        return int(self.link.recv())
+
+
+def _serve(link: Connection) -> None:
+    """The other process."""
+    from tests.fakes.aws_cloud import aws_here
+
+    with aws_here() as cloud:
+        cloud.gaps.prices.on_demand["c5.large"] = 0.1
+        link.send((cloud.url, cloud.image()))
+        while link.recv() == "launches":
+            link.send(cloud.faults.count("launch"))
+
+
+@contextmanager
+def ec2_here() -> Iterator[Stage]:
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    url, image = ours.recv()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        pool = PoolSettings("p", 1, provider="aws", region=REGION, zones=("us-east-1a",), types=("c5.large",), image=image,
+                            purchase=("on-demand",))  # fmt: skip
+        yield Stage(AwsProvider(REGION, "coalition", endpoint=url), pool, ours)
+    ours.send("end")
+    process.join(10)
+
+
+def launch_many(stage: Stage, count: int) -> tuple[int, float]:
+    """(calls, seconds) for so many machines of one plan."""
+    request, before = stage.request(count), stage.launches()
+    start = time.perf_counter()
+    started = stage.provider.launch(request)
+    seconds = time.perf_counter() - start
+    assert len(started.instances) == count
+    return stage.launches() - before, seconds
+
+
+def fill(stage: Stage, count: int) -> None:
+    stage.provider.bucket.per_s = stage.provider.bucket.burst = 1e6  # EC2's limit is none of moto's
+    have = len(stage.provider.list())
+    while have < count:
+        more = min(FILL, count - have)
+        stage.provider.launch(stage.request(more))
+        have += more
+
+
+def list_s(stage: Stage, count: int) -> float:
+    start = time.perf_counter()
+    assert len(stage.provider.list()) == count
+    return time.perf_counter() - start
+
+
+def import_s(program: str) -> float:
+    """The least of some runs of a new Python, in seconds."""
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", program], check=True)
+        times.append(time.perf_counter() - start)
+    return min(times)
