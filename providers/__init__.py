@@ -56,10 +56,7 @@ def _make(name: str, region: str, settings: Settings) -> Provider:
         return _gce(region, settings)
     if name == "libcloud":
         return _libcloud(region, settings)
-    raise ConfigError(
-        f"provider {name}: this version does not have it; "
-        f"one that does comes with pip install 'coalition[{EXTRAS.get(name, name)}]'. Use `provider = local` until then"
-    )
+    raise ConfigError(f"there is no provider {name}; {nearest(name, ['local', 'fake', *EXTRAS])}")
 
 
 def _gce(region: str, settings: Settings) -> Provider:

@@ -64,7 +64,7 @@ MISSES = 2  # lists in a row that do not show a machine which they showed: it is
 KEEP_S = 3_600.0
 CATALOG_S = 300.0
 CONSOLE_BYTES = 16_384
-CALLS_PER_S, CALL_BURST = 1.0, 10
+CREATES_PER_S, CREATE_BURST = 2.0, 20
 
 
 @dataclass
@@ -101,7 +101,7 @@ class LibcloudProvider:
     ) -> None:
         self.driver, self.farm, self.lag_s, self.clock = Driver(driver, arguments), farm, lag_s, clock
         self.names = Names(farm)
-        self.bucket = Bucket(CALLS_PER_S, CALL_BURST)
+        self.bucket = Bucket(CREATES_PER_S, CREATE_BURST)
         self.backoff = Backoff()
         self.deployer = Deployer()
         self._made_at = clock()
@@ -144,14 +144,13 @@ class LibcloudProvider:
             minimum_s=3_600.0,
             granularity_s=3_600.0,
             price_source=self.driver.name if price and not pool.price_micro else "",
-            price_as_of=self.clock() if price else 0.0,
+            price_as_of=self.clock() if price and not pool.price_micro else 0.0,
             image=image,
         )
 
     # ------------------------------------------------------------ launch
 
     def launch(self, request: Request) -> Launched:
-        self.bucket.take()
         if self.clock() > request.launch_by:
             raise TooLate(f"{request.token} was to be sent before; nothing was started now")
         with self._launching:  # what is looked for and not found must not be made by somebody else meanwhile
@@ -169,6 +168,7 @@ class LibcloudProvider:
         short = ""
         for k in missing:
             try:
+                self.bucket.take()
                 if self.clock() > request.launch_by:
                     raise TooLate(f"{request.token} was to be sent before")
                 there[k] = self._create(request, k)

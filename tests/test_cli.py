@@ -535,6 +535,21 @@ def test_config_check_tells_file_line_and_the_nearest_name(tmp_path: Path, monke
         assert missing in coalition(*words, code=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("provider", "sdk", "extra"), [("gce", "google", "gcp"), ("libcloud", "libcloud", "libcloud")]
+)
+def test_a_provider_whose_sdk_is_not_installed_names_its_extra(
+    provider: str, sdk: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = f"[pool cloud]\nprovider = {provider}\nregion = europe-west1\ntypes = n2-standard-2\nimage = worker\n"
+    (tmp_path / "cloud.ini").write_text(f"[libcloud europe-west1]\ndriver = openstack\n{pool}")
+    for module in [name for name in sys.modules if name.startswith((f"providers.{provider}", f"{sdk}."))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, sdk, None)  # as where it is not installed
+    told = coalition("config", "check", str(tmp_path / "cloud.ini"), code=2).stderr
+    assert f"[pool cloud] provider {provider} needs {sdk}, which is not installed: pip install 'coalition[{extra}]'" in told
+
+
 def test_config_show_prints_every_setting_with_its_default_where_it_differs(tmp_path: Path) -> None:
     file = tmp_path / "cloud.ini"
     file.write_text("[worker]\nsync = 2s\n")
