@@ -87,7 +87,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["coalition*", "providers*", "autoscaler*"]),
-    install_requires=["psutil>=5.9", "click>=8.1", "rich>=13"],
+    install_requires=["psutil>=5.9", "click>=8.1", "rich>=13", 'tomli>=2; python_version < "3.11"'],
     extras_require=EXTRAS,
     cmdclass={"build_py": BuildPy, "sdist": Sdist},
     entry_points={"console_scripts": ["coalition = coalition.cli:main"]},

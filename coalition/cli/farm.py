@@ -221,6 +221,17 @@ def token_delete(call: Call, ids: Sequence[str]) -> None:
     call.changed(sum(client.delete_token(token) for token in ids), "token")
 
 
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what completes verbs and options in a shell, such as by eval "$(coalition completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind
+    print(kind(cli, {}, "coalition", "_COALITION_COMPLETE").source())
+
+
 @cli.group()
 def config() -> None:
     """Look at a configuration file."""

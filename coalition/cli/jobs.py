@@ -16,7 +16,7 @@ from coalition.cli.frame import DONE, DURATION, FAILED, IDS, JOB, LIMIT, SIZE, C
 
 if TYPE_CHECKING:
     from coalition.client import Client
-    from coalition.model import Job
+    from coalition.model import Job, JobSpec
 
 
 def _environment(context: click.Context, option: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
@@ -135,23 +135,37 @@ def submit(context: click.Context, /, command: Sequence[str], waits: bool, dry_r
     \b
         coalition submit --title hello 'echo hello > /tmp/hello'
         coalition submit --frames 1-100x2 --title shot -- povray +K{frame} shot.pov
+        coalition submit shot.toml
+
+    A file whose name ends in .toml describes the jobs itself, see docs/job-files.md.
     """
+    from coalition.cli.job_file import is_job_file, read
     from coalition.model import JobSpec, from_dict
 
     call: Call = context.obj
     given = depending(written(context, options))
+    if is_job_file(tuple(command)):
+        if given:
+            raise click.UsageError(f"{command[0]} describes the jobs: say it in the file, not by options")
+        if len(command) > 1:
+            raise click.UsageError(f"{command[0]} is a file that describes jobs: write options before it")
+        return _submit(call, read(command[0]), dry_run, key, waits)
     if command:
         given["command"] = command[0] if len(command) == 1 else shlex.join(command)
     elif not options["group"]:
         raise click.UsageError("give a command, or --group for an empty group")
+    return _submit(call, [from_dict(JobSpec, given)], dry_run, key, waits)
+
+
+def _submit(call: Call, jobs: Sequence[JobSpec], dry_run: bool, key: str | None, waits: bool) -> int:
     client = call.client()
-    made = client.submit_many([from_dict(JobSpec, given)], dry_run=dry_run, key=key)
+    made = client.submit_many(jobs, dry_run=dry_run, key=key)
     if made.dry_run:
         return call.rehearsed(made.count, made.dry_run)
     if not call.json:
-        print(made.ids[0], flush=True)
+        print(*made.ids, sep="\n", flush=True)
     elif not waits:
-        call.screen.document({"id": made.ids[0], "count": made.count})
+        call.screen.document({"id": made.ids[0], "ids": list(made.ids), "count": made.count})
     return _wait(call, client, made.ids, None) if waits else DONE
 
 
