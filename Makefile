@@ -1,6 +1,6 @@
 # Each target calls one script, and CI calls the same targets. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test test-long lint bench clean
+.PHONY: help install demo docs test test-long test-terraform lint bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
@@ -19,6 +19,9 @@ test: install ## lint, then all tests; CI=true allows no test to be skipped
 
 test-long: install ## the tests of several server processes at full size: 20,000 jobs, 64 workers
 	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/e2e/test_databases.py --durations=5
+
+test-terraform: install ## apply the module for AWS to moto, use what it made, and destroy it: minutes
+	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/test_terraform.py --durations=5
 
 lint: install ## ruff, mypy, import contracts, shellcheck
 	@scripts/lint.sh

@@ -40,6 +40,7 @@ EXTRAS = {
         "myst-parser>=4",
         "types-psutil",
         "moto>=5.2,<6",
+        "python-hcl2>=7,<9",
         "flask-cors>=5",
         "matplotlib>=3.8",
         "build>=1.2",
