@@ -324,7 +324,8 @@ def bench_clouds(folder: Path, quick: bool) -> Iterator[Figure]:
         yield Figure("launch of 200 machines planned at once", calls, "calls", "1", f"{seconds:.1f} s, nearly all of it moto's")
         count = 200 if quick else 2_000
         fill(cloud, count)
-        yield Figure(f"list of {count:,} machines", list_s(cloud, count), "s", "5 s")
+        seconds, worked = list_s(cloud, count)
+        yield Figure(f"list of {count:,} machines", seconds, "s", "5 s", f"{worked:.1f} s of it are ours, the rest is moto's")
 
 
 BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {

@@ -20,6 +20,8 @@ os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # before moto is l
 
 import boto3
 import pytest
+from moto.ec2.models.tags import TagBackend
+from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from tests.fakes.cloud_faults import PARTIAL, Answer, App, CloudFaults, CloudServer, Environ, ask, body_of, send
@@ -44,6 +46,20 @@ CODES = {  # of the EC2 API reference
     "error": ("500 Internal Server Error", "InternalError"),
 }
 ElementTree.register_namespace("", NAMESPACE)
+_all_tags = TagBackend.describe_tags
+
+
+def _tags(self: Any, filters: Mapping[str, Sequence[str]] | None = None) -> list[dict[str, str]]:
+    """moto looks through the tags of everything for those of one thing, and for each thing of a list again."""
+    ids = (filters or {}).get("resource-id", ())
+    if not filters or len(filters) > 1 or len(ids) != 1 or "*" in ids[0]:
+        return list(_all_tags(self, filters))
+    kind = EC2_PREFIX_TO_RESOURCE.get(get_prefix(ids[0]), "")
+    tags = self.tags.get(ids[0], {})
+    return [{"resource_id": ids[0], "key": key, "value": value, "resource_type": kind} for key, value in tags.items()]
+
+
+TagBackend.describe_tags = _tags
 
 
 def words_of(body: bytes) -> dict[str, str]:
