@@ -453,5 +453,5 @@ def test_it_shows_and_steers_the_real_server(show: Show, tmp_path: Path) -> None
         row(page, group).click()
         page.locator(".detail").get_by_role("button", name="Pause").click()
         expect(row(page, group)).to_contain_text("paused")
-        assert client.job(group).paused
+        poll_until(lambda: client.job(group).paused)  # the row shows at once what is asked for
         expect(page.locator(".why")).to_contain_text("Is paused", ignore_case=True)

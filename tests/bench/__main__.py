@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from coalition.client import Client
+from tests.bench.browser import look
 from tests.bench.clouds import ec2_here, fill, import_s, launch_many, list_s
 from tests.bench.farm import Rate, dispatch, enrol, idle, memory, server
 from tests.bench.old import cycles
@@ -305,6 +306,18 @@ def bench_pages(folder: Path, quick: bool) -> Iterator[Figure]:
             yield Figure(f"{what}, {pages} pages, {workers} workers, p99", p99, "ms", "100 ms", note)
 
 
+def bench_browser(folder: Path, quick: bool) -> Iterator[Figure]:
+    """The web page in a browser, on one group of 100,000 jobs: first rows, scrolling, memory."""
+    jobs = 10_000 if quick else 100_000
+    with server(folder) as address:
+        group = Client(address, timeout_s=300).submit(title="frames", command="render {frame}", frames=f"1-{jobs}")
+        seen = look(address, group, jobs)
+    yield Figure(f"page: first rows of {jobs:,} jobs", seen.first_ms, "ms", "1,000 ms")
+    yield Figure("page: frames a second while scrolling", seen.frames_per_s, "1/s", "60 1/s", f"{seen.rows} rows drawn")
+    yield Figure("page: longest task while scrolling", seen.longest_ms, "ms", "100 ms")
+    yield Figure("page: script's memory at the end", seen.heap_bytes / 1e6, "MB", "200 MB")
+
+
 def bench_legacy(folder: Path, quick: bool) -> Iterator[Figure]:
     """The predecessor's workers: pick and end, two calls a job, with 100,000 jobs waiting. It made 43 such cycles a second."""
     jobs = 1_000 if quick else 5_000
@@ -340,6 +353,7 @@ BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "explain": bench_explain,
     "legacy": bench_legacy,
     "pages": bench_pages,
+    "browser": bench_browser,
 }
 
 

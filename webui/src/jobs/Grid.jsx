@@ -28,13 +28,33 @@ function Twist({ job, open, onFlip }) {
   )
 }
 
+// The cells of a row; while its job is the same they need not be drawn again.
+function Cells({ job, depth, open, tree, shown, currency }) {
+  const context = { currency, now: now.peek() }
+  return shown.names.map((name) => {
+    const [, , show, { number: numeric, title }] = COLUMNS[name]
+    if (name === 'name') {
+      return (
+        <span key={name} role="gridcell" class="name" style={{ paddingInlineStart: `${depth * 1.25}rem` }}>
+          <Twist job={job} open={open} onFlip={(id) => tree.toggle(id)} />
+          <span class="title" title={job.title}>{job.title || `job ${job.id}`}</span>
+        </span>
+      )
+    }
+    return (
+      <span key={name} role="gridcell" class={`${numeric ? 'number ' : ''}${name}`} title={title?.(job)}>
+        {show(job, context)}
+      </span>
+    )
+  })
+}
+
 function Row({ number, row, tree, shown, currency }) {
   const { depth } = row
-  if (!row.job) return <div class="row waits" role="row" aria-rowindex={number + 2}><span role="gridcell">…</span></div>
   const job = asExpected(row.job)
   const open = tree.opened.has(job.id)
   const selected = isSelected(job.id)
-  const context = { currency, now: now.peek() }
+  const cells = useMemo(() => <Cells {...{ job, depth, open, tree, shown, currency }} />, [job, depth, open, tree, shown, currency])
   const click = (event) => {
     if (event.ctrlKey || event.metaKey) return flip(job.id)
     if (event.shiftKey) return extend(job.id, tree)
@@ -55,25 +75,16 @@ function Row({ number, row, tree, shown, currency }) {
       onClick={click}
       onDblClick={() => job.group && go({ view: 'jobs', parent: job.id, job: 0, filter: '' })}
     >
-      {shown.names.map((name) => {
-        const [, , show, { number: numeric, title }] = COLUMNS[name]
-        if (name === 'name') {
-          return (
-            <span key={name} role="gridcell" class="name" style={{ paddingInlineStart: `${depth * 1.25}rem` }}>
-              <Twist job={job} open={open} onFlip={(id) => tree.toggle(id)} />
-              <span class="title" title={job.title}>{job.title || `job ${job.id}`}</span>
-            </span>
-          )
-        }
-        return (
-          <span key={name} role="gridcell" class={`${numeric ? 'number ' : ''}${name}`} title={title?.(job)}>
-            {show(job, context)}
-          </span>
-        )
-      })}
+      {cells}
     </div>
   )
 }
+
+const Coming = ({ number }) => (
+  <div class="row waits" role="row" aria-rowindex={number + 2}>
+    <span role="gridcell">…</span>
+  </div>
+)
 
 function Head({ shown, sortable }) {
   const { sort } = place.value
@@ -188,7 +199,8 @@ export function Grid({ tree, currency, none, sortable = true }) {
         <div role="presentation" style={{ transform: `translateY(${first * height}px)` }}>
           {numbers.map((number) => {
             const row = tree.row(number)
-            return row && <Row key={row.job?.id || `at ${number}`} number={number} row={row} tree={tree} shown={shown} currency={currency} />
+            if (!row?.job) return row && <Coming key={`at ${number}`} number={number} />
+            return <Row key={row.job.id} {...{ number, row, tree, shown, currency }} />
           })}
         </div>
       </div>

@@ -72,6 +72,8 @@ class Level {
       this.total = answer.total ?? 0
       this.more = Boolean(answer.more) || (answer.total === null && answer.next !== null)
       this.counts = answer.counts
+      // beyond what the server counts: no level has more rows than there are jobs below it, unless it is full of groups
+      if (this.more && answer.counts && !this.query.filter) this.total = Math.max(this.total, answer.counts.total)
     }
     this.chain(at, answer.next)
     this.forget()
@@ -157,8 +159,13 @@ export class Tree {
   }
 
   numberOf(id) {
-    for (const run of this.runs) {
-      for (let at = 0; at < run.count; at += 1) if (run.level.at(run.first + at)?.id === id) return run.from + at
+    for (const { level, from, first, count } of this.runs) {
+      let index = 0
+      for (const page of level.pages) {
+        const at = index + (page.rows?.findIndex((job) => job.id === id) ?? -1)
+        if (at >= Math.max(index, first) && at < first + count) return from + at - first
+        index += page.size
+      }
     }
     return -1
   }
