@@ -18,6 +18,7 @@ from autoscaler.snapshot import Demand, Instance, Pool, Snapshot, Worker
 from coalition import ledger, matching
 from coalition.matching import Capacity, Requirement, sponsors
 from coalition.states import InstanceState, WorkerState
+from coalition.words import counted, verb
 from providers.base import LAUNCH_WINDOW_S, Deadline, Offering
 
 NEAR_CHEAPEST = 1.10
@@ -326,7 +327,7 @@ class _Decision:
                 continue
             key = (worker.capacity, worker.slots, worker.name if named else "")
             here = bins.setdefault(key, _Bin(worker.capacity, worker.slots))
-            here.free += max(0, worker.slots - worker.running)
+            here.free += max(0, worker.slots - worker.running) + worker.ending
             here.young += min(worker.young, worker.slots)
         for one in self.snap.instances:
             if one.state in BOOTING and one.id not in self.leaving:
@@ -529,15 +530,16 @@ class _Decision:
 
     def _write_launches(self) -> None:
         now = self.snap.now
-        free = sum(here.free for here in self.bins)
+        free = math.floor(sum(here.free for here in self.bins))
+        left = f"{counted(free, 'slot')} {verb(free, 'is', 'are')} left over"
         for group in self.groups.values():
             offer, settings = group.offer, group.pool.settings
             each = f"{_rate(offer.price_micro, offer.currency)} each" if offer.price_micro else "at no price"
             tags = ",".join(sorted(group.tags)) or "any worker"
-            why = f"{_jobs(group.jobs)} for {tags}, {free:.0f} slots are left over" if group.jobs else f"min = {settings.min}"
+            why = f"{_jobs(group.jobs)} for {tags}, {left}" if group.jobs else f"min = {settings.min}"
             why = ", ".join([*([why] if group.jobs or not group.asked else []), *group.asked])
             names = self._sponsors(group.pool, group.payer)
-            reason = f"{group.count} x {offer.name} ({offer.slots} slots, {each}): {why}{self._left(names)}"
+            reason = f"{group.count} x {offer.name} ({counted(offer.slots, 'slot')}, {each}): {why}{self._left(names)}"
             until = now + group.pool.funding_s(self.snap.rules)
             launch = (settings.name, offer, group.count, group.payer, names, now + LAUNCH_WINDOW_S, until, reason)
             self.plan.launches.append(Launch(*launch))

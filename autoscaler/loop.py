@@ -140,6 +140,8 @@ class Autoscaler:
         now = self.store.clock()
         if self._fence is not None and 0 <= now - self._renewed_at < RENEW_S:
             return True
+        if self._fence is None and (led := self.store.leader_of(ROLE)) is not None and led[0] != self.holder:
+            return False  # a look costs no write, and most looks end here
         fence = self.store.claim_leader(ROLE, self.holder, self.lease_s)
         if fence is not None:
             if fence != self._fence:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from autoscaler.books import Books, Commitment
 from autoscaler.decide import Drain, Launch, Renew, Terminate, decide
-from autoscaler.snapshot import Block, Demand, Instance, Pool, Snapshot, Worker, pool_of
+from autoscaler.snapshot import Block, Demand, Instance, Pool, Snapshot, Worker, chance_to_end, pool_of
 from autoscaler.trace import Job
 from coalition import ledger
 from coalition.config import PoolSettings, Settings
@@ -126,8 +126,9 @@ class Report:
 
 
 def default_pool() -> PoolSettings:
-    """Machines of these families in every zone, one slot for each cpu, without a limit."""
-    return PoolSettings("spot", 0, provider="fake", types=("c5", "c5a", "c6i", "m5", "m5a"), purchase=("spot",), max=1_000_000)
+    """Machines of these families in every zone, one slot for each cpu, without a limit, idle for a minute at most."""
+    families = ("c5", "c5a", "c6i", "m5", "m5a")
+    return PoolSettings("spot", 0, provider="fake", types=families, purchase=("spot",), max=1_000_000, idle_s=60.0)
 
 
 def simulate(jobs: Sequence[Job], settings: Settings, offers: Sequence[Offering], weather: Weather = Weather()) -> Report:
@@ -413,6 +414,7 @@ class _Simulation:
             idle_since=machine.idle_since,
             seen_at=self.now,
             instance_id=machine.id,
+            ending=sum(chance_to_end(self.estimates.get(run.job.kind), self.now - run.since) for run in machine.runs),
         )
         return machine.worker
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,8 @@ from providers.base import LAUNCH_WINDOW_S, Deadline, Offering
 if TYPE_CHECKING:
     from coalition.store import Store
     from coalition.store.cloud import Machine
+
+ENDING_S = 90.0  # a slot that is free by then is as good as a new machine, which has to boot
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,10 @@ class Demand:
 
 @dataclass(frozen=True)
 class Worker:
-    """`young` of its `running` attempts have run for less than the slot target: their slots may soon be free."""
+    """`young` of its `running` attempts have run for less than the slot target: their slots may soon be free.
+
+    `ending` is how many of the others may be expected to end within ENDING_S, by what their likes took.
+    """
 
     id: int
     name: str
@@ -42,6 +48,15 @@ class Worker:
     idle_since: float | None
     seen_at: float
     instance_id: int | None
+    ending: float = 0.0
+
+
+def chance_to_end(estimate_s: float | None, age_s: float) -> float:
+    """How likely a job that runs for `age_s` ends within ENDING_S.
+
+    The older it is beyond its estimate, the longer it is taken to go on, so that nobody waits for one that hangs.
+    """
+    return 0.0 if estimate_s is None else 1.0 - math.exp(-ENDING_S / max(estimate_s, age_s, 1.0))
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,9 @@ def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) 
     steps = [offer.minimum_s + offer.granularity_s for pool in pools for offer in pool.offers]
     windows = store.budget_windows(now, max(now + horizon, latest) + max([1.0, *steps]))
     young = store.young_attempts(now - rules.slot_target_s)
+    ending: dict[int, float] = {}
+    for worker_id, since, estimate_s in store.running_estimates(now - rules.slot_target_s):
+        ending[worker_id] = ending.get(worker_id, 0.0) + chance_to_end(estimate_s, now - since)
     names = ("id", "name", "state", "active", "slots", "running", "capacity", "idle_since", "seen_at", "instance_id")
     return Snapshot(
         now=now,
@@ -184,7 +202,8 @@ def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) 
         pools=tuple(pools),
         demands=tuple(Demand(d.requirement, d.prio_path, d.waiting, d.estimate_s) for d in store.backlog()),
         workers=tuple(
-            Worker(**{name: getattr(row, name) for name in names}, young=young.get(row.id, 0)) for row in store.fleet()
+            Worker(**{name: getattr(row, name) for name in names}, young=young.get(row.id, 0), ending=ending.get(row.id, 0.0))
+            for row in store.fleet()
         ),
         instances=tuple(_instances(machines)),
         budgets=tuple(Budget(budget, tuple(windows[budget.name])) for budget in store.settings.budgets),

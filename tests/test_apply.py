@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, func, select
 
+from autoscaler.snapshot import chance_to_end, take
 from coalition import schema
 from coalition.errors import Fenced
 from coalition.store import Store
@@ -331,6 +332,24 @@ def test_jobs_that_come_while_an_instance_drains_keep_it(world: World) -> None:
     world.tick()
     assert world.states() == ["RUNNING"]
     assert world.work(id)
+
+
+def test_a_slot_that_is_about_to_be_free_is_waited_for(world: World) -> None:
+    world.submit(2)
+    world.tick()
+    world.boot()
+    (id,) = world.workers
+    world.work(id, 2)
+    world.clock.wait(200)
+    world.finish(id, 200)
+    world.submit(2)
+    world.work(id, 2)
+    world.clock.wait(190)
+    world.beat(id)
+    world.submit(1)
+    snapshot = take(world.store, [], world.clock(), START)
+    assert [one.ending for one in snapshot.workers] == [pytest.approx(2 * chance_to_end(200, 190))]
+    assert take(world.store, [], START + 300, START).workers[0].ending == 0, "those are young, which is counted by itself"
 
 
 # ---------------------------------------------------------------- ending

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.decide import Plan, decide
-from autoscaler.snapshot import Block, Budget, Demand, Instance, Pool, Snapshot, Worker, pool_of
+from autoscaler.snapshot import Block, Budget, Demand, Instance, Pool, Snapshot, Worker, chance_to_end, pool_of
 from coalition import ledger
 from coalition.config import AutoscalerSettings, BudgetSettings, PoolSettings
 from coalition.matching import Capacity, Requirement
@@ -160,6 +160,15 @@ def test_a_slot_with_a_young_short_job_is_soon_free_and_one_with_a_long_job_is_n
     assert started(plan(jobs(2, estimate_s=360), instances=busy, workers=(worker(1, 2, young=2),))) == {"machine": 1}
 
 
+def test_slots_that_are_likely_free_before_a_machine_could_boot_come_off_and_jobs_that_hang_do_not() -> None:
+    fleet = {"instances": (machine(1), machine(2)), "workers": tuple(worker(id, 2, ending=0.5) for id in (1, 2))}
+    assert started(plan(jobs(1), **fleet)) == {}
+    assert started(plan(jobs(2), **fleet)) == {"machine": 1}
+    assert chance_to_end(60.0, 0.0) > 0.7 > 0.3 > chance_to_end(600.0, 0.0) > chance_to_end(600.0, 6_000.0) > 0
+    assert chance_to_end(60.0, 600.0) == chance_to_end(600.0, 60.0)
+    assert chance_to_end(None, 60.0) == 0
+
+
 def test_workers_without_an_instance_are_supply_too() -> None:
     own = worker(9, instance_id=None, slots=8, capacity=replace(ROOM, payer=None))
     assert started(plan(jobs(8), workers=(own,))) == {}
@@ -190,6 +199,12 @@ def test_the_reason_has_the_numbers() -> None:
         "3 x machine (2 slots, $1.00/h each): 5 jobs wait for linux, 0 slots are left over; "
         "budget studio has $148.00 of $200.00 left"
     )
+
+
+def test_one_slot_is_not_several() -> None:
+    one = replace(LINUX, slots=1)
+    made = plan(jobs(1), pools=(a_pool((one,)),))
+    assert made.launches[0].reason.startswith("1 x machine (1 slot, $1.00/h each): 1 job waits for linux, 0 slots are left over")
 
 
 # ---------------------------------------------------------------- what

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from autoscaler.loop import Autoscaler, make_providers
 from coalition.backup import back_up, restore
@@ -38,6 +40,31 @@ def test_the_loser_of_the_lease_does_nothing(tmp_path: Path) -> None:
     assert len(world.fake.calls) > calls
     assert world.live() == 2  # the successor starts nothing twice
     other.store.close()
+
+
+class WritesCounted(Store):
+    writes = 0
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        self.writes += 1
+        with super().write() as db:
+            yield db
+
+
+def test_who_waits_for_the_lease_writes_nothing_until_it_is_free(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    store = WritesCounted(world.settings, world.clock)
+    other = Autoscaler(world.settings, store, {"fake": world.fake})
+    world.scaler.lease_s = 10
+    world.tick()
+    assert [other.tick() for _ in range(3)] == [False] * 3
+    assert store.writes == 0
+    world.clock.wait(11)
+    other.tick()
+    assert store.writes > 0
+    assert store.leader_of("autoscaler") is not None
+    store.close()
 
 
 def test_a_leader_that_stops_hands_over_at_once(tmp_path: Path) -> None:

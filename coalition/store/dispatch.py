@@ -504,6 +504,18 @@ class Dispatch(Results):
         return {row.set_id: float(row.ms) / 1_000 for row in db.execute(query)}
 
     @reads
+    def running_estimates(self, db: Connection, before: float) -> list[tuple[int, float, float]]:
+        """Attempts leased before then: worker, when, and what their likes took; those without an estimate are left out."""
+        estimates = self._estimates(db)
+        query = (
+            select(attempt.c.open_worker, attempt.c.leased_at, klass.c.set_id)
+            .join(job, job.c.id == attempt.c.job_id)
+            .join(klass, klass.c.id == job.c.class_id)
+            .where(attempt.c.open_worker.is_not(None), attempt.c.leased_at <= before, klass.c.set_id.in_(list(estimates)))
+        )
+        return [(row.open_worker, row.leased_at, estimates[row.set_id]) for row in db.execute(query)] if estimates else []
+
+    @reads
     def open_attempts(self, db: Connection, worker_id: int) -> dict[int, int]:
         """attempt -> job of what a worker should hold."""
         return {lease: job_id for _, lease, job_id, _ in OPEN_OF.all(db, [worker_id])}
