@@ -638,14 +638,47 @@ class Client:
         role: str | None = None,
         uses: int | None = None,
         expires_s: float | None = None,
+        name: str | None = None,
+        scope: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """POST /tokens: a new one of kind user, enrol or site: {id, token}. Its text is told this once."""
-        fields = {"kind": kind, "user": user, "role": role, "uses": uses, "expires_s": expires_s}
+        """POST /tokens: a new one of kind user, enrol or site: {id, token}. Its text is told this once.
+
+        `scope` narrows what one of kind user may do, to some of the rights of its role: see coalition/rights.py.
+        """
+        fields: dict[str, Any] = {"kind": kind, "user": user, "role": role, "uses": uses, "expires_s": expires_s, "name": name}
+        fields |= {"scope": list(scope)} if scope else {}
         return self._send("POST", "/tokens", {name: value for name, value in fields.items() if value is not None})
 
     def delete_token(self, token: str) -> int:
         """DELETE /tokens/{id}: it is refused from now on. Only the id counts, which is the part before the dot."""
         return int(_part(self._send("DELETE", f"/tokens/{token.partition('.')[0]}", {}), "changed"))
+
+    # ------------------------------------------------------------ users
+
+    def log_in(self, user: str, password: str) -> dict[str, Any]:
+        """POST /login: {user, role, expires_s, token}: an API token for as long as a log-in lasts."""
+        return self._send("POST", "/login", {"user": user, "password": password, "token": True})
+
+    def change_password(self, old: str, new: str) -> int:
+        """POST /password: one's own; one's log-ins end."""
+        return int(_part(self._send("POST", "/password", {"old": old, "new": new}), "changed"))
+
+    def users(self) -> list[dict[str, Any]]:
+        """GET /users: those with passwords."""
+        return self._list("/users", "users")
+
+    def create_user(self, name: str, password: str, *, role: str = "user") -> dict[str, Any]:
+        """POST /users."""
+        return self._send("POST", "/users", {"name": name, "password": password, "role": role})
+
+    def edit_user(self, name: str, *, password: str | None = None, role: str | None = None) -> int:
+        """PATCH /users/{name}: what is given is changed, and the user's log-ins end."""
+        changes = {field: value for field, value in (("password", password), ("role", role)) if value is not None}
+        return int(_part(self._send("PATCH", f"/users/{name}", changes), "changed"))
+
+    def delete_user(self, name: str) -> int:
+        """DELETE /users/{name}: with all log-ins and tokens."""
+        return int(_part(self._send("DELETE", f"/users/{name}", {}), "changed"))
 
     # ------------------------------------------------------------ calls
 

@@ -305,11 +305,16 @@ class ServerSettings:
 
 @dataclass(frozen=True)
 class AuthSettings:
-    mode: str = knob("none", one_of("none", "token"), "none: loopback only, everybody may do everything; token: API tokens")
+    mode: str = knob(
+        "none",
+        one_of("none", "token", "local"),
+        "none: loopback only, for everybody; token: API tokens; local: users and passwords too",
+    )
     enrol_from: tuple[str, ...] = knob("", a_network_list, "networks from which workers may enrol without a token")
     legacy_networks: tuple[str, ...] = knob("", a_network_list, "networks whose old scripts and workers need no log-in")
     legacy_user: str = knob("legacy", a_text, "who those scripts are")
     legacy_role: str = knob("user", one_of("user", "admin"), "and what they may do: change their own jobs, or everything")
+    session_s: float = knob("12h", a_duration, "how long a log-in with a password lasts", low=60)
 
 
 @dataclass(frozen=True)
@@ -577,7 +582,7 @@ def parse(text: str, name: str = "cloud.ini", given: Given = NOTHING) -> Setting
 
 def _check_together(settings: Settings, reader: _Reader) -> None:
     if settings.auth.mode == "none" and not LOOPBACK.match(settings.host):
-        line = "set `mode = token` in [auth], or `listen` to 127.0.0.1"
+        line = "set `mode` in [auth] to token or local, or `listen` to 127.0.0.1"
         raise reader.error("server", "listen", f"{settings.server.listen} is beyond loopback and [auth] mode is none; {line}")
     if settings.server.processes > 1 and settings.database_url.startswith("sqlite"):
         allowed = "allowed: 1, as the database is SQLite; give `database` the address of a MariaDB or PostgreSQL for more"
@@ -772,7 +777,7 @@ HEAD = """\
 """
 SECTIONS = {
     "server": "The server's process, its address and what it keeps.",
-    "auth": "Who may do what. Beyond loopback, `mode = token` is required.",
+    "auth": "Who may do what. Beyond loopback, another mode than none is required.",
     "log": "What the server says of itself. Tokens and passwords are never in it.",
     "log_store": "Where the logs of jobs are kept; `log_max` in [server] and `logs` in [keep] say how much and for how long.",
     "worker": "What workers are told when they enrol.",

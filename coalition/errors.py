@@ -6,6 +6,7 @@
     │   └── TooLarge                413  a body, a text or a list is over its limit
     ├── NotAuthenticated            401  no credential, or a wrong one
     ├── NotAllowed                  403  a good credential without the right
+    ├── TooManyTries                429  too many failed log-ins; come again after `retry_after_s`
     ├── NotFound                    404  no such job, worker, instance ...
     ├── Conflict                    409  the thing is not in a state that allows this
     │   ├── IllegalTransition       409  not in the table of states.py; nothing was changed
@@ -83,6 +84,15 @@ class NotAllowed(CoalitionError):
     title = "Not allowed"
 
 
+class TooManyTries(CoalitionError):
+    status = 429
+    title = "Too many tries"
+
+    def __init__(self, detail: str = "", retry_after_s: float = 60.0) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
 class NotFound(CoalitionError):
     status = 404
     title = "Not found"
@@ -152,6 +162,7 @@ BY_STATUS: dict[int, type[CoalitionError]] = {
     409: Conflict,
     413: TooLarge,
     422: BadInput,
+    429: TooManyTries,
     503: Unavailable,
 }
 
@@ -164,9 +175,9 @@ def from_problem(status: int, problem: Mapping[str, Any]) -> CoalitionError:
     kind = next((k for k in _below(kind) if k.status == status and k.title == problem.get("title")), kind)
     if kind is LogGap and type(problem.get("offset")) is int:
         return LogGap(problem["offset"])
-    if kind is Unavailable:
+    if kind is Unavailable or kind is TooManyTries:
         after = problem.get("retry_after_s")
-        return Unavailable(detail, float(after)) if isinstance(after, (int, float)) else Unavailable(detail)
+        return kind(detail, float(after)) if isinstance(after, (int, float)) else kind(detail)
     kind = Conflict if kind is LogGap else kind
     return kind(detail, fields=fields if isinstance(fields, Mapping) else {})
 

@@ -311,14 +311,37 @@ worker = _table(
 token = _table(
     "token",
     Column("id", String(32), primary_key=True),
-    Column("kind", String(8), nullable=False),  # user, enrol, site
+    Column("kind", String(8), nullable=False),  # user, enrol, site, session (a log-in with a password)
     Column("hash", String(64), nullable=False),  # sha256 of the secret, hex; also the key of discovery's answers
     _text("user", 64),
-    _text("role", 16),  # of a user token: admin, user
+    _text("role", 16),  # of a user token or session: one of rights.ROLES
     Column("uses_left", Integer),  # NULL: any number
     Column("expires_at", Seconds),
     Column("intent_id", Id),
     Column("created_at", Seconds, nullable=False),
+    _text("name", 64),  # what it is for, as its owner says
+    _text("scope", 255),  # of user tokens: the rights it is narrowed to, with commas; empty: all of its role's
+    Index("ix_token_user", "user"),
+    Index("ix_token_expires_at", "expires_at"),
+)
+
+# Users who log in with a password, in `mode = local`.
+account = _table(
+    "account",
+    Column("name", String(64), primary_key=True),
+    Column("password", String(255), nullable=False),  # scrypt, with its parameters and salt
+    Column("role", String(16), nullable=False),
+    Column("created_at", Seconds, nullable=False),
+    Column("changed_at", Seconds, nullable=False),  # the password
+)
+
+# Log-ins and enrolments that failed lately, by who and from where; they are counted before they are looked at.
+failure = _table(
+    "failure",
+    Column("key", String(200), primary_key=True),
+    Column("tries", Integer, nullable=False),
+    Column("last_at", Seconds, nullable=False),
+    Index("ix_failure_last_at", "last_at"),
 )
 
 event = _table(

@@ -17,12 +17,23 @@ from coalition.server.auth import in_networks
 from tests.builders import Agent, Caller, Clock, WatchedStore, settings
 
 IN = "in"  # let in: whatever the route then says, it is neither 401 nor 403
-CALLERS = ("nobody", "user", "admin", "worker", "wrong", "expired")
+CALLERS = ("nobody", "user", "wrangler", "budget", "admin", "worker", "wrong", "expired", "revoked")
 
-OPEN = (IN, IN, IN, IN, IN, IN)
-SEE = (401, IN, IN, 401, 401, 401)
-ADMINS = (401, 403, IN, 401, 401, 401)
-AGENT = (401, 401, 401, IN, 401, 401)
+
+def row(*let_in: str) -> tuple[Any, ...]:
+    """What each caller gets: users without the right 403, who proves nothing 401."""
+    users = ("user", "wrangler", "budget", "admin")
+    return tuple(IN if caller in let_in else 403 if caller in users and AGENTS not in let_in else 401 for caller in CALLERS)
+
+
+AGENTS = "worker"
+OPEN = row(*CALLERS)
+SEE = row("user", "wrangler", "budget", "admin")
+WORKERS = row("wrangler", "admin")
+CLOUD = row("wrangler", "budget", "admin")
+BUDGETS = row("budget", "admin")
+ADMINS = row("admin")
+AGENT = row(AGENTS)
 
 TABLE: dict[str, tuple[Any, ...]] = {
     "GET /": OPEN,
@@ -33,6 +44,13 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/docs": OPEN,
     "GET /api/docs.css": OPEN,
     "GET /api/v1/worker-package": OPEN,
+    "POST /api/v1/login": OPEN,  # proves itself; what it refuses is tested in test_logins.py
+    "POST /api/v1/logout": SEE,
+    "POST /api/v1/password": SEE,
+    "GET /api/v1/users": ADMINS,
+    "POST /api/v1/users": ADMINS,
+    "PATCH /api/v1/users/<name>": ADMINS,
+    "DELETE /api/v1/users/<name>": ADMINS,
     "GET /api/v1/server": SEE,
     "GET /api/v1/farm": SEE,
     "GET /api/v1/events": SEE,
@@ -63,26 +81,26 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "PUT /api/v1/attempts/<int:attempt_id>/log": AGENT,
     "GET /api/v1/workers": SEE,
     "GET /api/v1/workers/<int:worker_id>": SEE,
-    "PATCH /api/v1/workers": ADMINS,
-    "POST /api/v1/workers/drain": ADMINS,
-    "POST /api/v1/workers/resume": ADMINS,
-    "POST /api/v1/workers/delete": ADMINS,
+    "PATCH /api/v1/workers": WORKERS,
+    "POST /api/v1/workers/drain": WORKERS,
+    "POST /api/v1/workers/resume": WORKERS,
+    "POST /api/v1/workers/delete": WORKERS,
     "POST /api/v1/workers/enrol": OPEN,
     "POST /api/v1/workers/<int:worker_id>/sync": AGENT,
     "GET /api/v1/affinities": SEE,
     "GET /api/v1/limits": SEE,
     "GET /api/v1/limits/<name>": SEE,
-    "PUT /api/v1/limits/<name>": ADMINS,
-    "DELETE /api/v1/limits/<name>": ADMINS,
+    "PUT /api/v1/limits/<name>": WORKERS,
+    "DELETE /api/v1/limits/<name>": WORKERS,
     "GET /api/v1/pools": SEE,
-    "POST /api/v1/pools/resume": ADMINS,
-    "POST /api/v1/pools/launch": ADMINS,
+    "POST /api/v1/pools/resume": CLOUD,
+    "POST /api/v1/pools/launch": CLOUD,
     "GET /api/v1/prices": SEE,
-    "POST /api/v1/prices": ADMINS,
+    "POST /api/v1/prices": BUDGETS,
     "GET /api/v1/instances": SEE,
     "GET /api/v1/instances/<int:instance_id>": SEE,
-    "POST /api/v1/instances/drain": ADMINS,
-    "POST /api/v1/instances/terminate": ADMINS,
+    "POST /api/v1/instances/drain": CLOUD,
+    "POST /api/v1/instances/terminate": CLOUD,
     "GET /api/v1/budgets": SEE,
     "GET /api/v1/ledger": SEE,
     "GET /api/v1/decisions": SEE,
@@ -105,14 +123,14 @@ OLD_API: dict[str, tuple[Any, ...]] = {
     "POST /startjobs": SEE,
     "POST /pausejobs": SEE,
     "GET /workers": SEE,
-    "POST /workers": ADMINS,
-    "DELETE /workers": ADMINS,
-    "POST /startworkers": ADMINS,
-    "POST /stopworkers": ADMINS,
-    "POST /terminateworkers": ADMINS,
+    "POST /workers": WORKERS,
+    "DELETE /workers": WORKERS,
+    "POST /startworkers": WORKERS,
+    "POST /stopworkers": WORKERS,
+    "POST /terminateworkers": WORKERS,
     "GET /events": SEE,
     "GET /affinities": SEE,
-    "POST /affinities": ADMINS,
+    "POST /affinities": WORKERS,
 }
 OLD_TABLE: dict[str, tuple[Any, ...]] = {
     **{line.replace(" ", f" {prefix}", 1): row for line, row in OLD_API.items() for prefix in ("/api", "/api/webfrontend")},
@@ -126,7 +144,7 @@ OLD_TABLE: dict[str, tuple[Any, ...]] = {
     "POST /workers/endjob": ADMINS,
 }
 REFUSED = {line: 401 if outcomes is AGENT else 403 for line, outcomes in TABLE.items()}  # agents prove themselves anyway
-NAMES = {"user": "ann", "admin": "root"}
+NAMES = {"user": "ann", "wrangler": "wim", "budget": "bea", "admin": "root"}
 PLACES = {
     "<int:job_id>": "1",
     "<int:attempt_id>": "1",
@@ -157,9 +175,11 @@ def tokens(locked: Flask, store: WatchedStore, clock: Clock) -> dict[str, str]:
     clock.advance(2)
     admin = store.create_token("user", user="root", role="admin")
     agent = Agent(locked, token=store.create_token("enrol", uses=1))
-    user = store.create_token("user", user="ann", role="user")
-    wrong = admin.partition(".")[0] + ".wrong"
-    return {"nobody": "", "user": user, "admin": admin, "worker": agent.call.token, "wrong": wrong, "expired": expired}
+    users = {role: store.create_token("user", user=NAMES[role], role=role) for role in ("user", "wrangler", "budget")}
+    revoked = store.create_token("user", user="root", role="admin")
+    store.delete_token(revoked.partition(".")[0])
+    bad = {"nobody": "", "wrong": admin.partition(".")[0] + ".wrong", "expired": expired, "revoked": revoked}
+    return {**bad, **users, "admin": admin, "worker": agent.call.token}
 
 
 def knock(app: Flask, line: str, token: str = "", **options: Any) -> Any:

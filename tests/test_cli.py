@@ -245,6 +245,7 @@ LISTS = [
     "events",
     "archive",
     "token list",
+    "user list",
     "status",
     "jobs",
 ]
@@ -495,6 +496,25 @@ def test_tokens_decide_who_may_what(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         coalition("jobs", code=4)
 
 
+def test_users_with_passwords_log_in_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COALITION_TOKEN", raising=False)
+    with RealServer(tmp_path, auth="local") as server:
+        monkeypatch.setenv("COALITION_SERVER", server.url)
+        root, secret = tmp_path / "root", tmp_path / "secret"
+        root.write_text(server.store.create_token("user", user="root", role="admin"))
+        secret.write_text("correct horse battery\nanother long secret\n")
+        as_root, given = ("--token-file", str(root)), ("--password-file", str(secret))
+        coalition("user", "create", "ann", "--role", "wrangler", *given, *as_root)
+        assert coalition("user", "list", *as_root).stdout.splitlines()[1].split()[:2] == ["ann", "wrangler"]
+        monkeypatch.setenv("COALITION_TOKEN", coalition("login", "--user", "ann", *given).stdout.strip())
+        coalition("jobs")
+        assert coalition("user", "password", *given).stdout == "1 password changed\n"
+        assert "wrong" in coalition("login", "--user", "ann", *given, code=4).stderr
+        coalition("user", "edit", "ann", "--role", "user", *as_root)
+        coalition("user", "delete", "ann", *as_root)
+        coalition("jobs", code=4)
+
+
 def test_ctrl_c_exits_130_without_a_word(farm: Client) -> None:
     job = farm.submit(command="x", paused=True)
     with process("log", "-f", str(job)) as following:
@@ -535,9 +555,7 @@ def test_config_check_tells_file_line_and_the_nearest_name(tmp_path: Path, monke
         assert missing in coalition(*words, code=2).stderr
 
 
-@pytest.mark.parametrize(
-    ("provider", "sdk", "extra"), [("gce", "google", "gcp"), ("libcloud", "libcloud", "libcloud")]
-)
+@pytest.mark.parametrize(("provider", "sdk", "extra"), [("gce", "google", "gcp"), ("libcloud", "libcloud", "libcloud")])
 def test_a_provider_whose_sdk_is_not_installed_names_its_extra(
     provider: str, sdk: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,16 @@ def test_each_method_calls_its_route(api: Api, client: Client) -> None:
         (client.tokens, "GET", "/tokens", {"tokens": []}, {}, None),
         (lambda: client.create_token("enrol", uses=4), "POST", "/tokens", {"id": "x", "token": "x.y"}, {},
          {"kind": "enrol", "uses": 4}),
+        (lambda: client.create_token("user", user="a", role="user", name="n", scope=["view"]), "POST", "/tokens",
+         {"id": "x", "token": "x.y"}, {}, {"kind": "user", "user": "a", "role": "user", "name": "n", "scope": ["view"]}),
+        (lambda: client.log_in("ann", "secret"), "POST", "/login", {"token": "x.y"}, {},
+         {"user": "ann", "password": "secret", "token": True}),
+        (lambda: client.change_password("a", "b"), "POST", "/password", {"changed": 1}, {}, {"old": "a", "new": "b"}),
+        (client.users, "GET", "/users", {"users": []}, {}, None),
+        (lambda: client.create_user("ann", "secret", role="admin"), "POST", "/users", {"name": "ann"}, {},
+         {"name": "ann", "password": "secret", "role": "admin"}),
+        (lambda: client.edit_user("a b", role="user"), "PATCH", "/users/a%20b", {"changed": 1}, {}, {"role": "user"}),
+        (lambda: client.delete_user("ann"), "DELETE", "/users/ann", {"changed": 1}, {}, {}),
         (lambda: client.delete_token("abc.secret"), "DELETE", "/tokens/abc", {"changed": 1}, {}, {}),
     ]  # fmt: skip
     for call, method, path, answer, query, body in calls:

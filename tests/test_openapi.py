@@ -37,7 +37,7 @@ def test_the_description_names_bounds_required_fields_and_who_may(call: Caller) 
     assert job["properties"]["priority"] == {"type": "integer", "minimum": 0, "maximum": 255, "default": 127}
     assert job["additionalProperties"] is False
     assert answer["components"]["schemas"]["LimitChanges"]["required"] == ["maximum"]
-    assert answer["paths"]["/api/v1/limits/{name}"]["put"]["x-who"] == ["admin"]
+    assert answer["paths"]["/api/v1/limits/{name}"]["put"]["x-who"] == ["admin", "wrangler"]
     assert answer["paths"]["/api/v1/jobs/{job_id}"]["get"]["parameters"][0]["name"] == "job_id"
 
 
@@ -80,7 +80,8 @@ OF_THE_CLOUD = {
     "cloud.resume_pools",
     "cloud.launch",
 }  # here is neither pool nor instance
-THERE = sorted(set(OPERATIONS) - AGENTS - OF_THE_CLOUD - {"system.delete_token"})
+WITH_PASSWORDS = {"logins.log_in", "logins.password"}  # here nobody logs in
+THERE = sorted(set(OPERATIONS) - AGENTS - OF_THE_CLOUD - WITH_PASSWORDS - {"system.delete_token"})
 
 
 @pytest.mark.parametrize("endpoint", THERE)
@@ -89,6 +90,7 @@ def test_what_is_there_is_answered_as_described(app: Flask, store: Store, endpoi
     store.submit([a_job("old", affinity=("linux",), priority=255)])
     store.set_limit("nuke", 2)
     store.set_limit("spare", 1)
+    store.create_account("spare", "a long secret", "user")
     hand = Hand(store, "w1", ("linux",))
     hand.finish(hand.take_one())
     assert store.archive_some(OLD, 1) == 1
@@ -111,4 +113,6 @@ BODIES: dict[str, dict[str, Any]] = {
     "workers.edit": {"ids": [1], "changes": {"note": "new"}},
     "limits.put": {"maximum": 3},
     "system.create_token": {"kind": "enrol"},
+    "logins.create_user": {"name": "new", "password": "a long secret"},
+    "logins.edit_user": {"role": "wrangler"},
 }

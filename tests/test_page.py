@@ -455,3 +455,21 @@ def test_it_shows_and_steers_the_real_server(show: Show, tmp_path: Path) -> None
         expect(row(page, group)).to_contain_text("paused")
         poll_until(lambda: client.job(group).paused)  # the row shows at once what is asked for
         expect(page.locator(".why")).to_contain_text("Is paused", ignore_case=True)
+
+
+@in_browser
+def test_people_sign_in_with_a_password_and_out_again(show: Show, tmp_path: Path) -> None:
+    with RealServer(tmp_path, auth="local") as server:
+        server.store.create_account("ann", "correct horse battery", "user")
+        page = show.open(server.url)
+        page.get_by_label("Name").fill("ann")
+        page.get_by_label("Password").fill("wrong")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_text("the name or the password is wrong")).to_be_visible()
+        page.get_by_label("Password").fill("correct horse battery")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator(".corner .user")).to_have_text("ann")
+        assert page.evaluate("[sessionStorage.length, document.cookie]") == [0, ""]
+        page.reload()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Name")).to_be_visible()

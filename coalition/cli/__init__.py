@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from coalition.cli import cloud, database, farm, jobs, limits, prices, providers, simulate, top, workers
+from coalition.cli import cloud, database, farm, jobs, limits, prices, providers, simulate, top, users, workers
 from coalition.cli.frame import cli
 
-__all__ = ["cli", "cloud", "database", "farm", "jobs", "limits", "main", "prices", "providers", "simulate", "top", "workers"]
+__all__ = [
+    "cli",
+    "cloud",
+    "database",
+    "farm",
+    "jobs",
+    "limits",
+    "main",
+    "prices",
+    "providers",
+    "simulate",
+    "top",
+    "users",
+    "workers",
+]
 
 
 def main() -> NoReturn:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coalition.cli.frame import DURATION, LIMIT, Call, cli, config_file, texts
+from coalition.rights import SCOPES
 
 if TYPE_CHECKING:
     from coalition.config import Settings
@@ -175,7 +176,7 @@ def archive(call: Call, /, group: int | None, limit: int, **filters: Any) -> Non
 def token() -> None:
     """Make, list and delete tokens; needs a token with all rights.
 
-    The first one is in admin.token in the server's data folder, written at its first start in `mode = token`.
+    The first one is in admin.token in the server's data folder, written at its first start in another mode than none.
     """
 
 
@@ -183,10 +184,14 @@ def token() -> None:
 @click.option("--kind", type=click.Choice(["user", "enrol", "site"]), default="user", show_default=True, help="What it is for.")
 @click.option("--user", help="Whose calls it makes (kind user).")
 @click.option("--role", help="What it may do (kind user).")
+@click.option("--name", help="What it is for.")
+@click.option(
+    "--scope", multiple=True, type=click.Choice(SCOPES), help="Of the role's rights only this (kind user); may be repeated."
+)
 @click.option("--uses", type=int, help="How many workers may enrol with it (kind enrol).")
 @click.option("--expires", "expires_s", type=DURATION, metavar="DURATION", help="When it ends, such as 30d.")
 @click.pass_obj
-def token_create(call: Call, /, kind: str, **options: Any) -> None:
+def token_create(call: Call, /, kind: str, scope: Sequence[str], **options: Any) -> None:
     """Make a token, and print it: this once.
 
     \b
@@ -194,7 +199,7 @@ def token_create(call: Call, /, kind: str, **options: Any) -> None:
     enrol: lets so many workers join
     site:  lets any number of workers join; a file on the machines at hand
     """
-    made = call.client().create_token(kind, **options)
+    made = call.client().create_token(kind, scope=scope, **options)
     if call.json:
         call.screen.document(made)
     else:
@@ -208,8 +213,8 @@ def token_list(call: Call) -> None:
     from coalition.output import moment
 
     found = call.client().tokens()
-    rows = ([*texts(entry, "id kind user role uses_left"), moment(entry.get("expires_at"))] for entry in found)
-    call.screen.table({"tokens": found}, "ID* KIND USER ROLE USES_LEFT> EXPIRES", rows, "no tokens")
+    rows = ([*texts(entry, "id kind user role scope name uses_left"), moment(entry.get("expires_at"))] for entry in found)
+    call.screen.table({"tokens": found}, "ID* KIND USER ROLE SCOPE NAME USES_LEFT> EXPIRES", rows, "no tokens")
 
 
 @token.command("delete")

@@ -21,6 +21,7 @@ from coalition.server import (
     legacy,
     limits,
     log_keeping,
+    logins,
     openapi,
     package,
     page,
@@ -42,11 +43,11 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     """The application. Whoever serves it starts and stops the dispatcher and the changes of its farm."""
     app = Flask("coalition.server", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.server.max_body_bytes
-    logs = log_keeping.open_logs(settings)
-    the_farm = Farm(settings, store, logs, Dispatcher(settings, store, clock), clock, Answers(), Changes(settings, store))
+    logs, users = log_keeping.open_logs(settings), logins.Logins(settings, store)
+    the_farm = Farm(settings, store, logs, Dispatcher(settings, store, clock), clock, Answers(), Changes(settings, store), users)
     the_farm.dispatcher.on_look = the_farm.changes.seen
     app.extensions["coalition"] = the_farm
-    for module in (jobs, workers, limits, cloud, changes, package):
+    for module in (jobs, workers, limits, cloud, changes, package, logins):
         app.register_blueprint(module.blueprint, url_prefix=API)
     app.register_blueprint(system.blueprint)
     app.register_blueprint(openapi.blueprint)
@@ -66,7 +67,7 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
 def after_action(response: Response) -> Response:
     """Whoever did something sees it in the next list, whatever age of it will do."""
     right = auth.RIGHTS.get(request.endpoint or "")
-    if right and request.method not in auth.SAFE_METHODS and auth.WORKER not in right.roles:
+    if right and request.method not in auth.SAFE_METHODS and right.needs != auth.WORKER:
         farm().answers.forget()
     return response
 

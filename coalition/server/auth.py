@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -14,37 +16,44 @@ from flask import Flask, Request, g, request
 
 from coalition.config import LOOPBACK
 from coalition.errors import BadInput, NotAllowed, NotAuthenticated
+from coalition.model import Job
+from coalition.rights import ALL, ROLES, narrowed, roles_with
 
 if TYPE_CHECKING:
     from coalition.server.dispatcher import Session
     from coalition.server.web import Farm
+    from coalition.store.workers import TokenRow
 
 T = TypeVar("T")
-ANYONE, USER, ADMIN, WORKER = "anyone", "user", "admin", "worker"
+ANYONE, KNOWN, ADMIN, WORKER = "anyone", "known", "admin", "worker"
+COOKIE = "coalition_session"
+CSRF = "X-CSRF-Token"
 
 
 @dataclass(frozen=True)
 class Right:
-    """Who may call a route, and of what: `own` means only what is one's own, except for admins."""
+    """Who may call a route: whoever has the right `needs`; of jobs, of their own ones at least (the route looks at which)."""
 
-    roles: frozenset[str]
-    scope: str = "all"
+    needs: str
     legacy: bool = False  # a call of the predecessor's wire, which proves itself in its own ways
 
+    @property
+    def roles(self) -> frozenset[str]:
+        """The roles that may call it."""
+        if self.needs in (ANYONE, WORKER):
+            return frozenset((self.needs, ADMIN) if self.legacy else (self.needs,))
+        return frozenset(ROLES) if self.needs == KNOWN else roles_with(self.needs)
 
-def _right(*roles: str, scope: str = "all", legacy: bool = False) -> Right:
-    return Right(frozenset(roles), scope, legacy)
 
-
-SEE = _right(USER, ADMIN)
-OWN = _right(USER, ADMIN, scope="own")
-ADMINS = _right(ADMIN)
-OPEN = _right(ANYONE)
-AGENT = _right(WORKER, scope="own")
-OLD_SEE = _right(USER, ADMIN, legacy=True)
-OLD_OWN = _right(USER, ADMIN, scope="own", legacy=True)
-OLD_ADMINS = _right(ADMIN, legacy=True)
-OLD_AGENT = _right(WORKER, ADMIN, scope="own", legacy=True)  # an old worker has no credential of its own
+OPEN = Right(ANYONE)
+ANY_USER = Right(KNOWN)
+SEE = Right("view")  # also what is not of jobs: workers, limits, machines, money
+CREATE, EDIT, DELETE = Right("create"), Right("edit"), Right("delete")
+WORKERS, CLOUD, BUDGETS, ADMINS = (Right(needs) for needs in ("workers", "cloud", "budgets", "admin"))
+AGENT = Right(WORKER)
+OLD_SEE, OLD_CREATE, OLD_EDIT, OLD_DELETE = (Right(needs, legacy=True) for needs in ("view", "create", "edit", "delete"))
+OLD_WORKERS = Right("workers", legacy=True)
+OLD_AGENT = Right(WORKER, legacy=True)  # an old worker has no credential of its own
 
 RIGHTS: dict[str, Right] = {
     "page.static": OPEN,
@@ -54,25 +63,32 @@ RIGHTS: dict[str, Right] = {
     "docs.page": OPEN,
     "docs.style": OPEN,
     "package.worker_package": OPEN,  # the program; nothing of the farm is in it
-    "system.server": SEE,
+    "system.server": ANY_USER,
     "system.farm": SEE,
     "system.events": SEE,
     "system.archive": SEE,
     "system.archived_job": SEE,
+    "logins.log_in": OPEN,  # proves itself by name and password
+    "logins.log_out": ANY_USER,
+    "logins.password": ANY_USER,
+    "logins.users": ADMINS,
+    "logins.create_user": ADMINS,
+    "logins.edit_user": ADMINS,
+    "logins.delete_user": ADMINS,
     "system.tokens": ADMINS,
     "system.create_token": ADMINS,
     "system.delete_token": ADMINS,
     "changes.index": SEE,
-    "jobs.submit": OWN,
+    "jobs.submit": CREATE,
     "jobs.index": SEE,
     "jobs.show": SEE,
-    "jobs.edit": OWN,
-    "jobs.pause": OWN,
-    "jobs.start": OWN,
-    "jobs.reset": OWN,
-    "jobs.skip": OWN,
-    "jobs.append_frames": OWN,
-    "jobs.delete": OWN,
+    "jobs.edit": EDIT,
+    "jobs.pause": EDIT,
+    "jobs.start": EDIT,
+    "jobs.reset": EDIT,
+    "jobs.skip": EDIT,
+    "jobs.append_frames": EDIT,
+    "jobs.delete": DELETE,
     "jobs.attempts": SEE,
     "jobs.all_attempts": SEE,
     "jobs.attempt": SEE,
@@ -84,26 +100,26 @@ RIGHTS: dict[str, Right] = {
     "workers.index": SEE,
     "workers.show": SEE,
     "workers.explain": SEE,
-    "workers.edit": ADMINS,
-    "workers.drain": ADMINS,
-    "workers.resume": ADMINS,
-    "workers.delete": ADMINS,
+    "workers.edit": WORKERS,
+    "workers.drain": WORKERS,
+    "workers.resume": WORKERS,
+    "workers.delete": WORKERS,
     "workers.enrol": OPEN,  # proves itself by token, credential or network
     "workers.sync": AGENT,
     "workers.affinities": SEE,
     "limits.index": SEE,
     "limits.show": SEE,
-    "limits.put": ADMINS,
-    "limits.delete": ADMINS,
+    "limits.put": WORKERS,
+    "limits.delete": WORKERS,
     "cloud.pools": SEE,
-    "cloud.resume_pools": ADMINS,
-    "cloud.launch": ADMINS,
+    "cloud.resume_pools": CLOUD,
+    "cloud.launch": CLOUD,
     "cloud.prices": SEE,
-    "cloud.put_prices": ADMINS,
+    "cloud.put_prices": BUDGETS,
     "cloud.instances": SEE,
     "cloud.instance": SEE,
-    "cloud.drain_instances": ADMINS,
-    "cloud.terminate_instances": ADMINS,
+    "cloud.drain_instances": CLOUD,
+    "cloud.terminate_instances": CLOUD,
     "cloud.budgets": SEE,
     "cloud.ledger": SEE,
     "cloud.decisions": SEE,
@@ -118,35 +134,47 @@ RIGHTS: dict[str, Right] = {
     "legacy.events": OLD_SEE,
     "legacy.affinities": OLD_SEE,
     "legacy.get_jobs": OLD_SEE,
-    "legacy.new_job": OLD_OWN,
-    "legacy.edit_jobs": OLD_OWN,
-    "legacy.depend": OLD_OWN,
-    "legacy.delete_jobs": OLD_OWN,
-    "legacy.reset_jobs": OLD_OWN,
-    "legacy.reset_error_jobs": OLD_OWN,
-    "legacy.start_jobs": OLD_OWN,
-    "legacy.pause_jobs": OLD_OWN,
-    "legacy.add_job": OLD_OWN,
-    "legacy.add_job_text": OLD_OWN,
-    "legacy.clear_jobs": OLD_OWN,
-    "legacy.edit_workers": OLD_ADMINS,
-    "legacy.delete_workers": OLD_ADMINS,
-    "legacy.start_workers": OLD_ADMINS,
-    "legacy.stop_workers": OLD_ADMINS,
-    "legacy.terminate_workers": OLD_ADMINS,
-    "legacy.name_affinities": OLD_ADMINS,
+    "legacy.new_job": OLD_CREATE,
+    "legacy.edit_jobs": OLD_EDIT,
+    "legacy.depend": OLD_EDIT,
+    "legacy.delete_jobs": OLD_DELETE,
+    "legacy.reset_jobs": OLD_EDIT,
+    "legacy.reset_error_jobs": OLD_EDIT,
+    "legacy.start_jobs": OLD_EDIT,
+    "legacy.pause_jobs": OLD_EDIT,
+    "legacy.add_job": OLD_CREATE,
+    "legacy.add_job_text": OLD_CREATE,
+    "legacy.clear_jobs": OLD_DELETE,
+    "legacy.edit_workers": OLD_WORKERS,
+    "legacy.delete_workers": OLD_WORKERS,
+    "legacy.start_workers": OLD_WORKERS,
+    "legacy.stop_workers": OLD_WORKERS,
+    "legacy.terminate_workers": OLD_WORKERS,
+    "legacy.name_affinities": OLD_WORKERS,
     "legacy.pick_job": OLD_AGENT,
     "legacy.heartbeat": OLD_AGENT,
     "legacy.end_job": OLD_AGENT,
 }
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+WORDS = {"create": "submit into", "view": "see", "edit": "change", "delete": "delete"}
 
 
 @dataclass(frozen=True)
 class Identity:
+    """Who calls. `may` are the rights of rights.py; `session` is the log-in that its cookie proves."""
+
     name: str
     role: str
     worker_id: int | None = None
+    may: frozenset[str] = frozenset()
+    session: str = ""
+
+    def owner_for(self, right: str) -> str | None:
+        """Whose jobs the right is for: None, everybody's."""
+        return None if f"{right}_all" in self.may else self.name
+
+
+EVERYTHING = Identity("", ADMIN, may=ALL)  # who calls where nobody logs in
 
 
 def install(app: Flask, farm: Farm) -> None:
@@ -162,30 +190,61 @@ def install(app: Flask, farm: Farm) -> None:
         right = RIGHTS[request.endpoint]
         if right.legacy:
             _refuse_browsers(request)
-        if farm.settings.auth.mode == "none" and (right.legacy or WORKER not in right.roles):  # a worker proves itself anyway
+        if farm.settings.auth.mode == "none" and (right.legacy or right.needs != WORKER):  # a worker proves itself anyway
             _refuse_foreign_pages(request, forms=right.legacy)
         g.identity = identify(farm, request, right)
 
 
 def identify(farm: Farm, call: Request, right: Right) -> Identity:
-    """Who calls; NotAuthenticated without a good credential, NotAllowed for the wrong role."""
-    if ANYONE in right.roles:
+    """Who calls; NotAuthenticated without a good credential, NotAllowed without the right."""
+    if right.needs == ANYONE:
         return Identity("", ANYONE)
     if right.legacy:
         return _old_caller(farm, call, right)
-    if WORKER in right.roles:
+    if right.needs == WORKER:
         return _worker(farm, call)
     if farm.settings.auth.mode == "none":
-        return Identity("", ADMIN)
-    row = farm.store.check_token(bearer(call.headers.get("Authorization", "")))
+        return EVERYTHING
+    return _entitled(_user(farm, call), right)
+
+
+def _user(farm: Farm, call: Request) -> Identity:
+    """The user whom an API token proves, or the cookie of a log-in."""
+    header, mode = call.headers.get("Authorization", ""), farm.settings.auth.mode
+    if COOKIE in call.cookies and not header:
+        row = farm.store.check_token(call.cookies[COOKIE])
+        if row is None or row.kind != "session":
+            raise NotAuthenticated("the log-in is over; log in again", auth=mode)
+        if call.method not in SAFE_METHODS:
+            _refuse_forged(call, call.cookies[COOKIE])
+        return replace(_identity_of(row), session=row.id)
+    row = farm.store.check_token(bearer(header))
     if row is None or row.kind != "user":
-        raise NotAuthenticated("the token is missing, unknown or expired; send one as Authorization: Bearer TOKEN")
-    return _with_role(Identity(row.user, row.role), right)
+        raise NotAuthenticated("the token is missing, unknown or expired; send one as Authorization: Bearer TOKEN", auth=mode)
+    return _identity_of(row)
 
 
-def _with_role(who: Identity, right: Right) -> Identity:
-    if who.role not in right.roles:
-        raise NotAllowed(f"{who.name or 'this token'} is {who.role}; this needs {' or '.join(sorted(right.roles))}")
+def _identity_of(row: TokenRow) -> Identity:
+    return Identity(row.user, row.role, may=narrowed(ROLES.get(row.role, ()), row.scope))
+
+
+def csrf_token(cookie: str) -> str:
+    """What a page must send with each change to show that it could read an answer of ours: no other site can."""
+    return hmac.new(cookie.encode(), b"coalition csrf", hashlib.sha256).hexdigest()
+
+
+def _refuse_forged(call: Request, cookie: str) -> None:
+    """A browser sends the cookie whoever asks it to; a change must also bring what only our page knows."""
+    given = call.headers.get(CSRF, "")
+    if not hmac.compare_digest(given.encode(), csrf_token(cookie).encode()):
+        raise NotAllowed(f"send the log-in's csrf token as {CSRF}; GET /api/v1/server tells it")
+
+
+def _entitled(who: Identity, right: Right) -> Identity:
+    if right.needs not in (KNOWN, *who.may):
+        name, scoped = who.name or "this token", right.needs in ROLES.get(who.role, ())
+        why = f"the token's scope is without {right.needs}" if scoped else f"this needs {' or '.join(sorted(right.roles))}"
+        raise NotAllowed(f"{name} is {who.role}; {why}")
     return who
 
 
@@ -197,17 +256,30 @@ def _old_caller(farm: Farm, call: Request, right: Right) -> Identity:
     """
     rules = farm.settings.auth
     if rules.mode == "none":
-        return Identity("", ADMIN)
+        return EVERYTHING
     header = call.headers.get("Authorization", "")
+    agent = right.needs == WORKER
     if not header and in_networks(call.remote_addr, rules.legacy_networks):
-        return _with_role(Identity(rules.legacy_user, WORKER if WORKER in right.roles else rules.legacy_role), right)
+        role = WORKER if agent else rules.legacy_role
+        return _old_entitled(Identity(rules.legacy_user, role, may=ROLES.get(role, frozenset())), right)
     user, secret = basic(header)
     row = farm.store.check_token(secret)
-    if row is not None and row.kind == "site" and WORKER in right.roles:
+    if row is not None and row.kind == "site" and agent:
         return Identity("", WORKER)
-    if row is None or row.kind != "user" or user != row.user:
-        raise NotAuthenticated("send the user and an API token as the password (HTTP basic), or see [auth] legacy_networks")
-    return _with_role(Identity(row.user, row.role), right)
+    if row is not None and row.kind == "user" and user == row.user:
+        return _old_entitled(_identity_of(row), right)
+    if header and rules.mode != "token" and row is None:
+        return _old_entitled(farm.logins.prove(user, secret, call.remote_addr or ""), right)
+    raise NotAuthenticated("send the user and an API token as the password (HTTP basic), or see [auth] legacy_networks")
+
+
+def _old_entitled(who: Identity, right: Right) -> Identity:
+    """The calls of old workers are for them, and for admins."""
+    if right.needs != WORKER:
+        return _entitled(who, right)
+    if who.role != WORKER and "admin" not in who.may:
+        raise NotAllowed(f"{who.name} is {who.role}; this needs worker or admin")
+    return who
 
 
 def _worker(farm: Farm, call: Request) -> Identity:
@@ -261,20 +333,40 @@ def _refuse_foreign_pages(call: Request, forms: bool = False) -> None:
         raise BadInput("send Content-Type: application/json", fields={"Content-Type": "must be application/json"})
 
 
-def must_own(farm: Farm, ids: Sequence[int], *, below: bool = True) -> None:
-    """NotAllowed if the caller is no admin and one of the jobs, or one below them, belongs to somebody else."""
-    who: Identity = g.identity
-    if who.role == ADMIN:
+def must_own(farm: Farm, ids: Sequence[int], right: str = "edit", *, below: bool = True) -> None:
+    """NotAllowed if the right is for the caller's own jobs only, and one of these, or one below them, is somebody else's."""
+    owner = g.identity.owner_for(right)
+    if owner is None:
         return
-    others = farm.store.owners(ids, below=below) - {who.name}
+    others = farm.store.owners(ids, below=below) - {owner}
     if others:
-        raise NotAllowed(f"{who.name} may change own jobs only; these belong to {', '.join(sorted(others))[:200]}")
+        raise NotAllowed(f"{owner} may {WORDS[right]} own jobs only; these belong to {', '.join(sorted(others))[:200]}")
 
 
-def for_caller(rows: Iterable[T], is_own: Callable[[T], bool] = lambda row: False) -> list[T]:
-    """Rows as the caller may act on them: who is no admin has no actions on what is not their own."""
+def for_caller(rows: Iterable[T], right: str) -> list[T]:
+    """Rows as the caller may act on them: who has not the right for them has no actions."""
+    return [row if right in g.identity.may else _without_actions(row) for row in rows]
+
+
+def jobs_for_caller(jobs: Iterable[Job]) -> list[Job]:
+    """Jobs with the actions that the caller has the right to."""
     who: Identity = g.identity
-    return [row if who.role == ADMIN or is_own(row) else _without_actions(row) for row in rows]
+    own, others = (_changes(who.may, suffix) for suffix in ("", "_all"))
+    return [_with_actions(job, own | others if job.user == who.name else others) for job in jobs]
+
+
+def _changes(may: frozenset[str], suffix: str) -> frozenset[str]:
+    return frozenset(right for right in ("edit", "delete") if f"{right}{suffix}" in may)
+
+
+def _with_actions(job: Job, rights: frozenset[str]) -> Job:
+    if len(rights) == 2:
+        return job
+    return replace(job, allowed_actions=tuple(one for one in job.allowed_actions if _right_to(one) in rights))
+
+
+def _right_to(action: str) -> str:
+    return "delete" if action == "delete" else "edit"
 
 
 def _without_actions(row: T) -> T:

@@ -30,7 +30,7 @@ class Names:
 @shared
 def pools() -> Response:
     web.refuse_unknown("sort", *PAGING)
-    return whole("pools", for_caller(web.farm().store.pools()), "name", ("name", "provider", "max"))
+    return whole("pools", for_caller(web.farm().store.pools(), "cloud"), "name", ("name", "provider", "max"))
 
 
 @blueprint.post("/pools/resume")
@@ -87,7 +87,7 @@ def instances() -> Response:
     pool, store = web.word("pool"), web.farm().store
 
     def ask(limit: int, before: int | None) -> list[dict[str, Any]]:
-        return for_caller(store.instances(states, pool, ended=ended, limit=limit, before=before))
+        return for_caller(store.instances(states, pool, ended=ended, limit=limit, before=before), "cloud")
 
     return newest_first("instances", ask, 1_000, 10_000)
 
@@ -99,7 +99,7 @@ def instance(instance_id: int) -> Response:
     found = web.farm().store.instances(ended=True, limit=1, before=wanted + 1)
     if not found or found[0]["id"] != instance_id:
         raise NotFound(f"there is no instance {instance_id}")
-    return web.reply(for_caller(found)[0])
+    return web.reply(for_caller(found, "cloud")[0])
 
 
 @blueprint.post("/instances/drain")

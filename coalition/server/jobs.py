@@ -17,7 +17,6 @@ from coalition.model import (
     MAX_INT,
     Changed,
     Edit,
-    Job,
     JobChanges,
     JobSelection,
     JobSpec,
@@ -29,7 +28,7 @@ from coalition.model import (
     must_select,
 )
 from coalition.server import log_keeping, web
-from coalition.server.auth import ADMIN, Identity, for_caller, must_own
+from coalition.server.auth import Identity, jobs_for_caller, must_own
 from coalition.server.changes import LOOK_S, MAX_WAIT_S
 from coalition.server.rows import PAGING, listing, newest_first, shared
 from coalition.states import ENDED_JOBS, AttemptState, JobState
@@ -96,14 +95,14 @@ def _allowed(jobs: Sequence[JobSpec]) -> Sequence[JobSpec]:
     identity: Identity = g.identity
     jobs = tuple(_owned(job, identity, identity.name) for job in jobs)
     parents = sorted({job.parent for job in jobs if job.parent})
-    if parents and identity.role != ADMIN:
-        must_own(web.farm(), parents, below=False)
+    if parents:
+        must_own(web.farm(), parents, "create", below=False)
     return jobs
 
 
 def _owned(job: JobSpec, identity: Identity, owner: str) -> JobSpec:
-    """Who submits owns the job; only an admin submits for others. What is in a group is its owner's, unless it says whose."""
-    if job.user and job.user != identity.name and identity.role != ADMIN:
+    """Who submits owns the job, unless they may submit for others. What is in a group is its owner's, unless it says whose."""
+    if job.user and job.user != identity.name and identity.owner_for("create") is not None:
         raise NotAllowed(f"{identity.name} may not submit for {job.user}")
     user = job.user or owner
     if user == job.user and not job.children:
@@ -120,7 +119,7 @@ def index() -> Response:
         raise BadInput(fields={"sort": "by title needs a `parent`; 0 is the top"})
     found, cursor = web.farm().store.jobs(query)
     told = web.farm().store.count_jobs(query) if query.after is None else {}
-    return listing("jobs", for_caller(found, _is_own), _written(query.sort, cursor) if cursor else None, **told)
+    return listing("jobs", jobs_for_caller(found), _written(query.sort, cursor) if cursor else None, **told)
 
 
 def _query() -> JobQuery:
@@ -167,11 +166,7 @@ def _cursor(sort: str) -> Cursor | None:
 
 @blueprint.get("/jobs/<int:job_id>")
 def show(job_id: int) -> Response:
-    return web.reply(for_caller([web.farm().store.job(_bounded(job_id))], _is_own)[0])
-
-
-def _is_own(job: Job) -> bool:
-    return job.user == _who()
+    return web.reply(jobs_for_caller([web.farm().store.job(_bounded(job_id))])[0])
 
 
 def _bounded(number: int) -> int:
@@ -196,7 +191,7 @@ def may_change(ids: Sequence[int], changes: JobChanges) -> None:
 
 def _may_give(changes: JobChanges) -> None:
     identity: Identity = g.identity
-    if identity.role != ADMIN:
+    if identity.owner_for("edit") is not None:
         if changes.user not in (None, identity.name):
             raise NotAllowed(f"{identity.name} may not give jobs to {changes.user}")
         if changes.parent:
@@ -249,7 +244,7 @@ def _act(name: str, wanted: JobSelection, *values: Any) -> Response:
         ids=wanted.ids,
         terms=parse(wanted.filter, farm.clock()),
         values=values,
-        owner=None if identity.role == ADMIN else identity.name,
+        owner=identity.owner_for("delete" if name == "delete" else "edit"),
         partial=web.flag("partial"),
     )
     if web.flag("dry_run"):

@@ -483,17 +483,17 @@ def depend(job_id: int) -> Response:
     return _done()
 
 
-def _on_jobs(ids: Sequence[int], act: Callable[[Sequence[int], str], object]) -> Response:
+def _on_jobs(ids: Sequence[int], act: Callable[[Sequence[int], str], object], right: str = "edit") -> Response:
     if not ids:
         return web.reply(1)
-    must_own(web.farm(), ids)
+    must_own(web.farm(), ids, right)
     act(ids, g.identity.name)
     return _done()
 
 
 @_route("/jobs", "DELETE")
 def delete_jobs() -> Response:
-    return _on_jobs(_ids(web.json_body()), web.farm().store.delete)
+    return _on_jobs(_ids(web.json_body()), web.farm().store.delete, "delete")
 
 
 @_route("/resetjobs", "POST")
@@ -606,7 +606,7 @@ def clear_jobs() -> Response:
     job_id = web.number("id", 0, 0, MAX_INT)
     if not job_id:
         raise BadInput(fields={"id": "is missing; the job to delete"})
-    return _on_jobs([job_id], web.farm().store.delete)
+    return _on_jobs([job_id], web.farm().store.delete, "delete")
 
 
 # ---------------------------------------------------------------- workers, as people see and change them

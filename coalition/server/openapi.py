@@ -20,8 +20,8 @@ from flask import Blueprint, Flask, Response, current_app
 import coalition
 from coalition import model
 from coalition.logs import MAX_READ
-from coalition.server import cloud, jobs, system, web
-from coalition.server.auth import ANYONE, RIGHTS, WORKER
+from coalition.server import cloud, jobs, logins, system, web
+from coalition.server.auth import ANYONE, COOKIE, RIGHTS, WORKER
 from coalition.server.changes import MAX_WAIT_S
 from coalition.states import InstanceState, JobState
 from coalition.store.lists import SORTS
@@ -128,12 +128,34 @@ OPERATIONS: dict[str, Operation] = {
     "package.worker_package": Operation("The wheel of the running version, for machines that start", media="application/zip"),
     "system.server": Operation(
         "The server, and who calls",
-        {"farm": str, "version": str, "protocol": int, "now": float, "auth": str, "user": str, "role": str, "url": str},
+        {
+            "farm": str,
+            "version": str,
+            "protocol": int,
+            "now": float,
+            "auth": str,
+            "user": str,
+            "role": str,
+            "rights": [str],
+            "csrf": str,
+            "url": str,
+        },
     ),
     "system.farm": Operation("Counts of jobs, workers and instances, budgets, and what the machines cost now", dict[str, Any]),
     "system.events": Operation("What happened, newest first", _list("events"), query=EVENT_FILTERS),
     "system.archive": Operation("Jobs that were finished long ago, newest first", _list("jobs"), query=ARCHIVE_FILTERS),
     "system.archived_job": Operation("An archived job as it was, with its attempts", dict[str, Any]),
+    "logins.log_in": Operation(
+        "Logs in with a password: a cookie, or a token for a script",
+        {"user": str, "role": str, "expires_s": float, "csrf": str, "token": str},
+        logins.LogIn,
+    ),
+    "logins.log_out": Operation("Ends the log-in", CHANGED),
+    "logins.password": Operation("Changes one's own password, and ends one's log-ins", CHANGED, logins.NewPassword),
+    "logins.users": Operation("The users with passwords", {"users": ROWS}),
+    "logins.create_user": Operation("A new user", {"name": str}, logins.NewUser, status=201),
+    "logins.edit_user": Operation("Another password or role; ends their log-ins", CHANGED, logins.UserChanges),
+    "logins.delete_user": Operation("Removes a user, with all log-ins and tokens", CHANGED),
     "system.tokens": Operation("The tokens, without their secrets", {"tokens": ROWS}),
     "system.create_token": Operation("A new token, shown once", {"id": str, "token": str}, system.NewToken, status=201),
     "system.delete_token": Operation("Revokes a token", CHANGED),
@@ -359,7 +381,10 @@ def document(app: Flask) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {"Problem": PROBLEM, **dict(sorted({**taken.named, **given.named}.items()))},
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+            },
         },
     }
 
@@ -407,7 +432,7 @@ def _operation(path: str, endpoint: str, one: Operation, taken: Schemas, given: 
         described["requestBody"] = {"required": True, "content": {one.accepts: {}}}
     roles = RIGHTS[endpoint].roles
     if ANYONE not in roles:
-        described["security"] = [{"token": []}]
+        described["security"] = [{"token": []}] if WORKER in roles else [{"token": []}, {"session": []}]
     described["x-who"] = sorted(roles) if WORKER not in roles else ["the worker itself"]
     return described
 

@@ -177,7 +177,7 @@ def shared(view: Callable[..., Response]) -> Callable[..., Response]:
         age = request.cache_control.max_age
         if age is None or age <= 0:
             return view(**places)
-        key = (request.path, tuple(sorted(request.args.items(multi=True))), g.identity.name, g.identity.role)
+        key = (request.path, tuple(sorted(request.args.items(multi=True))), g.identity.name, g.identity.may)
         make = functools.partial(_body, view, places)
         kept = web.farm().answers.get(key, min(float(age), MAX_AGE_S), make)
         return web.json_answer(kept.body, etag=kept.etag)

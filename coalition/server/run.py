@@ -88,9 +88,9 @@ def _make_data_dir(settings: Settings) -> None:
 
 
 def _first_token(settings: Settings) -> None:
-    """In token mode somebody must be able to log in: the first admin's token is written to data_dir, for its owner's eyes."""
+    """Somebody must be able to log in: the first admin's token is written to data_dir, for its owner's eyes."""
     path = settings.data_dir / "admin.token"
-    if settings.auth.mode != "token" or path.exists():
+    if settings.auth.mode == "none" or path.exists():
         return
     store = Store(settings)
     try:

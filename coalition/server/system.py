@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flask import Blueprint, Response, g, request
@@ -10,7 +11,9 @@ from flask import Blueprint, Response, g, request
 import coalition
 from coalition.errors import BadInput, NotFound
 from coalition.model import MAX_INT, PROTOCOL, spec
+from coalition.rights import SCOPES
 from coalition.server import web
+from coalition.server.auth import COOKIE, csrf_token
 from coalition.server.rows import PAGING, newest_first, shared
 from coalition.store.archive import ArchiveQuery
 from coalition.store.base import probe
@@ -25,6 +28,8 @@ class NewToken:
     role: str = ""
     uses: int | None = spec(None, low=1)
     expires_s: float | None = spec(None, low=1)
+    name: str = spec("", length=64, check=lambda v: None if v.isprintable() else "holds control characters")
+    scope: Sequence[str] = spec((), length=len(SCOPES))
 
 
 @blueprint.get("/healthz")
@@ -44,6 +49,8 @@ def server() -> Response:
             "auth": settings.auth.mode,
             "user": g.identity.name,
             "role": g.identity.role,
+            "rights": sorted(g.identity.may),
+            "csrf": csrf_token(request.cookies[COOKIE]) if g.identity.session else "",
             "url": settings.url,
         }
     )
@@ -102,10 +109,8 @@ def tokens() -> Response:
 def create_token() -> Response:
     wanted = web.body(NewToken)
     if wanted.kind == "enrol" and wanted.uses is None:
-        wanted = NewToken(wanted.kind, wanted.user, wanted.role, 1, wanted.expires_s)
-    text = web.farm().store.create_token(
-        wanted.kind, user=wanted.user, role=wanted.role, uses=wanted.uses, expires_s=wanted.expires_s, who=g.identity.name
-    )
+        wanted = replace(wanted, uses=1)
+    text = web.farm().store.create_token(**vars(wanted), who=g.identity.name)
     return web.reply({"id": text.partition(".")[0], "token": text}, 201)
 
 

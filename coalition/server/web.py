@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from flask import Response, current_app, g, has_request_context, request
 
 from coalition.config import Settings
-from coalition.errors import BadInput, CoalitionError, Unavailable
+from coalition.errors import BadInput, CoalitionError, TooManyTries, Unavailable
 from coalition.logs import Logs
 from coalition.model import from_dict, to_dict
 
 if TYPE_CHECKING:
     from coalition.server.changes import Changes
     from coalition.server.dispatcher import Dispatcher
+    from coalition.server.logins import Logins
     from coalition.server.rows import Answers
     from coalition.store import Store
 
@@ -34,6 +35,7 @@ class Farm:
     clock: Callable[[], float]
     answers: Answers
     changes: Changes
+    logins: Logins
 
 
 def farm() -> Farm:
@@ -124,7 +126,7 @@ def refuse_unknown(*known: str) -> None:
 def problem(error: CoalitionError) -> Response:
     """RFC 9457: a problem body that says what is wrong and names the fields."""
     response = Response(json.dumps(error.to_problem()), error.status, mimetype="application/problem+json")
-    if isinstance(error, Unavailable):
+    if isinstance(error, (Unavailable, TooManyTries)):
         response.headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     if error.status == 401:
         legacy = has_request_context() and (request.endpoint or "").startswith("legacy.")

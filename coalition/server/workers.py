@@ -28,13 +28,18 @@ OLDEST_PROTOCOL = 1
 @shared
 def index() -> Response:
     web.refuse_unknown("sort", *PAGING)
-    return whole("workers", for_caller(web.farm().store.workers()), "name", ("name", "id", "state", "running", "load", "seen_at"))
+    return whole(
+        "workers",
+        for_caller(web.farm().store.workers(), "workers"),
+        "name",
+        ("name", "id", "state", "running", "load", "seen_at"),
+    )
 
 
 @blueprint.get("/workers/<int:worker_id>")
 def show(worker_id: int) -> Response:
     web.refuse_unknown()
-    return web.reply(for_caller([web.farm().store.worker(min(worker_id, MAX_INT))])[0])
+    return web.reply(for_caller([web.farm().store.worker(min(worker_id, MAX_INT))], "workers")[0])
 
 
 @blueprint.get("/workers/<int:worker_id>/explain")

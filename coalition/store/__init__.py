@@ -10,8 +10,9 @@ archive.py       finished trees that have left              bulk.py      one act
 
 from __future__ import annotations
 
+from coalition.store.accounts import Accounts
 from coalition.store.bulk import Bulk
 
 
-class Store(Bulk):
+class Store(Bulk, Accounts):
     """All of it. Thread-safe: any thread may call any method."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select, update
 
-from coalition import hours
+from coalition import hours, rights
 from coalition.errors import BadInput, Conflict, NotAuthenticated, NotFound
 from coalition.hours import Availability
 from coalition.matching import Capacity
@@ -27,7 +27,6 @@ from coalition.store.tree import Changes
 from coalition.words import counted
 
 TOKEN_KINDS = ("user", "enrol", "site")
-ROLES = ("admin", "user")
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class TokenRow:
     uses_left: int | None
     expires_at: float | None
     intent_id: int | None
+    scope: tuple[str, ...] = ()
 
 
 def hash_secret(secret: str) -> str:
@@ -95,35 +95,31 @@ class Workers(Dispatch):
         expires_s: float | None = None,
         intent_id: int | None = None,
         secret: str | None = None,
+        name: str = "",
+        scope: Sequence[str] = (),
         who: str = "",
     ) -> str:
-        """A new token's text, "id.secret"; only its hash is kept."""
-        return self._create_token(db, kind, user, role, uses, expires_s, intent_id, secret, who)
-
-    def _create_token(
-        self,
-        db: Connection,
-        kind: str,
-        user: str,
-        role: str,
-        uses: int | None,
-        expires_s: float | None,
-        intent_id: int | None,
-        secret: str | None,
-        who: str,
-    ) -> str:
+        """A new token's text, "id.secret"; only its hash is kept. `scope` narrows the rights of its role."""
         if kind not in TOKEN_KINDS:
             raise BadInput(fields={"kind": f"{kind!r} is not allowed; allowed: {', '.join(TOKEN_KINDS)}"})
-        if kind == "user" and role not in ROLES:
-            raise BadInput(fields={"role": f"{role!r} is not allowed; allowed: {', '.join(ROLES)}"})
+        if kind == "user" and role not in rights.ROLES:
+            raise BadInput(fields={"role": f"{role!r} is not allowed; allowed: {', '.join(rights.ROLES)}"})
         if kind == "user" and not user:
             raise BadInput(fields={"user": "is missing; a user token says whose it is"})
-        now = self.clock()
-        token_id, secret = secrets.token_hex(6), secret or secrets.token_urlsafe(32)
-        values = {"id": token_id, "kind": kind, "hash": hash_secret(secret), "user": user, "role": role, "uses_left": uses}
+        if wrong := [one for one in scope if one not in rights.SCOPES]:
+            raise BadInput(fields={"scope": f"{wrong[0][:40]!r} is not allowed; allowed: {', '.join(rights.SCOPES)}"})
+        values = {"user": user, "role": role, "uses_left": uses, "intent_id": intent_id, "name": name, "scope": ",".join(scope)}
+        text = self._write_token(db, kind, expires_s, secret, **values)
+        shown = f"{kind} token {text.partition('.')[0]}" + (f" {name!r}" if name else "") + (f" for {user}" if user else "")
+        self._event(db, "token.create", who, shown)
+        return text
+
+    def _write_token(self, db: Connection, kind: str, expires_s: float | None, secret: str | None = None, **values: Any) -> str:
+        """A new row; its text, which is told once."""
+        now, token_id, secret = self.clock(), secrets.token_hex(6), secret or secrets.token_urlsafe(32)
         expires_at = now + expires_s if expires_s is not None else None
-        db.execute(insert(token).values(**values, expires_at=expires_at, intent_id=intent_id, created_at=now))
-        self._event(db, "token.create", who, f"{kind} token {token_id}" + (f" for {user}" if user else ""))
+        row = {"id": token_id, "kind": kind, "hash": hash_secret(secret), "expires_at": expires_at, "created_at": now, **values}
+        db.execute(insert(token).values(row))
         return f"{token_id}.{secret}"
 
     @reads
@@ -138,7 +134,8 @@ class Workers(Dispatch):
             return None
         if row.uses_left == 0 and not used_up:
             return None
-        return TokenRow(row.id, row.kind, row.hash, row.user, row.role, row.uses_left, row.expires_at, row.intent_id)
+        given = (row.id, row.kind, row.hash, row.user, row.role, row.uses_left, row.expires_at, row.intent_id)
+        return TokenRow(*given, tuple(filter(None, row.scope.split(","))))
 
     @reads
     def discovery_key(self, db: Connection, token_id: str) -> bytes | None:
@@ -154,8 +151,8 @@ class Workers(Dispatch):
 
     @reads
     def tokens(self, db: Connection) -> list[dict[str, Any]]:
-        """All tokens, without what would let one use them."""
-        rows = db.execute(select(token).order_by(token.c.created_at)).mappings()
+        """All tokens, and the log-ins of people that hold now, without what would let one use them."""
+        rows = db.execute(select(token).order_by(token.c.created_at, token.c.id)).mappings()
         return [{name: value for name, value in row.items() if name != "hash"} for row in rows]
 
     @writes

@@ -16,8 +16,9 @@ export function setToken(text) {
 
 // The server's answer to a call that it refused; `status` 0 means that no answer came.
 export class ApiError extends Error {
-  constructor(status, detail, token = '', fields = {}) {
+  constructor(status, detail, token = '', fields = {}, mode = '') {
     super(detail)
+    this.mode = mode // how this farm has people log in
     this.status = status
     this.token = token // the one that was sent
     this.fields = fields // of what was sent: what is wrong with each
@@ -32,14 +33,16 @@ export class ApiError extends Error {
 async function refusal(response, sent) {
   let detail = `the server answered ${response.status}`
   let fields = {}
+  let mode = ''
   try {
     const problem = await response.json()
     detail = problem.detail || problem.title || detail
     fields = problem.fields || fields
+    mode = problem.auth || mode
   } catch {
     // not a problem body: a proxy's page, perhaps
   }
-  return new ApiError(response.status, detail, sent, fields)
+  return new ApiError(response.status, detail, sent, fields, mode)
 }
 
 async function send(method, path, { query, body, etag } = {}) {
@@ -50,6 +53,7 @@ async function send(method, path, { query, body, etag } = {}) {
   const headers = {}
   const sent = token.value
   if (sent) headers.Authorization = `Bearer ${sent}`
+  if (csrf && method !== 'GET') headers['X-CSRF-Token'] = csrf
   if (method !== 'GET') headers['Content-Type'] = 'application/json'
   else headers['Cache-Control'] = 'max-age=1' // many pages ask the same: an answer of the last second will do
   if (etag) headers['If-None-Match'] = etag
@@ -88,7 +92,21 @@ async function get(path, query) {
 const call = async (method, path, body, query) => (await send(method, path, { body, query })).json()
 const post = (path, body, query) => call('POST', path, body, query)
 
-export const info = () => get('/server')
+// Of a log-in with a password: proves that a change comes from this page.
+let csrf = ''
+
+export async function info() {
+  const server = await get('/server')
+  csrf = server.csrf || ''
+  return server
+}
+
+// Logs in with a password; the cookie is the browser's, and no script reads it.
+export async function logIn(user, password) {
+  csrf = (await post('/login', { user, password })).csrf
+}
+
+export const logOut = () => post('/logout', {})
 export const farm = () => get('/farm')
 export const changes = async (since, wait) => (await send('GET', '/changes', { query: { since, wait } })).json()
 

@@ -2,7 +2,7 @@
 // and knows whether the server answers.
 import { signal } from '@preact/signals'
 import { useEffect } from 'preact/hooks'
-import { changes, setToken, token } from './api.js'
+import { changes, logIn, logOut, setToken, token } from './api.js'
 
 const VISIBLE_MS = 1_000
 const HIDDEN_MS = 15_000
@@ -38,6 +38,8 @@ export const now = signal(Date.now() / 1000)
 export const link = signal({ online: true, answered: 0 })
 // '' when calls are let in; else what to tell who should sign in.
 export const locked = signal('')
+// Whether this farm has people log in with a password, too.
+export const passwords = signal(false)
 
 let skew_s = 0
 
@@ -67,15 +69,17 @@ async function fetchOnce(source) {
     source.stale = true
     if (error.status === undefined) throw error // a fault of the page itself belongs in the console
     if (error.away) link.value = { ...link.value, online: false }
-    else if (error.status === 401) lock(error.token)
+    else if (error.status === 401) lock(error)
     else source.value.value = { data: undefined, error }
   }
 }
 
 // Calls are refused. One that was sent before another token was given says nothing of that one.
-function lock(sent) {
+function lock({ token: sent, mode }) {
   if (locked.value || sent !== token.value) return
-  locked.value = sent ? 'This token is not known, or no longer valid.' : 'This farm asks for a token.'
+  passwords.value = mode === 'local' || mode === 'ldap'
+  const asked = passwords.value ? 'Please sign in.' : 'This farm asks for a token.'
+  locked.value = sent ? 'This token is not known, or no longer valid.' : asked
   setToken('')
 }
 
@@ -146,6 +150,22 @@ export function unlock(text) {
   setToken(text)
   locked.value = ''
   return refresh()
+}
+
+// Sign in with a password; what went wrong is told where the form is.
+export async function signIn(user, password) {
+  try {
+    await logIn(user, password)
+    await unlock('')
+  } catch (error) {
+    if (error.status === undefined) throw error
+    locked.value = error.message
+  }
+}
+
+export async function signOut() {
+  if (!token.value) await logOut()
+  await unlock('')
 }
 
 export function startPolling() {

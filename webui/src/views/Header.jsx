@@ -3,7 +3,7 @@ import { token } from '../api.js'
 import { clock, count, money } from '../format.js'
 import { Bar } from '../parts.jsx'
 import { Link, LIST, place, VIEWS } from '../place.jsx'
-import { link, unlock } from '../poll.js'
+import { link, signOut } from '../poll.js'
 import { nextTheme, theme } from '../theme.js'
 
 const THEMES = { system: '◐', light: '○', dark: '●' }
@@ -35,8 +35,8 @@ export function Header({ server }) {
       <div class="corner">
         <Connection />
         {server?.user && <span class="user">{server.user}</span>}
-        {token.value && (
-          <button type="button" class="plain" onClick={() => unlock('')}>
+        {(token.value || server?.csrf) && (
+          <button type="button" class="plain" onClick={signOut}>
             Sign out
           </button>
         )}

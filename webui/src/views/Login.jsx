@@ -1,17 +1,20 @@
-// Who are you? Shown while the server refuses this tab's token.
+// Who are you? Shown while the server refuses calls: asks for name and password where there are some, else for a token.
 import { useEffect, useRef, useState } from 'preact/hooks'
-import { locked, unlock } from '../poll.js'
+import { locked, passwords, signIn, unlock } from '../poll.js'
 
 export function Login() {
-  const field = useRef(null)
+  const [byToken, setByToken] = useState(false)
   const [busy, setBusy] = useState(false)
-  useEffect(() => field.current.focus(), [])
+  const name = useRef(null)
+  const secret = useRef(null)
+  const asks = passwords.value && !byToken
+  useEffect(() => (asks ? name : secret).current.focus(), [asks])
   const submit = async (event) => {
     event.preventDefault()
-    const text = field.current.value.trim()
-    if (!text) return
+    const text = secret.current.value
+    if (!text || (asks && !name.current.value)) return
     setBusy(true)
-    await unlock(text)
+    await (asks ? signIn(name.current.value.trim(), text) : unlock(text.trim()))
     setBusy(false)
   }
   return (
@@ -19,14 +22,27 @@ export function Login() {
       <img src="/favicon.svg" alt="" width="32" height="32" />
       <h1>Coalition</h1>
       <p role="status">{locked.value}</p>
-      <label for="token">API token</label>
-      <input id="token" ref={field} type="password" autocomplete="current-password" spellcheck={false} />
+      {asks && (
+        <>
+          <label for="user">Name</label>
+          <input id="user" ref={name} type="text" autocomplete="username" spellcheck={false} />
+        </>
+      )}
+      <label for="secret">{asks ? 'Password' : 'API token'}</label>
+      <input id="secret" ref={secret} type="password" autocomplete="current-password" spellcheck={false} />
       <button type="submit" class="main" disabled={busy}>
         Sign in
       </button>
-      <p class="hint">
-        Whoever runs the farm can make one. It is kept in this tab only, and forgotten when the tab is closed.
-      </p>
+      {!asks && (
+        <p class="hint">
+          Whoever runs the farm can make one. It is kept in this tab only, and forgotten when the tab is closed.
+        </p>
+      )}
+      {passwords.value && (
+        <button type="button" class="plain" onClick={() => setByToken(!byToken)}>
+          {asks ? 'Use an API token' : 'Use a password'}
+        </button>
+      )}
     </form>
   )
 }

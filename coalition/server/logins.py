@@ -1,0 +1,195 @@
+"""Logging in with a password, and users. A log-in is a cookie that no script can read; changes need its CSRF token too."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+
+from flask import Blueprint, Response, g, request
+
+from coalition import rights
+from coalition.config import Settings
+from coalition.errors import BadInput, Conflict, NotAllowed, NotAuthenticated, TooManyTries
+from coalition.model import spec
+from coalition.server import web
+from coalition.server.auth import COOKIE, Identity, csrf_token
+from coalition.store import Store
+from coalition.store.accounts import LONGEST, hash_password, proves
+
+blueprint = Blueprint("logins", __name__)
+
+TRIES_OF_ONE, TRIES_OF_ALL = 5, 50  # of a user from an address, and from an address, before each has to wait longer
+PROVED = 1_000  # passwords that are known to be right
+WRONG = "the name or the password is wrong"
+
+
+def _name(value: str) -> str | None:
+    if not value or not value.isprintable() or set(value) & set(":/") or value != value.strip():
+        return "is not a name; 1 to 64 characters without : and /, and without spaces at its ends"
+    return None
+
+
+@dataclass(frozen=True)
+class LogIn:
+    user: str = spec(length=64)
+    password: str = spec(length=LONGEST)
+    token: bool = spec(False, help="answers an API token for a script, and sets no cookie")
+
+
+@dataclass(frozen=True)
+class NewPassword:
+    old: str = spec(length=LONGEST)
+    new: str = spec(length=LONGEST)
+
+
+@dataclass(frozen=True)
+class NewUser:
+    name: str = spec(length=64, check=_name)
+    password: str = spec(length=LONGEST)
+    role: str = "user"
+
+
+@dataclass(frozen=True)
+class UserChanges:
+    password: str | None = spec(None, length=LONGEST)
+    role: str | None = None
+
+
+class Logins:
+    """Proves names and passwords. Thread-safe."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings, self.store = settings, store
+        self._key = secrets.token_bytes(32)
+        self._proved: dict[bytes, None] = {}  # of the old wire, which sends its password with each call: no scrypt for each
+
+    def prove(self, user: str, password: str, address: str) -> Identity:
+        """Who this is; NotAuthenticated if the password is wrong, TooManyTries if there were too many wrong ones."""
+        stored = self.store.account(user)
+        known = self._digest(user, password, stored[0]) if stored else b""
+        if stored and known in self._proved:
+            return _identity(user, stored[1])
+        own, shared = f"log-in {user[:64]}@{address}", f"log-in @{address}"
+        wait_s = self.store.count_try({own: TRIES_OF_ONE, shared: TRIES_OF_ALL})
+        if wait_s:
+            raise TooManyTries(f"too many log-ins failed; try again in {wait_s:.0f} s", wait_s)
+        # As long for a name that is not known: how long it takes must not tell which are.
+        if not proves(password, stored[0] if stored else _nobody()) or stored is None:
+            raise NotAuthenticated(WRONG, auth=self.settings.auth.mode)
+        self.store.forgive_try(own, shared)
+        if len(self._proved) >= PROVED:
+            self._proved.clear()
+        self._proved[known] = None
+        return _identity(user, stored[1])
+
+    def _digest(self, user: str, password: str, stored: str) -> bytes:
+        return hmac.digest(self._key, "\0".join((user, password, stored)).encode(), hashlib.sha256)
+
+
+@functools.cache
+def _nobody() -> str:
+    """A password that nobody has."""
+    return hash_password(secrets.token_hex(16))
+
+
+def _identity(user: str, role: str) -> Identity:
+    return Identity(user, role, may=rights.ROLES.get(role, frozenset()))
+
+
+def _must_have_passwords() -> None:
+    if web.farm().settings.auth.mode in ("none", "token"):
+        raise Conflict("this farm has no log-in with a password; see [auth] mode in cloud.ini")
+
+
+# ---------------------------------------------------------------- in and out
+
+
+@blueprint.post("/login")
+def log_in() -> Response:
+    farm, wanted = web.farm(), web.body(LogIn)
+    _must_have_passwords()
+    _refuse_other_pages()
+    where = request.remote_addr or ""
+    who = farm.logins.prove(wanted.user, wanted.password, where)
+    expires_s = farm.settings.auth.session_s
+    told = {"user": who.name, "role": who.role, "expires_s": expires_s}
+    if wanted.token:
+        text = farm.store.create_token(
+            "user", user=who.name, role=who.role, name=f"log-in from {where}"[:64], expires_s=expires_s, who=who.name
+        )
+        return web.reply({**told, "csrf": "", "token": text})
+    text = farm.store.begin_session(who.name, who.role, (), expires_s, where)
+    response = web.reply({**told, "csrf": csrf_token(text), "token": ""})
+    _set_cookie(response, text, round(expires_s))
+    return response
+
+
+def _refuse_other_pages() -> None:
+    """A page of another site must not log a browser in as somebody else. A form cannot send JSON; this is for the rest."""
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        raise NotAllowed("log-ins from pages of other sites are not served")
+    if request.mimetype != "application/json":
+        raise BadInput("send Content-Type: application/json", fields={"Content-Type": "must be application/json"})
+
+
+def _set_cookie(response: Response, text: str, max_age: int) -> None:
+    secure = request.is_secure or web.farm().settings.url.startswith("https:")
+    response.set_cookie(COOKIE, text, max_age=max_age, path="/api", secure=secure, httponly=True, samesite="Strict")
+
+
+@blueprint.post("/logout")
+def log_out() -> Response:
+    who: Identity = g.identity
+    if who.session:
+        web.farm().store.end_session(who.session, who.name)
+    response = web.reply({"changed": int(bool(who.session))})
+    _set_cookie(response, "", 0)
+    return response
+
+
+@blueprint.post("/password")
+def password() -> Response:
+    farm, wanted, who = web.farm(), web.body(NewPassword), g.identity
+    if farm.settings.auth.mode != "local":
+        raise Conflict("passwords are not kept here; see [auth] mode in cloud.ini")
+    farm.logins.prove(who.name, wanted.old, request.remote_addr or "")
+    farm.store.edit_account(who.name, password=wanted.new, who=who.name)
+    return web.reply({"changed": 1})
+
+
+# ---------------------------------------------------------------- users
+
+
+@blueprint.get("/users")
+def users() -> Response:
+    web.refuse_unknown()
+    return web.reply({"users": web.farm().store.accounts()})
+
+
+@blueprint.post("/users")
+def create_user() -> Response:
+    wanted = web.body(NewUser)
+    web.farm().store.create_account(wanted.name, wanted.password, wanted.role, g.identity.name)
+    return web.reply({"name": wanted.name}, 201)
+
+
+@blueprint.patch("/users/<name>")
+def edit_user(name: str) -> Response:
+    wanted = web.body(UserChanges)
+    web.refuse_nothing(wanted)
+    web.farm().store.edit_account(_given(name), password=wanted.password, role=wanted.role, who=g.identity.name)
+    return web.reply({"changed": 1})
+
+
+@blueprint.delete("/users/<name>")
+def delete_user(name: str) -> Response:
+    web.farm().store.delete_account(_given(name), g.identity.name)
+    return web.reply({"changed": 1})
+
+
+def _given(name: str) -> str:
+    """A name from an address; what cannot be one is nobody's."""
+    return name[:65] if _name(name) is None else " "
