@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
+from urllib.request import Request, urlopen
 from xml.etree import ElementTree
 
 os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # before moto is loaded: it takes a second
@@ -256,6 +257,8 @@ class AwsCloud:
     def running(self) -> Iterator[AwsCloud]:
         with CloudServer(self.faults) as outer, CloudServer(self.gaps) as inner:
             self.url, self.inner_url = outer.url, inner.url
+            # What moto knows is the whole process's: a module begins with nothing of the one before.
+            urlopen(Request(f"{inner.url}/moto-api/reset", method="POST"), timeout=60).close()
             yield self
 
     def client(self, service: str) -> Any:
