@@ -51,10 +51,11 @@ def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
     """Serves until SIGTERM or Ctrl-C. ConfigError when the address or the database cannot be used."""
     _begin_journal(settings)
     _must_be_free(settings)
-    _make_data_dir(settings)
+    make_data_dir(settings)
     log_keeping.check(settings)
     prepare(settings)
-    _first_token(settings)
+    if path := first_token(settings):
+        print(f"the first admin's token is in {path}", flush=True)
     _adopt_rules(settings)
     print(f"coalition serves farm {settings.server.farm} at {settings.url}", flush=True)
     _Gunicorn(settings, extras).run()
@@ -79,7 +80,7 @@ def _must_be_free(settings: Settings) -> None:
             raise ConfigError(f"{reason}; is a server running there? Choose another with --listen") from None
 
 
-def _make_data_dir(settings: Settings) -> None:
+def make_data_dir(settings: Settings) -> None:
     try:
         settings.data_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
     except OSError as error:
@@ -87,11 +88,14 @@ def _make_data_dir(settings: Settings) -> None:
         raise ConfigError(f"{reason}; choose another with --data-dir") from None
 
 
-def _first_token(settings: Settings) -> None:
-    """Somebody must be able to log in: the first admin's token is written to data_dir, for its owner's eyes."""
+def first_token(settings: Settings) -> Path | None:
+    """Somebody must be able to log in: the first admin's token is written to data_dir, for its owner's eyes.
+
+    The file, if it was written now.
+    """
     path = settings.data_dir / "admin.token"
     if settings.auth.mode == "none" or path.exists():
-        return
+        return None
     store = Store(settings)
     try:
         text = store.create_token("user", user="admin", role="admin", who="server")
@@ -100,7 +104,7 @@ def _first_token(settings: Settings) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as file:
         file.write(text + "\n")
-    print(f"the first admin's token is in {path}", flush=True)
+    return path
 
 
 def _adopt_rules(settings: Settings) -> None:
