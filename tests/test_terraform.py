@@ -206,7 +206,6 @@ MOTO_FORGETS = {
 }
 
 if TERRAFORM and os.environ.get("COALITION_TEST_LONG") == "yes":  # the plugin waits for minutes until names are known everywhere
-
     pytestmark = pytest.mark.timeout(600)
 
     @pytest.fixture(scope="module")

@@ -333,6 +333,25 @@ def _begin_sqlite(db: Connection) -> None:
     db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("coalition_write") else "BEGIN")
 
 
+class _Cursor:
+    """A cursor of the driver, whose errors come as SQLAlchemy's: also when there is none, since the connection has broken."""
+
+    def __init__(self, db: Connection, sql: str) -> None:
+        self.db, self.sql = db, sql
+
+    def __enter__(self) -> Any:
+        try:
+            self.cursor = self.db.connection.cursor()
+        except self.db.dialect.loaded_dbapi.Error as error:
+            raise _wrapped(self.db, self.sql, error) from error
+        return self.cursor
+
+    def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
+        self.cursor.close()
+        if isinstance(error, self.db.dialect.loaded_dbapi.Error):
+            raise _wrapped(self.db, self.sql, error) from error
+
+
 class Hot:
     """A statement that is compiled once per dialect and run straight through the driver, for the few that dispatch lives on.
 
@@ -364,30 +383,20 @@ class Hot:
                 self._together[kind] = Together(self.statement, self.names, kind)
             return self._together[kind].run(db, rows)
         sql, arrange = self._for(db)
-        cursor = db.connection.cursor()
-        try:
+        with _Cursor(db, sql) as cursor:
             given = rows if arrange is None else [arrange(row) for row in rows]
             if len(given) == 1:
                 cursor.execute(sql, given[0])
             else:
                 cursor.executemany(sql, given)
             return int(cursor.rowcount)
-        except db.dialect.loaded_dbapi.Error as error:
-            raise _wrapped(db, sql, error) from error
-        finally:
-            cursor.close()
 
     def all(self, db: Connection, *row: Any) -> list[tuple[Any, ...]]:
         """Its result rows."""
         sql, arrange = self._for(db)
-        cursor = db.connection.cursor()
-        try:
+        with _Cursor(db, sql) as cursor:
             cursor.execute(sql, row if arrange is None else arrange(row))
             return list(cursor.fetchall())
-        except db.dialect.loaded_dbapi.Error as error:
-            raise _wrapped(db, sql, error) from error
-        finally:
-            cursor.close()
 
 
 class Together:
