@@ -156,6 +156,62 @@ def ended(job: Job) -> bool:
     return job.state in ENDED_JOBS and job.counts.waiting + job.counts.working + pending == 0
 
 
+class Edits:
+    """Changes of jobs that are collected, and sent in one call at the end of the `with`: all of them are made, or none.
+
+        with farm.edits() as edits:
+            for job in farm.jobs(filter="title:shot"):
+                edits[job].priority = 200
+            edits[12].note = "for the trailer"
+
+    A field that jobs do not have, or a value that is not allowed, raises BadInput where it is set. When the block is left by an
+    error, nothing is sent. `changed` says afterwards how many jobs were changed. For one thread at a time.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Edit]], int]) -> None:
+        self._send = send
+        self._wanted: dict[int, dict[str, Any]] = {}
+        self.changed = 0
+
+    def __getitem__(self, job: Job | int) -> _Edited:
+        return _Edited(self._wanted.setdefault(job.id if isinstance(job, Job) else int(job), {}))
+
+    def __enter__(self) -> Edits:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        edits = [Edit((job,), "", from_dict(JobChanges, given)) for job, given in self._wanted.items() if given]
+        if kind is None and edits:
+            self.changed = self._send(_alike(edits))
+
+
+class _Edited:
+    """A job whose attributes are changed; those that were set can be read."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        object.__setattr__(self, "_given", given)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        from_dict(JobChanges, {name: value})
+        self._given[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._given:
+            raise AttributeError(f"{name} was not changed")
+        return self._given[name]
+
+
+def _alike(edits: Sequence[Edit]) -> list[Edit]:
+    """The same edits, with neighbours that change the same taken together."""
+    joined: list[Edit] = []
+    for edit in edits:
+        if joined and joined[-1].changes == edit.changes:
+            joined[-1] = Edit((*joined[-1].ids, *edit.ids), "", edit.changes)
+        else:
+            joined.append(edit)
+    return joined
+
+
 class Client:
     """A farm's server.
 
@@ -305,6 +361,13 @@ class Client:
     def edit(self, ids: Ids = (), *, filter: str = "", partial: bool = False, dry_run: bool = False, **changes: Any) -> Changed:
         """PATCH /jobs: change fields of model.JobChanges on every selected job. Returns how many jobs were changed."""
         return self._act("PATCH", "/jobs", Edit(_ids(ids), filter, _changes(JobChanges, changes)), partial, dry_run)
+
+    def edits(self) -> Edits:
+        """Collects different changes of different jobs, to be sent in one call: see Edits."""
+        return Edits(self._send_edits)
+
+    def _send_edits(self, edits: Sequence[Edit]) -> int:
+        return Changed.of(self._send("POST", "/jobs/edits", {"edits": [_sparse(edit) for edit in edits]}))
 
     def move(self, ids: Ids = (), parent: int = 0, *, filter: str = "", partial: bool = False, dry_run: bool = False) -> Changed:
         """Put jobs, with all that is below them, into another group; 0 is the top."""

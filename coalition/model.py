@@ -401,6 +401,13 @@ class Edit(JobSelection):
     changes: JobChanges = spec(JobChanges)  # noqa: RUF009
 
 
+@dataclass(frozen=True)
+class Edits:
+    """Different changes of different jobs, in their order: all of them are made, or none."""
+
+    edits: Sequence[Edit] = spec(tuple, length=100_000)
+
+
 def must_select(chosen: JobSelection) -> None:
     """BadInput for a selection of nothing, and for one by ids and filter at a time."""
     if chosen.ids and chosen.filter:

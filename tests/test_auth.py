@@ -66,6 +66,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "POST /api/v1/jobs/reset": SEE,
     "POST /api/v1/jobs/delete": SEE,
     "POST /api/v1/jobs/skip": SEE,
+    "POST /api/v1/jobs/edits": SEE,
     "POST /api/v1/jobs/<int:job_id>/frames": SEE,
     "GET /api/v1/jobs/<int:job_id>": SEE,
     "GET /api/v1/jobs/<int:job_id>/attempts": SEE,

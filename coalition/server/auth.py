@@ -83,6 +83,7 @@ RIGHTS: dict[str, Right] = {
     "jobs.index": SEE,
     "jobs.show": SEE,
     "jobs.edit": EDIT,
+    "jobs.edits": EDIT,
     "jobs.pause": EDIT,
     "jobs.start": EDIT,
     "jobs.reset": EDIT,

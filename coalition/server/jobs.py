@@ -17,6 +17,7 @@ from coalition.model import (
     MAX_INT,
     Changed,
     Edit,
+    Edits,
     JobChanges,
     JobSelection,
     JobSpec,
@@ -183,6 +184,20 @@ def edit() -> Response:
     return _act("edit", wanted, wanted.changes)
 
 
+@blueprint.post("/jobs/edits")
+def edits() -> Response:
+    web.refuse_unknown()
+    wanted = web.body(Edits).edits
+    if not wanted:
+        raise BadInput(fields={"edits": "is empty; give at least one"})
+    for one in wanted:
+        web.refuse_nothing(one.changes)
+        _may_give(one.changes)
+    done = web.farm().store.act_in_turn([_action("edit", one, one.changes) for one in wanted], _who())
+    web.farm().dispatcher.kick()
+    return web.reply(done)
+
+
 def may_change(ids: Sequence[int], changes: JobChanges) -> None:
     """NotAllowed for jobs of others, for giving jobs away, and for moving them into the group of somebody else."""
     must_own(web.farm(), ids)
@@ -237,21 +252,24 @@ def delete() -> Response:
 def _act(name: str, wanted: JobSelection, *values: Any) -> Response:
     """One action on all that is selected: all or none, unless the call says `partial`; only told, if it says `dry_run`."""
     web.refuse_unknown("partial", "dry_run")
-    must_select(wanted)
-    farm, identity = web.farm(), g.identity
-    action = Action(
-        name=name,
-        ids=wanted.ids,
-        terms=parse(wanted.filter, farm.clock()),
-        values=values,
-        owner=identity.owner_for("delete" if name == "delete" else "edit"),
-        partial=web.flag("partial"),
-    )
+    farm, action = web.farm(), _action(name, wanted, *values, partial=web.flag("partial"))
     if web.flag("dry_run"):
         return web.reply(farm.store.rehearse(action, _who()))
     done: Changed = farm.store.act(action, _who())
     farm.dispatcher.kick()
     return web.reply(done)
+
+
+def _action(name: str, wanted: JobSelection, *values: Any, partial: bool = False) -> Action:
+    must_select(wanted)
+    return Action(
+        name=name,
+        ids=wanted.ids,
+        terms=parse(wanted.filter, web.farm().clock()),
+        values=values,
+        owner=g.identity.owner_for("delete" if name == "delete" else "edit"),
+        partial=partial,
+    )
 
 
 @blueprint.get("/jobs/<int:job_id>/attempts")

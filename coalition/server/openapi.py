@@ -176,6 +176,9 @@ OPERATIONS: dict[str, Operation] = {
     "jobs.index": Operation("A page of jobs", dict[str, Any], query=JOB_FILTERS),
     "jobs.show": Operation("One job", model.Job),
     "jobs.edit": ACT("Changes fields of jobs; `parent` moves them", body=model.Edit),
+    "jobs.edits": Operation(
+        "Changes fields of different jobs in different ways, all or none", body=model.Edits, reply=model.Changed
+    ),
     "jobs.pause": ACT("Holds jobs and all below them; what runs is stopped and put back", body=model.JobSelection),
     "jobs.start": ACT("Takes the pause off jobs", body=model.JobSelection),
     "jobs.reset": ACT("Runs jobs again, or those in error", body=model.ResetSelection),

@@ -80,6 +80,13 @@ class Bulk(Archive):
         return Changed(len(done), tuple(done), told)
 
     @writes
+    def act_in_turn(self, db: Connection, actions: Sequence[Action], who: str = "") -> Changed:
+        """Does one action after the other, all of them or none; the jobs that were changed."""
+        act = inside(Bulk.act)
+        ids = tuple(dict.fromkeys(one for action in actions for one in act(self, db, action, who).ids))
+        return Changed(len(ids), ids, ())
+
+    @writes
     def act_on_each(self, db: Connection, action: Action, who: str = "") -> Changed:
         """The same of workers or instances, which are changed one by one."""
         done: list[int] = []
