@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -241,7 +242,8 @@ def start(demo_run: demo.Demo, *command: str) -> subprocess.Popen[bytes]:
 
 
 def test_what_a_demo_started_is_found_and_ended_and_nothing_else(tmp_path: Path) -> None:
-    mine, other = demo.Demo(tmp_path / "a", "demo-a", 1), demo.Demo(tmp_path / "b", "demo-b", 2)
+    # They are looked for in the whole machine, where other tests may run: the names are theirs alone.
+    mine, other = (demo.Demo(tmp_path / name, f"demo-{name}-{secrets.token_hex(6)}", port) for name, port in (("a", 1), ("b", 2)))
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     processes = [start(mine, "sleep", "600"), start(mine, sys.executable, "-c", stubborn)]
     bystander = start(other, "sleep", "600")
