@@ -110,6 +110,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "jobs.submit": {"jobs": [{"title": "new", "command": "true"}]},
     "jobs.append_frames": {"frames": "7-9", "command": "render {frame}"},
     "jobs.edit": {"ids": [1], "changes": {"priority": 3}},
+    "jobs.edits": {"edits": [{"ids": [1], "changes": {"title": "t"}}]},
     "workers.edit": {"ids": [1], "changes": {"note": "new"}},
     "limits.put": {"maximum": 3},
     "system.create_token": {"kind": "enrol"},
