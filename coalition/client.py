@@ -400,7 +400,7 @@ class Client:
         return _read(Appended, self._send("POST", f"/jobs/{int(group)}/frames", _sparse(more)))
 
     def delete(self, ids: Ids = (), *, filter: str = "", partial: bool = False, dry_run: bool = False) -> Changed:
-        """POST /jobs/delete: remove whole subtrees, with their logs; what runs is stopped."""
+        """POST /jobs/delete: remove whole subtrees; what runs is stopped. Their logs go after `[keep] logs`."""
         return self._act("POST", "/jobs/delete", JobSelection(_ids(ids), filter), partial, dry_run)
 
     def _act(self, method: str, path: str, chosen: JobSelection, partial: bool, dry_run: bool) -> Changed:

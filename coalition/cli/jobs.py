@@ -248,7 +248,7 @@ def append(context: click.Context, /, job: int, frames: str, **options: Any) -> 
 @selecting
 @click.pass_obj
 def delete(call: Call, /, **given: Any) -> int:
-    """Remove jobs, with all that is below them and their logs; what runs is stopped."""
+    """Remove jobs, with all that is below them; what runs is stopped. Their logs go after [keep] logs."""
     return call.acted(call.client().delete(**given))
 
 
