@@ -9,9 +9,11 @@ smallest size within 10 % of the cheapest place for a job, as far as pool and bu
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from autoscaler.budget import Part, Purse, Short
 from autoscaler.snapshot import Demand, Instance, Pool, Snapshot, Worker
@@ -133,12 +135,28 @@ class _Group:
     pool: Pool
     offer: Offering
     payer: str
+    capacity: Capacity
     parts: list[Part]
     count: int = 0
     spare: float = 0.0
     jobs: int = 0
     tags: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)  # by hand
+
+
+class _Place(NamedTuple):
+    """An offer that could run a job, and the price of the slots that one such job takes up there."""
+
+    pool: Pool
+    offer: Offering
+    per_job: float
+
+
+class _Places(NamedTuple):
+    """All offers that could run a job, the cheapest place first, and the pools that have them."""
+
+    offers: list[_Place]
+    pools: list[Pool]
 
 
 def decide(snapshot: Snapshot) -> Plan:
@@ -163,7 +181,16 @@ class _Decision:
         self.groups: dict[tuple[str, str, str], _Group] = {}
         self._too_dear: dict[tuple[str, str], int] = {}  # (pool, payer) -> the lowest price that its budgets cannot pay
         self._paid = Counter(one.pool for one in snapshot.instances)
-        self._ranked = _ranked(snapshot.pools)
+        self._shapes: dict[tuple[int, int], tuple[int, Capacity, int]] = {}  # many offers have the same capacity and slots
+        self._ranked = [(pool, offer, self._shape_of(capacity, offer.slots)) for pool, offer, capacity in _ranked(snapshot.pools)]
+        self._places: dict[Requirement, _Places] = {}
+        self._places_by_fit: dict[tuple[float | None, ...], _Places] = {}
+        self._waits_for: dict[Capacity, Demand | None] = {}
+        self._named = any(demand.requirement.named for demand in self.demands)
+        self._newest_good: dict[str, int] = {}  # pool -> the newest instance whose worker enrolled
+        for one in snapshot.instances:
+            if one.worker_id is not None:
+                self._newest_good[one.pool] = max(one.id, self._newest_good.get(one.pool, 0))
         self._end_what_failed()
         self._end_what_is_drained()
         self._drain_what_is_idle()
@@ -248,7 +275,12 @@ class _Decision:
         return pool.funding_s(self.snap.rules) if pool else 4 * self.snap.rules.interval_s
 
     def _demand_for(self, capacity: Capacity) -> Demand | None:
-        return next((d for d in self.demands if d.waiting and matching.line(d.requirement, capacity) is not None), None)
+        """The first demand that such a worker could serve."""
+        key = capacity if self._named or not capacity.name else replace(capacity, name="")
+        if key not in self._waits_for:
+            fits = (d for d in self.demands if d.waiting and matching.line(d.requirement, capacity) is not None)
+            self._waits_for[key] = next(fits, None)
+        return self._waits_for[key]
 
     def _drain_what_is_idle(self) -> None:
         """Beyond `min`, what has been idle for so long and nobody waits for; the dearest and longest idle first."""
@@ -258,11 +290,11 @@ class _Decision:
             worker, pool = self.workers.get(one.worker_id or 0), self.pools.get(one.pool)
             if one.state != InstanceState.RUNNING or one.id in self.leaving or worker is None or pool is None:
                 continue
-            useful = worker.active and self._demand_for(worker.capacity) is not None
-            if worker.running or worker.idle_since is None or useful:
+            if worker.running or worker.idle_since is None:
                 continue
             idle_s = self.snap.now - worker.idle_since
-            if idle_s >= pool.settings.idle_s:
+            useful = worker.active and self._demand_for(worker.capacity) is not None
+            if idle_s >= pool.settings.idle_s and not useful:
                 idle.append((-one.price_micro / max(1, one.slots), -idle_s, one.id, one, pool))
         for _, minus_idle_s, _, one, pool in sorted(idle, key=lambda entry: entry[:3]):
             if kept[one.pool] > pool.settings.min:
@@ -317,7 +349,6 @@ class _Decision:
     def _supply(self) -> list[_Bin]:
         """Slots that live, boot, or are kept, merged by what they can run."""
         instances = {one.id: one for one in self.snap.instances}
-        named = any(demand.requirement.named for demand in self.demands)
         bins: dict[tuple[Capacity, int, str], _Bin] = {}
         for worker in self.snap.workers:
             one = instances.get(worker.instance_id or 0)
@@ -325,7 +356,7 @@ class _Decision:
             ending = one is not None and (one.id in self.leaving or (one.state != InstanceState.RUNNING and not kept))
             if ending or not worker.active or not (worker.state in SERVING or kept):
                 continue
-            key = (worker.capacity, worker.slots, worker.name if named else "")
+            key = (worker.capacity, worker.slots, worker.name if self._named else "")
             here = bins.setdefault(key, _Bin(worker.capacity, worker.slots))
             here.free += max(0, worker.slots - worker.running) + worker.ending
             here.young += min(worker.young, worker.slots)
@@ -342,7 +373,8 @@ class _Decision:
             weight = 1.0 if demand.estimate_s is None else min(1.0, max(demand.estimate_s, 0.0) / target)
             need = demand.waiting * weight
             for here in self.bins:
-                if need > EPSILON and matching.line(demand.requirement, here.capacity) is not None:
+                has_some = need > EPSILON and (here.free > EPSILON or here.young > EPSILON)
+                if has_some and matching.line(demand.requirement, here.capacity) is not None:
                     need -= here.give(demand, need, weight)
             if need > EPSILON:
                 self._buy(demand, need)
@@ -351,15 +383,15 @@ class _Decision:
         need = self._use_spare(demand, need)
         if need <= EPSILON:
             return
-        offers = self._offers(demand.requirement)
+        offers, pools = self._offers(demand.requirement)
         if not offers and not self._somebody_can(demand.requirement):
             self._say_impossible(demand)
-        for pool, offer in _by_preference(offers, demand.requirement):
+        for pool, offer in _by_preference(offers) if any(map(self._room_in, pools)) else ():
             if need <= EPSILON:
                 return
             if self._may_fit(pool, offer, demand.requirement.payer):
                 need = self._buy_of(pool, offer, demand, need)
-        for pool in {one.settings.name: one for one, _ in offers}.values() if need > EPSILON else ():
+        for pool in pools if need > EPSILON else ():
             if self._room_in(pool) == 0 and pool.settings.enabled:
                 self._note(pool.settings.name, f"{_wait(demand)}; {_full(pool)}")
 
@@ -371,10 +403,9 @@ class _Decision:
     def _use_spare(self, demand: Demand, need: float) -> float:
         """What earlier demands leave free of the instances in this plan."""
         for group in self.groups.values():
-            capacity = _capacity(group.pool, group.offer, group.payer)
-            fits = matching.line(demand.requirement, capacity) is not None
-            if need > EPSILON and fits and group.spare > 0:
-                takes = _takes(demand.requirement, capacity, group.offer.slots)
+            is_spare = need > EPSILON and group.spare > EPSILON
+            if is_spare and matching.line(demand.requirement, group.capacity) is not None:
+                takes = _takes(demand.requirement, group.capacity, group.offer.slots)
                 given = min(need, group.spare / takes)
                 group.spare -= given * takes
                 need -= given
@@ -423,7 +454,7 @@ class _Decision:
         names = self._sponsors(pool, payer)
         terms = (now + LAUNCH_WINDOW_S, rules.slack_s, offer.minimum_s, offer.granularity_s)
         end = ledger.committed_end(now + pool.funding_s(rules), *terms)
-        return _Group(pool, offer, payer, self.purse.cost(names, offer.price_micro, now, end))
+        return _Group(pool, offer, payer, _capacity(pool, offer, payer), self.purse.cost(names, offer.price_micro, now, end))
 
     def _sponsors(self, pool: Pool, payer: str) -> tuple[str, ...]:
         return sponsors(pool.settings.name, payer, [budget.settings for budget in self.snap.budgets])
@@ -461,8 +492,7 @@ class _Decision:
 
     def _failed_boots(self, pool: Pool) -> str:
         """That too many boots in a row failed, in words; those that this plan gives up are counted too."""
-        mine = [one for one in self.snap.instances if one.pool == pool.settings.name]
-        newest_good = max((one.id for one in mine if one.worker_id is not None), default=0)
+        newest_good = self._newest_good.get(pool.settings.name, 0)
         ends = [end for end in self.plan.terminations if end.failed_boot and end.pool == pool.settings.name]
         given_up = [end.reason for end in ends if end.id > newest_good]
         failures = pool.boot_failures + len(given_up)
@@ -472,14 +502,26 @@ class _Decision:
 
     # ------------------------------------------------------------ offers
 
-    def _offers(self, requirement: Requirement) -> list[tuple[Pool, Offering]]:
-        """What could run it, of all pools."""
-        fits: dict[int, bool] = {}  # by the capacity's identity: many offers share one
-        for _, _, capacity in self._ranked:
-            if id(capacity) not in fits:
-                fits[id(capacity)] = matching.line(requirement, replace(capacity, payer=requirement.payer)) is not None
-        found = [(pool, offer) for pool, offer, capacity in self._ranked if fits[id(capacity)]]
-        return sorted(found, key=lambda entry: _per_job(requirement, *entry)) if requirement.heavy else found
+    def _offers(self, requirement: Requirement) -> _Places:
+        """What could run it."""
+        if requirement not in self._places:
+            anybodys = replace(requirement, payer="")  # a new machine works for whoever pays
+            fit = tuple(_part(anybodys, capacity, slots) for _, capacity, slots in self._shapes.values())
+            if fit not in self._places_by_fit:
+                parts = ((pool, offer, fit[shape]) for pool, offer, shape in self._ranked)
+                found = [_Place(pool, offer, offer.per_slot_micro * part) for pool, offer, part in parts if part is not None]
+                pools = {place.pool.settings.name: place.pool for place in found}
+                self._places_by_fit[fit] = _Places(sorted(found, key=lambda place: place.per_job), list(pools.values()))
+            self._places[requirement] = self._places_by_fit[fit]
+        return self._places[requirement]
+
+    def _shape_of(self, capacity: Capacity, slots: int) -> int:
+        """The number of a kind of machine."""
+        return self._shapes.setdefault((id(capacity), slots), (len(self._shapes), capacity, slots))[0]
+
+    def _whole(self, pool: Pool) -> list[_Place]:
+        """All offers of a pool, for nobody's jobs."""
+        return [_Place(one, offer, offer.per_slot_micro) for one, offer, _ in self._ranked if one is pool]
 
     def _somebody_can(self, requirement: Requirement) -> bool:
         """Whether a worker or booting instance can run it, though it is busy now."""
@@ -506,7 +548,7 @@ class _Decision:
             if not pool.settings.min:
                 continue
             have = sum(1 for _ in self._live(name)) + sum(g.count for g in self.groups.values() if g.pool is pool)
-            for _, offer in _by_preference([(p, offer) for p, offer, _ in self._ranked if p is pool], Requirement()):
+            for _, offer in _by_preference(self._whole(pool)):
                 lack = pool.settings.min - have
                 if lack > 0:
                     have += self._afford(pool, offer, "", lack, f"pool {name} keeps {pool.settings.min}, {have} are there")[0]
@@ -515,9 +557,9 @@ class _Decision:
         """What was asked for by hand, within the same limits; what cannot be had is said, and not asked for again."""
         for wish in self.snap.wishes:
             left, words = wish.count, f"{wish.count} asked for by {wish.who or 'hand'}"
-            mine = [(pool, offer) for pool, offer, _ in self._ranked if pool.settings.name == wish.pool]
-            fits = [(pool, offer) for pool, offer in mine if wish.offering in ("", offer.name, offer.type)]
-            for pool, offer in _by_preference(fits, Requirement()):
+            mine = self._whole(self.pools[wish.pool]) if wish.pool in self.pools else []
+            fits = [place for place in mine if wish.offering in ("", place.offer.name, place.offer.type)]
+            for pool, offer in _by_preference(fits):
                 if left > 0:
                     started, group = self._afford(pool, offer, "", left, words)
                     left -= started
@@ -581,7 +623,7 @@ class _Decision:
         waiting = sum(demand.waiting for demand in self.demands)
         if not waiting:
             return "no job waits"
-        fits = [d for d in self.demands if any(p is pool for p, _ in self._offers(d.requirement))]
+        fits = [d for d in self.demands if any(one is pool for one in self._offers(d.requirement).pools)]
         if not fits:
             return f"{_jobs(waiting)}, none of them for this pool"
         return f"{_jobs(sum(d.waiting for d in fits))}, and the slots at hand or booting are enough for them"
@@ -609,27 +651,24 @@ def _full(pool: Pool) -> str:
     return f"pool {pool.settings.name} is at its maximum of {most} instance{'s' * (most != 1)}"
 
 
-def _by_preference(ranked: Sequence[tuple[Pool, Offering]], requirement: Requirement) -> Iterator[tuple[Pool, Offering]]:
+def _by_preference(places: Sequence[_Place]) -> Iterator[tuple[Pool, Offering]]:
     """Of those within 10 % of the cheapest place for a job the smallest first, then the same of the rest."""
     start = 0
-    costs = [_per_job(requirement, *entry) for entry in ranked]
-    while start < len(ranked):
-        limit = costs[start] * NEAR_CHEAPEST
-        end = next((i for i in range(start, len(ranked)) if costs[i] > limit), len(ranked))
-        yield from sorted(ranked[start:end], key=lambda entry: entry[1].slots)
+    while start < len(places):
+        limit = places[start].per_job * NEAR_CHEAPEST
+        end = bisect_right(places, limit, start, key=lambda place: place.per_job)
+        yield from ((place.pool, place.offer) for place in sorted(places[start:end], key=lambda place: place.offer.slots))
         start = end
-
-
-def _per_job(requirement: Requirement, pool: Pool, offer: Offering) -> float:
-    """The price of the slots that one such job takes up."""
-    if not requirement.heavy:
-        return offer.per_slot_micro
-    return offer.per_slot_micro * _takes(requirement, _capacity(pool, offer, requirement.payer), offer.slots)
 
 
 def _takes(requirement: Requirement, capacity: Capacity, slots: int) -> float:
     """How many slots of such a machine one job takes up: of 16 slots 8, if two of these jobs fill its memory."""
     return slots / max(1, matching.fitting(requirement, capacity, slots)) if requirement.heavy else 1.0
+
+
+def _part(requirement: Requirement, capacity: Capacity, slots: int) -> float | None:
+    """How many slots of such a machine one job takes up; None if it cannot run there."""
+    return _takes(requirement, capacity, slots) if matching.line(requirement, capacity) is not None else None
 
 
 def _jobs(count: int) -> str:
