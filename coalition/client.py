@@ -159,6 +159,8 @@ def ended(job: Job) -> bool:
 class Edits:
     """Changes of jobs that are collected, and sent in one call at the end of the `with`: all of them are made, or none.
 
+    ::
+
         with farm.edits() as edits:
             for job in farm.jobs(filter="title:shot"):
                 edits[job].priority = 200

@@ -354,7 +354,7 @@ class Price:
     cpus: int = spec(0, low=0, high=1_000_000)
     memory_bytes: int = spec(0, low=0, high=MAX_INT)
     gpus: int = spec(0, low=0, high=1_000_000)
-    as_of: float = spec(0.0, low=0, high=MAX_INT)
+    as_of: float = spec(0.0, low=0, high=253_402_300_799)
 
 
 @dataclass(frozen=True)

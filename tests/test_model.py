@@ -41,6 +41,8 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "timezone": st.sampled_from(["UTC", "Europe/Paris"]),
     "hours_end": st.sampled_from(["finish", "requeue"]),
     "ids": st.lists(st.integers(-MAX_INT, MAX_INT), min_size=1, max_size=3).map(tuple),
+    "currency": st.from_regex(r"[A-Z]{3}", fullmatch=True),
+    "market": st.sampled_from(["spot", "on-demand"]),
     "session": st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
     "name": st.from_regex(r"[\w.\-]{1,20}", fullmatch=True),
 }
@@ -133,7 +135,11 @@ def base_of(kind: type) -> dict[str, Any]:
             base[field.name] = {} if issubclass(origin, Mapping) else [1] if field.name == "ids" else []
         else:
             base[field.name] = by_type[hint]
-    special = {model.Result: {"state": "FINISHED"}, model.Dependency: {"on": 1, "until": "finished"}}
+    special = {
+        model.Result: {"state": "FINISHED"},
+        model.Dependency: {"on": 1, "until": "finished"},
+        model.Price: {"currency": "USD"},
+    }
     return {**base, **special.get(kind, {})}
 
 
