@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -402,26 +403,43 @@ class Hot:
 class Together:
     """A hot statement for many rows at once: they are given to the server as a table, and joined to the one that is changed.
 
-    To a server over a network each statement is a journey there and back, and drivers run an UPDATE once for every row.
+    To a server over a network each statement is a journey there and back, and drivers run an UPDATE once for every row. MariaDB
+    reads the table from a text, in which each column costs: those in which all rows are alike are given once.
     """
 
     def __init__(self, statement: Any, names: Sequence[str], dialect: str) -> None:
-        types = _types_of(statement, names)
-        make, self.pack = GIVEN[dialect]
-        rows = make(types)
+        self.statement, self.dialect = statement, dialect
+        self.types = _types_of(statement, names)
+        self._by_columns: dict[tuple[bool, ...], Hot] = {}
+
+    def run(self, db: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        return sum(self._piece(db, piece) for piece in chunks(rows))
+
+    def _piece(self, db: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        given = tuple(len(rows) == 1 or len(set(column)) > 1 for column in zip(*rows, strict=True))
+        if self.dialect == "postgresql":
+            given = (True,) * len(given)
+        if given not in self._by_columns:
+            self._by_columns[given] = self._compiled(given)
+        alike = [value for value, differs in zip(rows[0], given, strict=True) if not differs]
+        if alike:
+            rows = [tuple(compress(row, given)) for row in rows]
+        pack = GIVEN[self.dialect][1]
+        return self._by_columns[given].many(db, [(*alike, *pack(rows, list(compress(self.types.values(), given))))])
+
+    def _compiled(self, given: Sequence[bool]) -> Hot:
+        types = dict(compress(self.types.items(), given))
+        rows = GIVEN[self.dialect][0](types)
 
         def column_of(element: Any, **_: Any) -> Any:
             return rows.c[element.key] if isinstance(element, BindParameter) and element.key in types else None
 
-        joined = visitors.replacement_traverse(statement, {}, column_of)
-        if isinstance(statement, Insert):
+        joined = visitors.replacement_traverse(self.statement, {}, column_of)
+        if isinstance(self.statement, Insert):
             columns, values = zip(*joined._values.items(), strict=True)
-            joined = insert(statement.table).from_select(list(columns), select(*values).select_from(rows))
-        self.types = list(types.values())
-        self.hot = Hot(joined, *([f"all_{name}" for name in names] if dialect == "postgresql" else ["all_rows"]))
-
-    def run(self, db: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-        return sum(self.hot.many(db, [self.pack(piece, self.types)]) for piece in chunks(rows))
+            joined = insert(self.statement.table).from_select(list(columns), select(*values).select_from(rows))
+        packed = [f"all_{name}" for name in types] if self.dialect == "postgresql" else ["all_rows"]
+        return Hot(joined, *(name for name in self.types if name not in types), *packed)
 
 
 def _types_of(statement: Any, names: Sequence[str]) -> dict[str, TypeEngine[Any]]:
