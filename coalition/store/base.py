@@ -573,6 +573,10 @@ def chunks(values: Sequence[R], size: int = IN_CHUNK) -> Iterator[Sequence[R]]:
 
 
 def probe(store: Base) -> bool:
-    """Whether the database answers."""
-    with store.read() as db:
-        return bool(db.execute(text("SELECT 1")).scalar_one() == 1)
+    """Whether the database answers; Unavailable when it is away."""
+
+    def once() -> bool:
+        with store.read() as db:
+            return bool(db.execute(text("SELECT 1")).scalar_one() == 1)
+
+    return _tried("probe", once, store.patience_s)

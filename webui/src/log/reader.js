@@ -59,6 +59,12 @@ export class Reader {
     return this.busy
   }
 
+  // After what is being read, for what gives another answer than that.
+  async after(step) {
+    while (this.busy) await this.busy
+    return this.once(step)
+  }
+
   async take(offset, limit) {
     const answer = await this.read(offset, limit)
     if (this.attempt && answer.attempt !== this.attempt) {
@@ -71,7 +77,7 @@ export class Reader {
 
   // Begins at the end, or with the line at a byte.
   begin = (at = null) =>
-    this.once(async () => {
+    this.after(async () => {
       const answer = await this.take(at === null ? -PIECE : Math.max(0, at - 1), PIECE)
       const cut = answer.offset > 0 ? answer.bytes.indexOf(NEWLINE) + 1 : 0
       this.pieces = answer.bytes.length ? [made(answer.offset + cut, answer.bytes.slice(cut))] : []
@@ -91,7 +97,7 @@ export class Reader {
 
   // Back to the nearest line before what is here that fits; it, and what is around it, is then all that is here. Its place, or -1.
   back = (fits, furthest) =>
-    this.once(async () => {
+    this.after(async () => {
       let end = this.first
       for (let turn = 0; end > 0 && turn < furthest; turn += 1) {
         const from = Math.max(0, end - PIECE)
