@@ -45,9 +45,10 @@ def run(*command: str | Path, **environment: str) -> None:
 # ---------------------------------------------------------------- the system
 
 
-def bootstrap(root: Path, suite: str, mirror: str) -> None:
+def bootstrap(root: Path, suite: str, mirror: str | None) -> None:
     """A Debian system that boots, without a worker."""
-    run("debootstrap", "--variant=minbase", f"--include={','.join(BASE)}", suite, root, mirror, DEBIAN_FRONTEND="noninteractive")
+    place = [suite, root, *([mirror] if mirror else [])]  # without one, debootstrap knows where Debian's packages are
+    run("debootstrap", "--variant=minbase", f"--include={','.join(BASE)}", *place, DEBIAN_FRONTEND="noninteractive")
     (root / "etc/fstab").write_text("LABEL=coalition / ext4 errors=remount-ro,discard 0 1\n")
     (root / "etc/hostname").write_text("worker\n")
     (root / "etc/systemd/network").mkdir(parents=True, exist_ok=True)
@@ -169,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--output", required=True, help="the image: NAME.qcow2, or NAME.raw")
     made.add_argument("--size", type=int, default=8, metavar="GIB", help="the disk's size (8)")
     made.add_argument("--suite", default="bookworm", help="the release of Debian (bookworm)")
-    made.add_argument("--mirror", default="http://deb.debian.org/debian", help="where its packages are")
+    made.add_argument("--mirror", metavar="URL", help="where its packages are; else Debian's own place")
     made.add_argument("--hooks", metavar="DIR", help="steps of your own, for /etc/coalition/image.d")
     made.add_argument("--wheels", metavar="DIR", help="the wheels that the worker needs, instead of the package index")
     made.add_argument("--work", metavar="DIR", help="where to build; 4 GiB and the disk's content must fit")
