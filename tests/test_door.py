@@ -9,12 +9,14 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import pytest
 
-from coalition.server.door import Kept
+from coalition.model import Sync, SyncReply
+from coalition.server.dispatcher import Turn
+from coalition.server.door import Door, Flight, Kept
 from coalition.server.requests import request
 from tests.e2e.farm import RealFarm
 from tests.polling import poll_until
@@ -321,3 +323,15 @@ class TestConnections:
             process.terminate()
             assert waits.answer()[2]["leases"] == []
         made.close()
+
+
+def test_an_answer_that_cannot_be_written_is_a_500_and_not_the_end_of_the_loop() -> None:
+    def render(reply: SyncReply) -> bytes:
+        raise ValueError(f"cannot write {reply}")
+
+    door = Door.__new__(Door)  # it needs no server for this
+    turn = Turn(cast(Any, None), Sync(epoch=1, seq=1, free=0), 0, 0, None)
+    answer = door._rendered(Flight(door, None, turn, render), SyncReply([], [], [], "run", None, 5.0))
+    assert answer is not None
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"cannot write" not in answer

@@ -131,6 +131,9 @@ class Door(ThreadWorker):  # type: ignore[misc]
             return self._sync(read) if read.path.startswith(SYNC) else self._old(read, conn.client)
         except CoalitionError:
             return None
+        except Exception:  # one call that cannot be read must not end the loop, on which all others wait
+            log.exception("a worker's call could not be read")
+            return None
 
     def _sync(self, read: Request) -> tuple[Turn, Render] | None:
         """The call of a worker that is known here."""
@@ -165,7 +168,7 @@ class Door(ThreadWorker):  # type: ignore[misc]
             self.farm.dispatcher.put([(flight.turn.request, flight)])
 
     def _has_waited(self, flight: Flight, waiting: Future[SyncReply]) -> None:
-        self.method_queue.defer(self._answer, flight, waiting.exception() or waiting.result())
+        self.method_queue.defer(self._finish, flight, waiting.exception() or waiting.result())
 
     # ------------------------------------------------------------ answering
 
@@ -182,16 +185,24 @@ class Door(ThreadWorker):  # type: ignore[misc]
             self._finish(*self._landed.popleft())
 
     def _finish(self, flight: Flight, outcome: Any) -> None:
-        if isinstance(outcome, Outcome):
-            outcome = self.farm.dispatcher.finish(flight.turn, outcome)
-        if outcome is None:
+        data = self._rendered(flight, outcome)
+        if data is None:
             self.tpool.submit(self.farm.dispatcher.wait, flight.turn).add_done_callback(partial(self._has_waited, flight))
         else:
-            self._answer(flight, outcome)
+            self._send(flight.conn, data)
 
-    def _answer(self, flight: Flight, reply: SyncReply | BaseException) -> None:
-        data = flight.render(reply) if isinstance(reply, SyncReply) else as_problem(reply)
-        conn = flight.conn
+    def _rendered(self, flight: Flight, outcome: Outcome | SyncReply | BaseException) -> bytes | None:
+        """The answer; None if the call may wait for a job first."""
+        try:
+            reply = self.farm.dispatcher.finish(flight.turn, outcome) if isinstance(outcome, Outcome) else outcome
+            if isinstance(reply, BaseException):
+                return as_problem(reply)
+            return None if reply is None else flight.render(reply)
+        except Exception:  # as above
+            log.exception("a worker's call failed")
+            return as_problem(CoalitionError("the server failed; its log has the details"))
+
+    def _send(self, conn: Any, data: bytes) -> None:
         try:
             sent = conn.sock.send(data)
         except BlockingIOError:

@@ -150,7 +150,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "workers": settings.server.processes,
             "worker_class": "coalition.server.door.Door",
             "threads": settings.server.threads,
-            "worker_connections": _open_files() - FILES_OF_OURS,
+            "worker_connections": max(settings.server.threads * 2, _open_files() - FILES_OF_OURS),
             "keepalive": KEEPALIVE_S,
             "timeout": 120,
             "graceful_timeout": GRACE_S,
