@@ -47,7 +47,11 @@ def run(*command: str | Path, **environment: str) -> None:
 
 def bootstrap(root: Path, suite: str, mirror: str | None) -> None:
     """A Debian system that boots, without a worker."""
-    place = [suite, root, *([mirror] if mirror else [])]  # without one, debootstrap knows where Debian's packages are
+    place: list[str | Path] = [
+        suite,
+        root,
+        *([mirror] if mirror else []),
+    ]  # without one, debootstrap knows where Debian's packages are
     run("debootstrap", "--variant=minbase", f"--include={','.join(BASE)}", *place, DEBIAN_FRONTEND="noninteractive")
     (root / "etc/fstab").write_text("LABEL=coalition / ext4 errors=remount-ro,discard 0 1\n")
     (root / "etc/hostname").write_text("worker\n")
