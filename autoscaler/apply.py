@@ -264,7 +264,9 @@ class Applier:
         for key, some in ending.items():
             fates = self._call_terminate(key, [machine.provider_id for machine in some])
             for machine in some:
-                if fates.get(machine.provider_id) is Fate.GONE:
+                # A young one that is not found may only not be known there yet: a list tells, later.
+                age_s = self.store.clock() - (machine.launched_at or machine.created_at)
+                if fates.get(machine.provider_id) is Fate.GONE and age_s >= self.settings.autoscaler.stray_age_s:
                     self.store.settle(machine.id, self.clock(), "it was terminated", self.fence)
 
     def _mark_ending(self, one: Terminate) -> bool:

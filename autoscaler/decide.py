@@ -211,6 +211,8 @@ class _Decision:
                 continue
             if one.wish == "terminate" or (one.wish == "drain" and one.state == InstanceState.STARTING):
                 self._terminate(one, f"asked for by {one.wished_by or 'hand'}")
+            elif one.provider_id and self.snap.now >= one.funded_until:
+                self._terminate(one, "its paid time is over")
             elif one.state == InstanceState.STARTING:
                 self._check_boot(one, pool)
             elif one.worker_id is None or one.worker_id not in self.workers:

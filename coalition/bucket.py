@@ -116,7 +116,8 @@ class Bucket:
 
     @contextmanager
     def hold(self, attempt: int) -> Iterator[OpenLog]:
-        with self._locks[attempt % LOCKS]:  # other processes are noticed when they were faster
+        with self._locks[attempt % LOCKS]:
+            self.parts(attempt, fresh=True)  # another process may have added to it, joined its parts or closed it
             yield _Parts(self, attempt)
 
     def parts(self, attempt: int, fresh: bool = False) -> list[Part]:

@@ -131,8 +131,11 @@ class Unavailable(CoalitionError):
     status = 503
     title = "Unavailable"
 
-    def __init__(self, detail: str = "", retry_after_s: float = 2.0) -> None:
+    def __init__(self, detail: str = "", retry_after_s: float = 2.0, *, lost: bool = False) -> None:
+        """`lost`: it may have been done, and nobody knows."""
         super().__init__(detail, retry_after_s=retry_after_s)
+        if lost:
+            self.extra["lost"] = True
         self.retry_after_s = retry_after_s
 
 
@@ -177,7 +180,9 @@ def from_problem(status: int, problem: Mapping[str, Any]) -> CoalitionError:
         return LogGap(problem["offset"])
     if kind is Unavailable or kind is TooManyTries:
         after = problem.get("retry_after_s")
-        return kind(detail, float(after)) if isinstance(after, (int, float)) else kind(detail)
+        made = kind(detail, float(after)) if isinstance(after, (int, float)) else kind(detail)
+        made.extra |= {"lost": True} if problem.get("lost") is True else {}
+        return made
     kind = Conflict if kind is LogGap else kind
     return kind(detail, fields=fields if isinstance(fields, Mapping) else {})
 

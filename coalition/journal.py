@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -116,11 +115,17 @@ class _Rotating(logging.Handler):
         self._path = Path(journal.file)
         self._file = -1
         self._open()
+        # Processes that share one opened file also share its lock, and would not wait for one another.
+        os.register_at_fork(after_in_child=self._open_again)
 
     def _open(self) -> None:
         if self._file >= 0:
             os.close(self._file)
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+
+    def _open_again(self) -> None:
+        if self._file >= 0:  # else it was closed
+            self._open()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -133,17 +138,16 @@ class _Rotating(logging.Handler):
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """With the file that bears the name now, and room in it; no other process writes meanwhile."""
-        while True:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            facts = os.fstat(self._file)
-            if not self._is_named(facts):  # another process has begun a new one
-                self._open()
-                continue
-            if facts.st_size >= self._journal.max_bytes:
-                self._shift()
-                continue
-            break
+        import fcntl  # here: there is none on Windows, where clients import this
+
         try:
+            while True:
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+                facts = os.fstat(self._file)
+                if not self._is_named(facts):  # another process has begun a new one
+                    self._open()
+                elif facts.st_size < self._journal.max_bytes or not self._shift():
+                    break
             yield
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
@@ -153,7 +157,15 @@ class _Rotating(logging.Handler):
             return os.path.samestat(facts, os.stat(self._path))
         return False
 
-    def _shift(self) -> None:
+    def _shift(self) -> bool:
+        """Makes room for a new file; where the folder does not let us, the old one grows on."""
+        try:
+            self._rename()
+        except OSError:
+            return False
+        return True
+
+    def _rename(self) -> None:
         for number in range(self._journal.files - 1, 0, -1):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
@@ -164,4 +176,5 @@ class _Rotating(logging.Handler):
 
     def close(self) -> None:
         os.close(self._file)
+        self._file = -1
         super().close()

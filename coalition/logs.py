@@ -228,13 +228,18 @@ class Logs:
                 with self.shelf.scratch() as file:
                     zipped.compress(log.read, size, end.at if end.cut else None, file)
                     self.shelf.place(attempt, file, changed_at)
-            self.shelf.drop(attempt)
+            if (self.shelf.size(attempt) or 0) == size:  # in a bucket another process may have added to it meanwhile
+                self.shelf.drop(attempt)
         return True
 
     def _reopen(self, attempt: int, log: OpenLog) -> None:
         index = self._closed(attempt)
-        for start in range(0, index.size, MAX_READ):
-            log.write(start, self._read_closed(attempt, start, MAX_READ).data)
+        try:
+            for start in range(0, index.size, MAX_READ):
+                log.write(start, self._read_closed(attempt, start, MAX_READ).data)
+        except Unavailable:
+            self.shelf.drop(attempt)  # the closed one is whole
+            raise
         self.shelf.drop_closed(attempt)
         self._index_of.cache_clear()
 

@@ -659,8 +659,11 @@ class Agent:
         if self._options.deadline_file:
             path = Path(self._options.deadline_file)
             new = path.with_name(f"{path.name}.new")
-            new.write_text(f"{self._funded_until:.3f}\n", encoding="ascii")
-            new.replace(path)
+            try:
+                new.write_text(f"{self._funded_until:.3f}\n", encoding="ascii")
+                new.replace(path)
+            except OSError as error:  # the earlier deadline holds, which ends the machine too soon rather than too late
+                self._say(logging.WARNING, f"{path} cannot be written: {error}")
 
     def _follow_wish(self, desired: str, now: float) -> None:
         if desired != self._desired:

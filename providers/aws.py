@@ -50,7 +50,7 @@ LIVES = {"pending": Life.PENDING, "running": Life.RUNNING, "terminated": Life.GO
 ENDED = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 WARNING_S = 120.0  # EC2 says so before it takes a spot machine
 MINIMUM_S = 60.0  # what EC2 bills at least
-BATCH = 500  # instances in one call that ends or tags them
+BATCH = 200  # ids that EC2 takes in one filter
 CONSOLE_BYTES = 16_384
 # A third of what EC2 allows an account by default: other things in it start machines, too.
 LAUNCHES_PER_S, LAUNCH_BURST = 1.5, 5
@@ -112,7 +112,9 @@ class AwsProvider:
             for zone in zones.get(type.name, ()):
                 if (subnets and zone not in subnets) or (pool.zones and zone not in pool.zones):
                     continue
-                prices = {"on-demand": on_demand, "spot": self._bid(spot.get((type.name, zone)), on_demand, pool.spot_headroom)}
+                # A local zone, such as us-west-2-lax-1a, has prices of its own.
+                listed = on_demand if re.fullmatch(rf"{re.escape(self.region)}[a-z]", zone) else 0
+                prices = {"on-demand": listed, "spot": self._bid(spot.get((type.name, zone)), listed, pool.spot_headroom)}
                 for market in pool.purchase:
                     found.append(self._offer(pool, type, zone, market, prices[market], image, subnets.get(zone, "")))
         return found
@@ -167,7 +169,7 @@ class AwsProvider:
             found = self._run(order)
         except _AlreadySent as error:
             instances = self._of_token(request.token)
-            if not instances:  # not listed yet
+            if len(instances) < request.count:  # not all listed yet, or never started: nobody knows
                 raise Unknown(str(error)) from error
         else:
             instances = [self._instance(one) for one in found["Instances"]]
@@ -216,6 +218,8 @@ class AwsProvider:
             device = self.catalog.image_by_id(order["ImageId"]).root_device
             disk = {"VolumeSize": -(-size // 2**30), "VolumeType": "gp3", "DeleteOnTermination": True}
             order["BlockDeviceMappings"] = [{"DeviceName": device, "Ebs": disk}]
+        if re.match(r"t\d", offering.type):  # else EC2 bills CPU credits beyond the price
+            order["CreditSpecification"] = {"CpuCredits": "standard"}
         if offering.market == "spot":
             spot = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
             most = {"MaxPrice": f"{offering.bid_micro / MICRO:.6f}"} if offering.bid_micro else {}
@@ -448,6 +452,6 @@ def _notice(body: str) -> Notice | None:
             return None
         said_at = datetime.fromisoformat(event["time"].replace("Z", "+00:00")).timestamp()
         return Notice(event["detail"]["instance-id"], said_at + WARNING_S, "EC2 takes the spot machine back")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         log.warning("a message in the queue of notices is not one: %.200s", body)
         return None

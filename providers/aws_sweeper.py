@@ -16,6 +16,7 @@ from typing import Any
 import boto3
 
 FARM, UNTIL = "coalition:farm", "coalition:until"
+BATCH = 100
 UNREADABLE_AGE_S = 3_600.0
 LIVE = ["pending", "running", "stopping", "stopped"]
 
@@ -32,15 +33,21 @@ def sweep(ec2: Any, farm: str, now: float) -> Sequence[str]:
     for page in ec2.get_paginator("describe_instances").paginate(Filters=filters):
         for group in page["Reservations"]:
             overdue += [one["InstanceId"] for one in group["Instances"] if now >= _until(one)]
-    failed = []
-    for id in overdue:
-        try:
-            ec2.terminate_instances(InstanceIds=[id])
-        except Exception as error:  # noqa: BLE001 the others go on; it is raised below
-            failed.append(f"{id}: {error}")
+    failed: list[str] = []
+    for some in (overdue[start : start + BATCH] for start in range(0, len(overdue), BATCH)):
+        failed += _end(ec2, some)
     if failed:
         raise RuntimeError("; ".join(failed))
     return overdue
+
+
+def _end(ec2: Any, ids: Sequence[str]) -> Sequence[str]:
+    """Ends them together; where one is in the way, each by itself. What could not be ended, and why."""
+    try:
+        ec2.terminate_instances(InstanceIds=list(ids))
+    except Exception as error:  # noqa: BLE001 the others go on; it is raised by the caller
+        return [f"{ids[0]}: {error}"] if len(ids) == 1 else [words for id in ids for words in _end(ec2, [id])]
+    return []
 
 
 def _until(instance: Mapping[str, Any]) -> float:

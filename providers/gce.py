@@ -218,7 +218,7 @@ class GceProvider:
         if created == request.count:  # whatever a list that lags behind shows
             seen = {id: seen.get(id) or self._new(request, id) for id in ids}
         found = tuple(seen[id] for id in ids if id in seen)
-        if len(found) < max(created, operation is None):
+        if len(found) < (request.count if operation is None else created):  # it was sent before, and a list may lag
             raise Unknown(f"{request.token}: {created} were started, {len(found)} are listed")
         if refusal is not None and not found:
             if refusal.kind is Reason.THROTTLE:

@@ -165,7 +165,7 @@ class Catalog:
         if old is not None and 0 <= self.clock() - old.as_of < DAY_S:
             return old
         try:
-            rates = Rates(dict(rates_of(self._skus(currency), self.region)), currency, self.clock())
+            rates = Rates(_dearest(rates_of(self._skus(currency), self.region)), currency, self.clock())
         except (Rejected, Unknown):
             if old is None:
                 raise
@@ -212,8 +212,19 @@ class Catalog:
 
 
 def _type(answer: Any) -> Type:
+    local_disks = bool(answer.bundled_local_ssds.partition_count)  # billed beside cores and memory
     gpus = [(one.guest_accelerator_type, one.guest_accelerator_count) for one in answer.accelerators]
-    return Type(answer.name, answer.guest_cpus, answer.memory_mb << 20, gpus[0] if gpus else None, answer.is_shared_cpu)
+    return Type(
+        answer.name, answer.guest_cpus, answer.memory_mb << 20, gpus[0] if gpus else None, answer.is_shared_cpu or local_disks
+    )
+
+
+def _dearest(rates: Iterator[tuple[tuple[str, str], int]]) -> dict[tuple[str, str], int]:
+    """Of SKUs of one name the dearest, since a price is a ceiling."""
+    found: dict[tuple[str, str], int] = {}
+    for key, nanos in rates:
+        found[key] = max(nanos, found.get(key, 0))
+    return found
 
 
 def image_parts(name: str) -> tuple[str, bool, str]:

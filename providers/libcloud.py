@@ -58,7 +58,7 @@ LIVES = {
     NodeState.NORMAL: Life.RUNNING,
     NodeState.UPDATING: Life.RUNNING,
 }  # else STOPPING: what is stopped or in error is mostly paid for
-LIVE_PRICES = ("digitalocean", "linode")  # drivers whose sizes carry the price that the cloud tells, in USD per hour
+LIVE_PRICES = ("digitalocean",)  # drivers whose sizes carry, for every region, the price that the cloud tells, in USD per hour
 NO_USER_DATA = "gives machines no user data: set `deploy_key`, or they would not know the server"
 MISSES = 2  # lists in a row that do not show a machine which they showed: it is gone
 KEEP_S = 3_600.0
@@ -104,7 +104,7 @@ class LibcloudProvider:
         self.bucket = Bucket(CREATES_PER_S, CREATE_BURST)
         self.backoff = Backoff()
         self.deployer = Deployer()
-        self._made_at = clock()
+        self._made_at = self._listed_at = clock()
         self._asked: dict[str, float] = {}  # name -> when it was asked for, while that is not answered
         self._seen: dict[str, Seen] = {}
         self._orders: dict[str, Order] = {}
@@ -198,9 +198,10 @@ class LibcloudProvider:
         try:
             node = self.driver.call("create_node", **order)
         except Rejected as error:
+            made = self._made_though_refused(request, k, error)
             del self._asked[name]
-            if made := next((one for one in self.list() if (one.token, one.k) == (request.token, k)), None):
-                return made  # the driver made it, and was refused a look at it
+            if made is not None:
+                return made
             if error.kind is Reason.THROTTLE and error.retry_after_s is None:
                 error.retry_after_s = self.backoff.refused()
             raise
@@ -212,6 +213,13 @@ class LibcloudProvider:
         if by_ssh:
             self._deploy(request, name)
         return instance
+
+    def _made_though_refused(self, request: Request, k: int, refusal: Rejected) -> Instance | None:
+        """The machine, where the driver made it and was refused a look at it. Unknown if nobody can tell."""
+        try:
+            return next((one for one in self.list() if (one.token, one.k) == (request.token, k)), None)
+        except ProviderError as error:
+            raise Unknown(f"{refusal}; and no list could be had: {error}") from error
 
     def _deploy(self, request: Request, name: str) -> None:
         def addresses() -> Sequence[str]:
@@ -231,7 +239,12 @@ class LibcloudProvider:
             kind, why = Reason.INVALID, f"a machine that was to be {name} is named {node.name}; such a driver cannot be used"
         else:
             return
-        self.driver.call("destroy_node", node=node)
+        try:
+            ended = self.driver.call("destroy_node", node=node)
+        except ProviderError as error:
+            raise Unknown(f"{node.name}: {why}; and it is not ended: {error}") from error
+        if not ended:
+            raise Unknown(f"{node.name}: {why}; and it is not ended")
         raise Rejected(kind, f"{self.driver.name}: {why}")
 
     def _order(self, request: Request, name: str) -> dict[str, Any]:
@@ -250,6 +263,10 @@ class LibcloudProvider:
     # ------------------------------------------------------------ list
 
     def list(self) -> Sequence[Instance]:
+        now = self.clock()
+        if now - self._listed_at > self.lag_s:  # another server led meanwhile: what it asked for may not be listed yet
+            self._made_at = now
+        self._listed_at = now
         nodes = self.driver.call("list_nodes")
         with self._lock:
             listed = {}

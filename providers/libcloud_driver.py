@@ -169,7 +169,7 @@ def find(some: Sequence[Any], name: str, what: str) -> Any:
     for one in some:
         if name in (str(getattr(one, "id", "")), one.name):
             return one
-    known = ", ".join(sorted(one.name for one in some)[:20]) or "none"
+    known = ", ".join(sorted(str(one.name) for one in some)[:20]) or "none"
     raise Rejected(Reason.INVALID, f'there is no {what} "{name}"; there are: {known}')
 
 
@@ -203,14 +203,14 @@ def translated(driver: str, verb: str) -> Iterator[None]:
     except BaseHTTPError as error:
         raise answered(driver, verb, error) from error
     except (requests.ConnectTimeout, TypeError) as error:  # TypeError: of an argument that it does not take
-        raise rejected(Reason.INVALID, f"{driver} {verb}: nothing was sent: {error}") from error
+        raise rejected(Reason.INVALID, f"{driver} {verb}: nothing was sent: {_without_query(str(error))}") from error
     except Exception as error:  # drivers raise anything, plain Exceptions too; what came of the call is not known
-        raise Unknown(f"{driver} {verb}: {type(error).__name__}: {error}") from error
+        raise Unknown(f"{driver} {verb}: {type(error).__name__}: {_without_query(str(error))}") from error
 
 
 def answered(driver: str, verb: str, error: BaseHTTPError) -> ProviderError:
     """The error for a refusal that came as an answer. A fault on their side says nothing about what was done."""
-    words, status = f"{driver} {verb}: {error.message}", int(error.code or 500)
+    words, status = f"{driver} {verb}: {_without_query(str(error.message))}", int(error.code or 500)
     kinds = {401: Reason.AUTH, 403: Reason.AUTH, 413: Reason.THROTTLE, 429: Reason.THROTTLE}
     if NONE_LEFT.search(words):
         return rejected(Reason.CAPACITY, words)
@@ -219,6 +219,11 @@ def answered(driver: str, verb: str, error: BaseHTTPError) -> ProviderError:
     if FULL.search(words) and status not in (401, 429):
         return rejected(Reason.QUOTA, words)
     return rejected(kinds.get(status, Reason.INVALID), words)
+
+
+def _without_query(words: str) -> str:
+    """Some drivers put keys and user data into addresses."""
+    return re.sub(r"\?\S+", "?...", words)
 
 
 def rejected(kind: Reason, words: str) -> Rejected:

@@ -65,6 +65,8 @@ class Book:
         """The offer with the price that holds; with price 0, and what is too old as its source, if none does."""
         live = self._own(provider, region, offer)
         known = self._prices.get((provider, region, offer.type, offer.market), [])
+        # What the provider said before may be of another accelerator, or in another currency.
+        known = [one for one in known if one.source != provider or (one.gpus == offer.gpus == 0 and not live)]
         found = [*live, *self._of_zone(known, offer.zone)]
         found.sort(key=lambda one: (_rank(one.source, provider), -one.as_of))
         for one in found:

@@ -24,7 +24,9 @@ from coalition.store import Store
 from scripts.licences import found
 
 ROOT = Path(__file__).resolve().parent.parent
-EVENT = re.compile(r"""["']((?:job|worker|instance|pool|budget|limit|token|user|group|farm|offering)\.[a-z_]+)["']""")
+EVENT = re.compile(
+    r"""["']((?:job|worker|instance|pool|budget|limit|token|user|group|farm|offering|server|log|prices)\.[a-z_]+)["']"""
+)
 
 
 def pages() -> dict[str, str]:

@@ -17,7 +17,7 @@ from flask import Flask
 from coalition.client import Client
 from coalition.config import parse
 from coalition.errors import ConfigError, NotAuthenticated
-from coalition.journal import Journal, begin, request_id, without_secrets
+from coalition.journal import Journal, _Rotating, begin, request_id, without_secrets
 from tests.builders import Caller
 from tests.e2e.farm import RealFarm
 from tests.polling import poll_until
@@ -92,6 +92,16 @@ def test_files_begin_anew_when_large_and_no_line_is_lost_though_several_processe
     assert all(file.stat().st_size < 2_100 for file in files)
     lines = [line.rpartition(" ")[2] for file in files for line in file.read_text().splitlines()]
     assert sorted(lines) == [f"{name}-{number:03d}" for name in "abc" for number in range(200)]
+
+
+def test_a_file_that_cannot_be_renamed_grows_on_and_holds_up_nobody(tmp_path: Path) -> None:
+    (tmp_path / "log.1" / "full").mkdir(parents=True)
+    handlers = [_Rotating(Journal(file=str(tmp_path / "log"), max_bytes=100, files=1)) for _ in range(2)]  # as two processes do
+    for number in range(20):
+        handlers[number % 2].emit(logging.makeLogRecord({"msg": f"line {number:02d}", "levelno": 20}))
+    for handler in handlers:
+        handler.close()
+    assert (tmp_path / "log").read_text().splitlines() == [f"line {number:02d}" for number in range(20)]
 
 
 def test_old_files_are_deleted(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from coalition.config import AuthSettings
-from coalition.errors import BadInput, Conflict, NotFound
+from coalition.errors import BadInput, Conflict, NotAuthenticated, NotFound
 from coalition.server.app import create_app
 from coalition.server.auth import COOKIE, CSRF
 from coalition.server.housekeeping import Housekeeper
@@ -173,6 +173,15 @@ def test_guessing_names_from_one_address_gets_slower_too(local: Flask, store: Wa
     assert Browser(local).log_in(environ_base={"REMOTE_ADDR": "10.0.0.7"}).status_code == 200
 
 
+def test_a_token_that_has_ended_is_no_guess_at_a_password(local: Flask, store: WatchedStore) -> None:
+    site = store.create_token("site")
+    store.delete_token(site.partition(".")[0])
+    header = {"Authorization": "Basic " + b64encode(f"node:{site}".encode()).decode()}
+    for _ in range(60):
+        assert local.test_client().get("/api/jobs", headers=header).status_code in (401, 404)
+    assert Browser(local).log_in().status_code == 200
+
+
 def test_changing_the_password_needs_the_old_one_and_ends_all_log_ins(local: Flask) -> None:
     browser, other = Browser(local), Browser(local)
     browser.log_in()
@@ -200,8 +209,12 @@ def test_a_deleted_user_is_out_at_once_with_all_tokens(local: Flask, store: Watc
 def test_a_new_role_holds_from_the_next_log_in_and_the_old_log_ins_end(local: Flask, store: WatchedStore) -> None:
     browser = Browser(local)
     browser.log_in()
+    body = {"user": "ann", "password": SECRET, "token": True}
+    script = Caller(local, local.test_client().post(f"{API}/login", json=body).get_json()["token"])
+    own = Caller(local, store.create_token("user", user="ann", role="user"))
+    assert script("GET", "/jobs")[0] == 200
     Caller(local, store.create_token("user", user="root", role="admin")).ok("PATCH", "/users/ann", {"role": "wrangler"})
-    assert browser("GET", "/jobs").status_code == 401
+    assert (browser("GET", "/jobs").status_code, script("GET", "/jobs")[0], own("GET", "/jobs")[0]) == (401, 401, 200)
     browser.log_in()
     assert browser("GET", "/server").get_json()["role"] == "wrangler"
 
@@ -213,6 +226,22 @@ def test_a_script_gets_a_token_for_a_password_and_no_cookie(local: Flask, clock:
     assert caller.ok("GET", "/server")["user"] == "ann"
     clock.advance(12 * 3_600 + 1)
     assert caller("GET", "/server")[0] == 401
+
+
+def test_a_log_in_of_a_user_who_is_changed_meanwhile_does_not_hold(local: Flask, store: WatchedStore) -> None:
+    role, stored = "user", store.account("ann")
+    assert stored is not None
+    proved = {"kind": "session", "proved": lambda now: now == stored[0]}
+    assert store.begin_session("ann", role, (), 60, "here", **proved)
+    store.edit_account("ann", role="wrangler")
+    with pytest.raises(NotAuthenticated, match="was changed meanwhile"):
+        store.begin_session("ann", role, (), 60, "here", **proved)
+    store.edit_account("ann", role=role, password="another secret")
+    with pytest.raises(NotAuthenticated, match="was changed meanwhile"):
+        store.begin_session("ann", role, (), 60, "here", **proved)
+    store.delete_account("ann")
+    with pytest.raises(NotAuthenticated, match="was changed meanwhile"):
+        store.begin_session("ann", role, (), 60, "here", **proved)
 
 
 @pytest.mark.parametrize("mode", ["none", "token"])

@@ -138,6 +138,27 @@ def test_a_process_that_comes_late_notices_what_another_has_added(open_logs: Ope
     assert text_of(second, 7) == b"aaaabbccdd"
 
 
+def test_a_log_is_closed_whole_by_a_process_that_did_not_write_its_end(open_logs: Open) -> None:
+    first, second = open_logs(1 << 20), open_logs(1 << 20)
+    text = a_text(100_000)
+    first.append(7, 0, text[:50_000])
+    second.append(7, 50_000, text[50_000:])
+    assert first.close(7, 1.0)
+    assert text_of(open_logs(1 << 20), 7) == text
+
+
+def test_a_log_that_another_process_has_closed_is_opened_again_whole(open_logs: Open) -> None:
+    first, second = open_logs(1 << 20), open_logs(1 << 20)
+    text = a_text(150_000)
+    first.append(7, 0, text[:50_000])
+    second.append(7, 50_000, text[50_000:100_000])
+    assert second.close(7, 1.0)
+    assert first.append(7, 50_000, text[50_000:]) == 150_000  # to its knowledge the log ended there
+    assert text_of(second, 7) == text
+    assert first.close(7, 1.0)
+    assert text_of(second, 7) == text
+
+
 # ---------------------------------------------------------------- compressed
 
 

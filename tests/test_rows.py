@@ -110,6 +110,16 @@ def test_a_cursor_of_another_list_is_refused(call: Caller, store: WatchedStore, 
         assert (status, list(problem["fields"])) == (422, ["cursor"])
 
 
+def test_a_cursor_of_another_order_is_refused(call: Caller, store: WatchedStore) -> None:
+    store.submit([a_job(limits={"undefined": 1}), a_job(limits={"defined": 1})])
+    store.set_limit("defined", 3)
+    of_name = call.ok("GET", "/limits?limit=1&sort=name")["next"]
+    for sort in ("maximum", "-maximum"):
+        status, problem = call("GET", f"/limits?sort={sort}&cursor={of_name}")
+        assert (status, list(problem["fields"])) == (422, ["cursor"])
+    assert [row["name"] for row in followed(call, "/limits", "limits", sort="maximum")] == ["undefined", "defined"]
+
+
 def test_rows_have_the_fields_that_were_asked_for(call: Caller, store: WatchedStore) -> None:
     store.submit([a_job("a"), a_job("b")])
     answer = call.ok("GET", "/jobs?fields=id,title,state")
@@ -184,6 +194,24 @@ def test_of_many_who_ask_at_a_time_one_makes_the_answer() -> None:
     answers.forget()
     answers.get("key", 60.0, make)
     assert made == [1, 1]
+
+
+def test_while_an_answer_is_made_others_do_not_get_one_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MAX_AGE_S", 0.0)
+    answers, begun, go_on = Answers(), threading.Event(), threading.Event()
+    answers.get("key", 0.0, lambda: b"old")
+
+    def slowly() -> bytes:
+        begun.set()
+        assert go_on.wait(30)
+        return b"new"
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(answers.get, "key", 0.0, slowly)
+        assert begun.wait(30)
+        second = pool.submit(answers.get, "key", 0.0, lambda: b"newest")
+        go_on.set()
+        assert (first.result(30).body, second.result(30).body) == (b"new", b"newest")
 
 
 def test_answers_are_kept_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,8 @@ RIGHTS: dict[str, Right] = {
     "legacy.heartbeat": OLD_AGENT,
     "legacy.end_job": OLD_AGENT,
 }
+OF_USERS = ("user", "login")  # kinds of tokens that act as their user
+TOKEN = re.compile(r"[0-9a-f]{12}\.[\w-]{40,}")  # the form of ours: one that has ended is no guess at a password
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 WORDS = {"create": "submit into", "view": "see", "edit": "change", "delete": "delete"}
 
@@ -220,7 +222,7 @@ def _user(farm: Farm, call: Request) -> Identity:
             _refuse_forged(call, call.cookies[COOKIE])
         return replace(_identity_of(row), session=row.id)
     row = farm.store.check_token(bearer(header))
-    if row is None or row.kind != "user":
+    if row is None or row.kind not in OF_USERS:
         raise NotAuthenticated("the token is missing, unknown or expired; send one as Authorization: Bearer TOKEN", auth=mode)
     return _identity_of(row)
 
@@ -267,9 +269,9 @@ def _old_caller(farm: Farm, call: Request, right: Right) -> Identity:
     row = farm.store.check_token(secret)
     if row is not None and row.kind == "site" and agent:
         return Identity("", WORKER)
-    if row is not None and row.kind == "user" and user == row.user:
+    if row is not None and row.kind in OF_USERS and user == row.user:
         return _old_entitled(_identity_of(row), right)
-    if header and rules.mode != "token" and row is None:
+    if user and secret and rules.mode != "token" and row is None and not TOKEN.fullmatch(secret):
         return _old_entitled(farm.logins.prove(user, secret, call.remote_addr or ""), right)
     raise NotAuthenticated("send the user and an API token as the password (HTTP basic), or see [auth] legacy_networks")
 

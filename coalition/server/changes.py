@@ -32,12 +32,14 @@ blueprint = Blueprint("changes", __name__)
 
 TOPICS = ("jobs", "workers", "limits", "instances", "money", "decisions", "events")
 # What a method of the store changes that people see; of methods that are not here, anything.
-QUIET = frozenset({"claim_leader", "release_leader", "forget_events", "forget_submissions", "mark_changed"})
+BESIDE = ("claim_leader", "release_leader", "forget_events", "forget_submissions", "forget_sessions", "mark_changed")
+QUIET = frozenset({*BESIDE, "count_try", "forgive_try"})
 RUNNING = frozenset({"jobs", "workers", "limits", "events"})
 OF_METHOD: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("flush_beats", "exchange", "exchange_those", "sweep"), RUNNING),
     **dict.fromkeys(("edit", "pause", "start", "reset", "skip", "delete", "act"), RUNNING),
     **dict.fromkeys(("submit", "append", "archive_some", "set_limit", "delete_limit"), frozenset({"jobs", "limits", "events"})),
+    **dict.fromkeys(("begin_session", "end_session", "note_log"), frozenset({"events"})),
     "record_decisions": frozenset({"decisions"}),
 }
 GATHER_S = 0.25
@@ -143,7 +145,8 @@ class Changes:
         if epoch != self.epoch:
             return self.cursor, list(TOPICS), pause_s
         known = dict(zip(TOPICS, map(int, numbers), strict=True))
-        has_waited = not self._since(known) and self.wait(lambda: bool(self._since(known)), wait_s)
+        may_wait = wait_s > 0 and not self._stopping.is_set() and not self._since(known)
+        has_waited = may_wait and self.wait(lambda: bool(self._since(known)), wait_s)
         now = {topic: max(known[topic], number) for topic, number in self._numbers.items()}
         return _written(self.epoch, now), self._since(known), 0.0 if has_waited else pause_s
 

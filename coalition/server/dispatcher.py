@@ -121,6 +121,7 @@ class Dispatcher:
         self._kick = threading.Event()
         self._flush_now = threading.Event()
         self._stopping = threading.Event()
+        self._leaving = threading.Event()  # nobody waits any more
         self._threads: list[threading.Thread] = []
 
     # ------------------------------------------------------------ life
@@ -135,19 +136,23 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Ends the threads; calls that wait are answered, heartbeats are written."""
+        self.let_go()
         self._stopping.set()
         self._kick.set()
         self._flush_now.set()
         self._queue.put(None)
-        for session in list(self.sessions.values()):
-            if session.parked:
-                session.parked.set()
         for thread in self._threads:
             thread.join(timeout=10)
         while not self._queue.empty():  # whoever came after the writer's end
             for _, answer in self._queue.get() or ():
                 answer.set_exception(Unavailable("the server is stopping; call again"))
         self.flush()
+
+    def let_go(self) -> None:
+        """The server is about to stop: calls that wait are answered, and no other waits."""
+        self._leaving.set()
+        for session in list(self.sessions.values()):
+            _ring(session)
 
     def kick(self) -> None:
         """Something was submitted or changed here: look at once who can use it.
@@ -250,7 +255,9 @@ class Dispatcher:
         session, call = turn.session, turn.call
         if turn.request:
             self._remember(turn, outcome)
-        nothing = turn.want and call.wait_s and not (outcome.leases or outcome.stop or call.finished)
+        nothing = (
+            turn.want and call.wait_s and not self._leaving.is_set() and not (outcome.leases or outcome.stop or call.finished)
+        )
         if nothing and self._may_park.acquire(blocking=False):  # else too many wait already
             return None
         return self._reply(session, outcome)
@@ -403,14 +410,19 @@ class Dispatcher:
         until = time.monotonic() + min(call.wait_s, self._longest_wait_s)
         bell = threading.Event()
         with session.lock:
-            if session.seq != call.seq:
+            if session.seq != call.seq or self._leaving.is_set():
                 return []
             session.parked, session.wanted = bell, self._want(session, call)
         self._kick.set()  # something may have become ready between the look and this
         try:
             while (left := until - time.monotonic()) > 0:
                 bell.wait(left)
-                if self._stopping.is_set() or session.seq != call.seq or session.fleet != self._versions.get("fleet", 0):
+                if (
+                    self._leaving.is_set()
+                    or self._stopping.is_set()
+                    or session.seq != call.seq
+                    or session.fleet != self._versions.get("fleet", 0)
+                ):
                     return []
                 if bell.is_set():
                     bell.clear()

@@ -81,6 +81,12 @@ class Door(ThreadWorker):  # type: ignore[misc]
         self._landed: deque[tuple[Flight, Any]] = deque()
         self._told = False  # the loop knows that something has landed
 
+    def handle_exit(self, sig: Any, frame: Any) -> None:
+        """Calls that wait for a job are answered while the loop is there to send it."""
+        if self.alive:
+            self.method_queue.defer(self.farm.dispatcher.let_go)
+        super().handle_exit(sig, frame)
+
     @property
     def farm(self) -> web.Farm:
         farm: web.Farm = self.wsgi.extensions["coalition"]
@@ -98,8 +104,9 @@ class Door(ThreadWorker):  # type: ignore[misc]
     def on_client_socket_readable(self, conn: Any, client: Any) -> None:
         """A kept connection has something to read, or was closed."""
         if getattr(conn, "in_flight", False):  # more, before the answer: it is looked at after that
-            self.poller.unregister(client)
-            conn.watched = False
+            if conn.watched:  # else it was dropped by what came before in the same look
+                self.poller.unregister(client)
+                conn.watched = False
         elif not self._takes(conn):
             super().on_client_socket_readable(conn, client)
 
@@ -239,6 +246,7 @@ class Door(ThreadWorker):  # type: ignore[misc]
         if conn.watched:
             with suppress(OSError, KeyError, ValueError):
                 self.poller.unregister(conn.sock)
+        conn.watched = False
         self.nr_conns -= 1
         conn.close()
 

@@ -40,6 +40,7 @@ from coalition.store.submit import Once, Submitted
 blueprint = Blueprint("jobs", __name__)
 
 LOG_PIECE = 1 << 20
+MAX_FILTERED = 100  # of one call
 MAX_LIST = 1_000
 
 
@@ -190,6 +191,8 @@ def edits() -> Response:
     wanted = web.body(Edits).edits
     if not wanted:
         raise BadInput(fields={"edits": "is empty; give at least one"})
+    if sum(bool(one.filter) for one in wanted) > MAX_FILTERED:
+        raise BadInput(fields={"edits": f"has more than {MAX_FILTERED} filters, each of which looks at all jobs; give ids"})
     for one in wanted:
         web.refuse_nothing(one.changes)
         _may_give(one.changes)

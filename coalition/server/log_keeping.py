@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import secrets
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from coalition.errors import CoalitionError, LogGap, Unavailable
 from coalition.logs import Logs
+from coalition.server.rounds import Rounds
 from coalition.shelves import Folder, Shelf
 from coalition.states import AttemptState
 
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("coalition.logs")
 
-ROLE = "logs"
-INTERVAL_S = 30.0
 SCAN_S = 3_600.0  # between two looks at all logs there are
 RUNNING = (AttemptState.LEASED, AttemptState.RUNNING)
 
@@ -99,46 +94,32 @@ def _tell(farm: Farm, kind: str, attempt: int, words: str) -> None:
 # ---------------------------------------------------------------- later
 
 
-class LogKeeper:
-    """A thread beside the requests: compresses logs after the end of their attempts, and deletes old ones.
+class LogKeeper(Rounds):
+    """Compresses logs after the end of their attempts, and deletes old ones.
 
     Each process looks after the logs that it added to. One of them looks at all from time to time: at those that a process
     left behind, and at those too old.
     """
 
+    role, interval_s, log = "logs", 30.0, log
+
     def __init__(self, settings: Settings, store: Store, logs: Logs) -> None:
-        self.settings, self.store, self.logs = settings, store, logs
-        self._holder = secrets.token_hex(8)
+        super().__init__(store)
+        self.settings, self.logs = settings, logs
         self._scanned = -SCAN_S
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="coalition-logs", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(INTERVAL_S):
-            try:
-                self.tidy()
-            except (CoalitionError, SQLAlchemyError, OSError) as error:
-                log.warning("logs are not put away: %s", error)
 
     def tidy(self) -> None:
         """One round."""
         self.logs.settle()
         self.compress()
-        if time.monotonic() - self._scanned >= SCAN_S and self.store.claim_leader(ROLE, self._holder, 3 * INTERVAL_S) is not None:
+        if time.monotonic() - self._scanned >= SCAN_S and self.leads():
             self._scanned = time.monotonic()
             self.scan()
 
     def compress(self) -> int:
         """Compresses what this process added to, once it has ended and is quiet; how many logs."""
         quiet = self.logs.quiet(self.settings.log_store.compress_after_s)
-        return sum(self._close(attempt, self.store.clock()) for attempt in quiet if not self._stopping.is_set())
+        return sum(self._close(attempt, self.store.clock()) for attempt in quiet if not self.stopping.is_set())
 
     def _close(self, attempt: int, changed_at: float) -> bool:
         return not self._runs(attempt) and self.logs.close(attempt, changed_at)
@@ -152,7 +133,7 @@ class LogKeeper:
         now, keep_s = self.store.clock(), self.settings.keep.logs_s
         compressed = deleted = 0
         for attempt, changed_at, unpacked in self.logs.older(now - self.settings.log_store.compress_after_s):
-            if self._stopping.is_set():
+            if self.stopping.is_set():
                 break
             if keep_s and changed_at < now - keep_s and not self._runs(attempt):
                 self.logs.forget(attempt)

@@ -85,6 +85,15 @@ class Logins:
         self._proved[known] = None
         return _identity(user, stored[1])
 
+    def begin(self, who: Identity, password: str, where: str, kind: str) -> str:
+        """The log-in of a user who was proved by this password; NotAuthenticated if one of them was changed since."""
+        expires_s = self.settings.auth.session_s
+
+        def still(stored: str) -> bool:
+            return self._digest(who.name, password, stored) in self._proved
+
+        return self.store.begin_session(who.name, who.role, (), expires_s, where, kind, still)
+
     def _digest(self, user: str, password: str, stored: str) -> bytes:
         return hmac.digest(self._key, "\0".join((user, password, stored)).encode(), hashlib.sha256)
 
@@ -117,11 +126,8 @@ def log_in() -> Response:
     expires_s = farm.settings.auth.session_s
     told = {"user": who.name, "role": who.role, "expires_s": expires_s}
     if wanted.token:
-        text = farm.store.create_token(
-            "user", user=who.name, role=who.role, name=f"log-in from {where}"[:64], expires_s=expires_s, who=who.name
-        )
-        return web.reply({**told, "csrf": "", "token": text})
-    text = farm.store.begin_session(who.name, who.role, (), expires_s, where)
+        return web.reply({**told, "csrf": "", "token": farm.logins.begin(who, wanted.password, where, "login")})
+    text = farm.logins.begin(who, wanted.password, where, "session")
     response = web.reply({**told, "csrf": csrf_token(text), "token": ""})
     _set_cookie(response, text, round(expires_s))
     return response

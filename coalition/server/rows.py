@@ -74,7 +74,7 @@ def whole(name: str, rows: Iterable[Any], key: str, sorts: Sequence[str]) -> Res
     limit = web.number("limit", 10_000, 1, 10_000)
     down = order.startswith("-")
     every = sorted(((_place(row, order.lstrip("-"), keys), row) for row in to_dict(list(rows))), key=itemgetter(0), reverse=down)
-    if every and (after := _after(every[0][0])) is not None:
+    if every and (after := _after(every[0 if down else -1][0])) is not None:
         every = [one for one in every if (one[0] < after if down else one[0] > after)]
     shown = every[:limit]
     following = json.dumps(shown[-1][0], separators=(",", ":")).encode().hex() if len(every) > limit else None
@@ -140,7 +140,7 @@ class Answers:
         if kept and kept.at > self._acted and time.monotonic() - kept.at <= age_s:
             return kept
         mine = making.acquire(blocking=False)
-        if not mine and kept and kept.at > self._acted:
+        if not mine and kept and kept.at > self._acted and time.monotonic() - kept.at <= MAX_AGE_S:
             return kept
         if not mine:
             making.acquire()
@@ -177,7 +177,7 @@ def shared(view: Callable[..., Response]) -> Callable[..., Response]:
         age = request.cache_control.max_age
         if age is None or age <= 0:
             return view(**places)
-        key = (request.path, tuple(sorted(request.args.items(multi=True))), g.identity.name, g.identity.may)
+        key = (request.path, tuple(request.args.items(multi=True)), g.identity.name, g.identity.may)
         make = functools.partial(_body, view, places)
         kept = web.farm().answers.get(key, min(float(age), MAX_AGE_S), make)
         return web.json_answer(kept.body, etag=kept.etag)

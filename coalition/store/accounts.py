@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from coalition import rights
-from coalition.errors import BadInput, Conflict, NotFound
+from coalition.errors import BadInput, Conflict, NotAuthenticated, NotFound
 from coalition.schema import account, failure, token
 from coalition.store.base import reads, writes
 from coalition.store.workers import Workers
@@ -21,6 +21,7 @@ LONGEST = 1_000
 COST, BLOCK, LANES = 2**15, 8, 1  # of scrypt: 32 MiB and some tens of milliseconds a try
 FORGIVEN_S = 900.0  # failures are forgotten when there was none for so long
 LONGEST_WAIT_S = 300.0
+LOG_INS = ("session", "login")  # by a cookie; by a token for a script
 
 
 def hash_password(password: str) -> str:
@@ -72,7 +73,7 @@ class Accounts(Workers):
             values |= {"password": hash_password(password), "changed_at": self.clock()}
         if db.execute(update(account).where(account.c.name == name).values(values)).rowcount == 0:
             raise NotFound(f"there is no user {name}")
-        db.execute(delete(token).where(token.c.kind == "session", token.c.user == name))
+        db.execute(delete(token).where(token.c.kind.in_(LOG_INS), token.c.user == name))
         told = [*(["the password"] if password is not None else []), *([f"the role, to {role}"] if role else [])]
         self._event(db, "user.edit", who, f"user {name}: changed {' and '.join(told)}")
 
@@ -81,7 +82,7 @@ class Accounts(Workers):
         """The user, and all that lets one call as this user: log-ins and API tokens."""
         if db.execute(delete(account).where(account.c.name == name)).rowcount == 0:
             raise NotFound(f"there is no user {name}")
-        ended = db.execute(delete(token).where(token.c.kind.in_(("session", "user")), token.c.user == name)).rowcount
+        ended = db.execute(delete(token).where(token.c.kind.in_((*LOG_INS, "user")), token.c.user == name)).rowcount
         self._event(db, "user.delete", who, f"user {name}, with {ended} tokens and log-ins")
 
     @reads
@@ -99,10 +100,27 @@ class Accounts(Workers):
     # ------------------------------------------------------------ log-ins
 
     @writes
-    def begin_session(self, db: Connection, user: str, role: str, scope: Sequence[str], expires_s: float, where: str) -> str:
-        """A log-in's text, "id.secret", for a cookie; only its hash is kept."""
+    def begin_session(
+        self,
+        db: Connection,
+        user: str,
+        role: str,
+        scope: Sequence[str],
+        expires_s: float,
+        where: str,
+        kind: str = "session",
+        proved: Callable[[str], bool] | None = None,
+    ) -> str:
+        """A log-in's text, "id.secret", for a cookie or, of kind "login", a script; only its hash is kept.
+
+        NotAuthenticated if the user's role, or the stored password that is `proved`, has changed since the log-in began.
+        """
+        if proved is not None:
+            now = db.execute(select(account.c.password, account.c.role).where(account.c.name == user)).first()
+            if now is None or now.role != role or not proved(now.password):
+                raise NotAuthenticated("the user was changed meanwhile; log in again")
         self._event(db, "user.log_in", user, f"from {where}")
-        return self._write_token(db, "session", expires_s, user=user, role=role, scope=",".join(scope))
+        return self._write_token(db, kind, expires_s, user=user, role=role, scope=",".join(scope))
 
     @writes
     def end_session(self, db: Connection, token_id: str, user: str) -> None:
@@ -114,7 +132,7 @@ class Accounts(Workers):
     def forget_sessions(self, db: Connection, before: float, limit: int) -> int:
         """Forgets log-ins that ended before a time, and failures that are forgiven; how many of the former."""
         db.execute(delete(failure).where(failure.c.last_at < self.clock() - FORGIVEN_S))
-        over = select(token.c.id).where(token.c.kind == "session", token.c.expires_at < before).order_by(token.c.id).limit(limit)
+        over = select(token.c.id).where(token.c.kind.in_(LOG_INS), token.c.expires_at < before).order_by(token.c.id).limit(limit)
         ids = db.execute(over).scalars().all()
         db.execute(delete(token).where(token.c.id.in_(ids)))
         return len(ids)

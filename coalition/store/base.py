@@ -137,7 +137,9 @@ class Base:
             transaction.commit()
         except DBAPIError as error:
             if faults.lost(error):  # it may have been made: to do it again might do it twice
-                raise Unavailable("the connection to the database broke in mid-commit; see whether it was done") from error
+                raise Unavailable(
+                    "the connection to the database broke in mid-commit; see whether it was done", lost=True
+                ) from error
             raise
 
     @contextmanager
