@@ -45,13 +45,13 @@ MARKETS = {"OnDemand": "on-demand", "Preemptible": "spot"}
 
 @dataclass(frozen=True)
 class Type:
-    """`gpus` are those that the type has by itself: (accelerator type, how many)."""
+    """`gpus` are those that the type has by itself: (accelerator type, how many). `unpriced`: it is billed by more than its parts."""
 
     name: str
     cpus: int
     memory_bytes: int
     gpus: tuple[str, int] | None
-    shared_core: bool
+    unpriced: bool
 
     @property
     def family(self) -> str:
@@ -73,7 +73,7 @@ class Rates:
         if gpus:
             parts.append((gpu_name(gpus[0]), float(gpus[1])))
         rates = [self.nanos.get((market, what.lower()), 0) for what, _ in parts]
-        if type.shared_core or not all(rates):
+        if type.unpriced or not all(rates):
             return 0
         total = sum(rate * amount for rate, (_, amount) in zip(rates, parts, strict=True))
         return -int(-total // 1_000)  # rounded up
