@@ -45,7 +45,7 @@ MARKETS = {"OnDemand": "on-demand", "Preemptible": "spot"}
 
 @dataclass(frozen=True)
 class Type:
-    """`gpus` are those that the type has by itself: (accelerator type, how many). `unpriced`: it is billed by more than its parts."""
+    """`gpus` are those that the type has by itself: (accelerator type, how many); `unpriced`: billed by more than its parts."""
 
     name: str
     cpus: int
