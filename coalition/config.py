@@ -314,6 +314,9 @@ class AuthSettings:
     legacy_networks: tuple[str, ...] = knob("", a_network_list, "networks whose old scripts and workers need no log-in")
     legacy_user: str = knob("legacy", a_text, "who those scripts are")
     legacy_role: str = knob("user", one_of("user", "admin"), "and what they may do: change their own jobs, or everything")
+    metrics_networks: tuple[str, ...] = knob(
+        "127.0.0.0/8, ::1/128", a_network_list, "networks from which /metrics is read without a token"
+    )
     session_s: float = knob("12h", a_duration, "how long a log-in with a password lasts", low=60)
 
 

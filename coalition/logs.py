@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from coalition import zipped
+from coalition import metrics, zipped
 from coalition.errors import LogGap, Unavailable
 from coalition.shelves import OpenLog, Shelf, Stale
 
@@ -111,6 +111,7 @@ class Logs:
         except Unavailable as error:
             self._stop(log, error)
             raise
+        metrics.add(metrics.LOG_BYTES, by=len(kept))
         if at + len(kept) > SMALL:
             self._remember(attempt)
         return at + len(kept)

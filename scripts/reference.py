@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from coalition import cli, config, errors, states
+from coalition import cli, config, errors, metrics, states
 from coalition.config import ServerSettings, Settings
 from coalition.server.app import create_app
 from coalition.server.openapi import document
@@ -39,6 +39,7 @@ def pages() -> dict[str, str]:
         "errors.md": error_tree,
         "events.md": event_kinds,
         "python.md": python_api,
+        "metrics.md": what_is_measured,
         "licences.md": library_licences,
     }
     return {name: make() for name, make in makers.items()}
@@ -208,6 +209,16 @@ def event_kinds() -> str:
     kinds = sorted(written - {"instance.id", "farm.key"})  # a column and a file
     lines = ["# Events\n", "Each transition is kept with its time, who or what caused it, and why: `coalition events`.\n"]
     return "\n".join([*lines, *(f"- `{kind}`" for kind in kinds)]) + "\n"
+
+
+def what_is_measured() -> str:
+    """Every metric."""
+    rows = ["| metric | kind | labels | |", "|---|---|---|---|"]
+    for one in metrics.ALL:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        rows.append(f"| `{one.name}` | {one.kind} | {labels} | {_cell(one.help)} |")
+    intro = "What `GET /metrics` tells Prometheus; who may ask, and what to watch, is in [metrics](../metrics.md).\n"
+    return "\n".join(["# Metrics\n", intro, *rows]) + "\n"
 
 
 def python_api() -> str:

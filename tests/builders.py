@@ -167,7 +167,7 @@ class Caller:
         headers.update(options.pop("headers", {}))
         if "data" not in options:
             options["json"] = {} if body is None and method != "GET" else body
-        path = path if path.startswith(("/api", "/healthz")) else f"/api/v1{path}"
+        path = path if path.startswith(("/api", "/healthz", "/readyz", "/metrics")) else f"/api/v1{path}"
         return self.app.test_client().open(path, method=method, headers=headers, **options)
 
     def ok(self, method: str, path: str, body: Any = None, **options: Any) -> Any:

@@ -33,6 +33,7 @@ WORKERS = row("wrangler", "admin")
 CLOUD = row("wrangler", "budget", "admin")
 BUDGETS = row("budget", "admin")
 ADMINS = row("admin")
+METRICS = row("nobody", "user", "wrangler", "budget", "admin")  # nobody: by the network it calls from
 AGENT = row(AGENTS)
 
 TABLE: dict[str, tuple[Any, ...]] = {
@@ -40,6 +41,8 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /assets/<path:asset>": OPEN,
     "GET /<any('favicon.svg', 'licences.txt'):name>": OPEN,
     "GET /healthz": OPEN,
+    "GET /readyz": OPEN,
+    "GET /metrics": METRICS,
     "GET /api/openapi.json": OPEN,
     "GET /api/docs": OPEN,
     "GET /api/docs.css": OPEN,

@@ -179,6 +179,23 @@ class TestAnswers:
         assert agent.sync(finished=[a_result(lease)], takes=False)["refused"] == []
         assert farm.client.job(job).state == "FINISHED"
 
+    def test_the_loop_s_answers_are_counted_as_those_of_threads(self, farm: RealFarm, agent: Agent) -> None:
+        route = 'route="/api/v1/workers/{worker_id}/sync"'
+
+        def counted() -> tuple[float, float]:
+            with urllib.request.urlopen(f"{farm.address}/metrics", timeout=10) as page:
+                text = page.read().decode()
+            asked = sum(float(line.split()[-1]) for line in text.splitlines() if "requests_total{" in line and route in line)
+            timed = next(line for line in text.splitlines() if "duration_seconds_count{" in line and route in line)
+            return asked, float(timed.split()[-1])
+
+        before = counted()
+        agent.sync()
+        agent.sync()
+        agent.send(agent.path, {"epoch": 99, "seq": 99})  # refused
+        assert agent.answer()[0] == 409
+        assert poll_until(lambda: counted() == (before[0] + 3, before[1] + 3), 10, counted)
+
     def test_a_log_that_rides_in_the_report_is_kept(self, farm: RealFarm, agent: Agent) -> None:
         job = farm.client.submit(title="a", command="true", workers=[agent.who["name"]])
         (lease,) = agent.sync(wait_s=10)["leases"]
@@ -331,7 +348,7 @@ def test_an_answer_that_cannot_be_written_is_a_500_and_not_the_end_of_the_loop()
 
     door = Door.__new__(Door)  # it needs no server for this
     turn = Turn(cast(Any, None), Sync(epoch=1, seq=1, free=0), 0, 0, None)
-    answer = door._rendered(Flight(door, None, turn, render), SyncReply([], [], [], "run", None, 5.0))
+    answer = door._rendered(Flight(door, None, turn, render, "/", 0.0), SyncReply([], [], [], "run", None, 5.0))
     assert answer is not None
     assert answer.startswith(b"HTTP/1.1 500 ")
     assert b"cannot write" not in answer

@@ -22,6 +22,7 @@ from coalition.server import (
     limits,
     log_keeping,
     logins,
+    measures,
     openapi,
     package,
     page,
@@ -50,6 +51,7 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     for module in (jobs, workers, limits, cloud, changes, package, logins):
         app.register_blueprint(module.blueprint, url_prefix=API)
     app.register_blueprint(system.blueprint)
+    app.register_blueprint(measures.blueprint)
     app.register_blueprint(openapi.blueprint)
     app.register_blueprint(docs.blueprint)
     if settings.server.legacy:

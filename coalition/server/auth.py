@@ -36,6 +36,7 @@ class Right:
 
     needs: str
     legacy: bool = False  # a call of the predecessor's wire, which proves itself in its own ways
+    measured: bool = False  # open also to the networks of `metrics_networks`
 
     @property
     def roles(self) -> frozenset[str]:
@@ -58,7 +59,9 @@ OLD_AGENT = Right(WORKER, legacy=True)  # an old worker has no credential of its
 RIGHTS: dict[str, Right] = {
     "page.static": OPEN,
     "page.index": OPEN,
-    "system.healthz": OPEN,
+    "measures.healthz": OPEN,
+    "measures.readyz": OPEN,
+    "measures.scrape": Right("view_all", measured=True),
     "openapi.spec": OPEN,
     "docs.page": OPEN,
     "docs.style": OPEN,
@@ -208,7 +211,18 @@ def identify(farm: Farm, call: Request, right: Right) -> Identity:
         return _worker(farm, call)
     if farm.settings.auth.mode == "none":
         return EVERYTHING
+    if right.measured and _scrapes(farm, call):
+        return Identity("", "metrics")
     return _entitled(_user(farm, call), right)
+
+
+def _scrapes(farm: Farm, call: Request) -> bool:
+    """Whether a call without a credential comes from a network that may read what is measured, by itself: not from a page of
+    some site in a browser there, and not through a proxy, which gives everybody its own address."""
+    passed_on = any(name in call.headers for name in ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "Via"))
+    browser = "Sec-Fetch-Site" in call.headers or call.headers.get("User-Agent", "").startswith("Mozilla/")
+    proves = "Authorization" in call.headers or COOKIE in call.cookies
+    return not (passed_on or browser or proves) and in_networks(call.remote_addr, farm.settings.auth.metrics_networks)
 
 
 def _user(farm: Farm, call: Request) -> Identity:

@@ -16,7 +16,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from coalition import matching
+from coalition import matching, metrics
 from coalition.config import Settings
 from coalition.errors import CoalitionError, NotAuthenticated, StaleCall, Unavailable
 from coalition.model import Lease, Sync, SyncReply
@@ -147,6 +147,11 @@ class Dispatcher:
             for _, answer in self._queue.get() or ():
                 answer.set_exception(Unavailable("the server is stopping; call again"))
         self.flush()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether calls are answered: its threads run, and nobody has told them to end."""
+        return bool(self._threads) and not self._leaving.is_set() and all(thread.is_alive() for thread in self._threads)
 
     def let_go(self) -> None:
         """The server is about to stop: calls that wait are answered, and no other waits."""
@@ -459,6 +464,7 @@ class Dispatcher:
         return batch
 
     def _run(self, batch: Batch, complete: Callable[[Batch], Batch]) -> None:
+        begun = time.perf_counter()
         try:
             outcomes = self.store.exchange_those(lambda: [call for call, _ in complete(batch)])
         except Exception as error:  # whoever waits must get it, whatever it is
@@ -471,6 +477,7 @@ class Dispatcher:
             for _, answer in batch:
                 answer.set_exception(error)
             return
+        _measure(outcomes, time.perf_counter() - begun)
         for (_, answer), outcome in zip(batch, outcomes, strict=True):
             answer.set_result(outcome)
         if outcomes[0].fed:
@@ -566,8 +573,17 @@ class Dispatcher:
 
     def sweep(self, lead_s: float) -> None:
         """Expires leases, if this process is the one of the farm that does it, and then stays so for `lead_s`."""
-        if self.store.claim_leader(SWEEPER, self._holder, lead_s) is not None and self.store.sweep():
+        if self.store.claim_leader(SWEEPER, self._holder, lead_s) is not None and (expired := self.store.sweep()):
+            metrics.add(metrics.EXPIRED, by=expired)
             self._kick.set()
+
+
+def _measure(outcomes: Sequence[Outcome], seconds: float) -> None:
+    """Counts what a transaction did."""
+    metrics.took(metrics.EXCHANGE_SECONDS, seconds)
+    metrics.add(metrics.LEASES, by=sum(len(one.leases) for one in outcomes))
+    metrics.add(metrics.RESULTS, "finished", by=sum(one.finished for one in outcomes))
+    metrics.add(metrics.RESULTS, "error", by=sum(one.errors for one in outcomes))
 
 
 def _ring(session: Session) -> None:

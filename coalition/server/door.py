@@ -26,6 +26,7 @@ from typing import Any
 
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
+from coalition import metrics
 from coalition.errors import CoalitionError
 from coalition.model import Sync, SyncReply, from_dict, to_dict
 from coalition.server import auth, old_door, web, workers
@@ -38,6 +39,7 @@ log = logging.getLogger("coalition.server")
 
 READ = 1 << 16  # bytes; what is longer is served by a thread
 SYNC = "/api/v1/workers/"
+SYNC_ROUTE = "/api/v1/workers/{worker_id}/sync"
 SYNC_PATH = re.compile(r"/api/v1/workers/([0-9]{1,18})/sync\Z")
 Render = Callable[[SyncReply], bytes]
 
@@ -63,6 +65,8 @@ class Flight:
     conn: Any
     turn: Turn
     render: Render
+    route: str  # as metrics name it
+    begun: float  # perf_counter
 
     def set_result(self, outcome: Outcome) -> None:
         self.door.land(self, outcome)
@@ -126,16 +130,19 @@ class Door(ThreadWorker):  # type: ignore[misc]
             return False
         self.keepalived_conns.remove(conn)
         conn.in_flight, conn.watched = True, True
-        self._start(Flight(self, conn, *taken))
+        self._start(Flight(self, conn, *taken, time.perf_counter()))
         return True
 
-    def _taken(self, conn: Any, data: bytes) -> tuple[Turn, Render] | None:
+    def _taken(self, conn: Any, data: bytes) -> tuple[Turn, Render, str] | None:
         """A call that is begun, and how it is answered; None if these bytes are none, or something must be read for it."""
         read = request(data)
         if read is None:
             return None
         try:
-            return self._sync(read) if read.path.startswith(SYNC) else self._old(read, conn.client)
+            taken, route = (
+                (self._sync(read), SYNC_ROUTE) if read.path.startswith(SYNC) else (self._old(read, conn.client), read.path)
+            )
+            return (*taken, route) if taken else None
         except CoalitionError:
             return None
         except Exception:  # one call that cannot be read must not end the loop, on which all others wait
@@ -197,6 +204,8 @@ class Door(ThreadWorker):  # type: ignore[misc]
             self.tpool.submit(self.farm.dispatcher.wait, flight.turn).add_done_callback(partial(self._has_waited, flight))
         else:
             self._send(flight.conn, data)
+            metrics.add(metrics.HTTP_REQUESTS, flight.route, "POST", data[9:12].decode("ascii"))
+            metrics.took(metrics.HTTP_SECONDS, time.perf_counter() - flight.begun, flight.route)
 
     def _rendered(self, flight: Flight, outcome: Outcome | SyncReply | BaseException) -> bytes | None:
         """The answer; None if the call may wait for a job first."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from flask import Blueprint, Response, g, request
 
-from coalition import rights
+from coalition import metrics, rights
 from coalition.config import Settings
 from coalition.errors import BadInput, Conflict, NotAllowed, NotAuthenticated, TooManyTries
 from coalition.model import spec
@@ -75,10 +75,13 @@ class Logins:
         own, shared = f"log-in {user[:64]}@{address}", f"log-in @{address}"
         wait_s = self.store.count_try({own: TRIES_OF_ONE, shared: TRIES_OF_ALL})
         if wait_s:
+            metrics.add(metrics.LOG_INS, "too_many")
             raise TooManyTries(f"too many log-ins failed; try again in {wait_s:.0f} s", wait_s)
         # As long for a name that is not known: how long it takes must not tell which are.
         if not proves(password, stored[0] if stored else _nobody()) or stored is None:
+            metrics.add(metrics.LOG_INS, "wrong")
             raise NotAuthenticated(WRONG, auth=self.settings.auth.mode)
+        metrics.add(metrics.LOG_INS, "ok")
         self.store.forgive_try(own, shared)
         if len(self._proved) >= PROVED:
             self._proved.clear()

@@ -121,7 +121,11 @@ EVENT_FILTERS: dict[str, Schema] = {
 }
 
 OPERATIONS: dict[str, Operation] = {
-    "system.healthz": Operation("Whether the server and its database answer", {"ok": bool}),
+    "measures.healthz": Operation("Whether the server and its database answer", {"ok": bool}),
+    "measures.readyz": Operation(
+        "Whether calls may be sent here, and what is wrong otherwise", {"ok": bool, "problems": dict[str, str]}, or_status=503
+    ),
+    "measures.scrape": Operation("Everything that is measured, for Prometheus", media="text/plain"),
     "openapi.spec": Operation("This description", dict[str, Any]),
     "docs.page": Operation("This description as a page", media="text/html"),
     "docs.style": Operation("That page's style", media="text/css"),

@@ -9,6 +9,7 @@ import time
 
 from flask import Flask, Response, g, request
 
+from coalition import metrics
 from coalition.journal import request_id
 from coalition.server.auth import RIGHTS, SAFE_METHODS, WORKER
 
@@ -34,7 +35,16 @@ def _end(response: Response) -> Response:
     response.headers[HEADER] = g.request_id
     log.log(_level(response), "%s %s %d %.0f ms%s", request.method, request.path, response.status_code, _took_ms(), _who())
     request_id.set("")
+    _measure(response)
     return response
+
+
+def _measure(response: Response) -> None:
+    """By route, never by what stands in an address: of those there is no end."""
+    route = re.sub(r"<(?:[^:<>]+:)?(\w+)>", r"{\1}", request.url_rule.rule) if request.url_rule else "none"
+    method = request.method if request.url_rule else "any"
+    metrics.add(metrics.HTTP_REQUESTS, route, method, str(response.status_code))
+    metrics.took(metrics.HTTP_SECONDS, time.monotonic() - g.begun, route)
 
 
 def _level(response: Response) -> int:

@@ -11,7 +11,9 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +21,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from coalition import discovery, journal
+from coalition import discovery, journal, metrics
 from coalition.config import Settings
 from coalition.errors import ConfigError
 from coalition.schema_version import prepare
@@ -32,6 +34,7 @@ log = logging.getLogger("coalition.server")
 
 KEEPALIVE_S = 75  # gunicorn's own 2 s equals common polling intervals and breaks them
 GRACE_S = 5
+SHARED_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - files there get names of their own
 MANY_FILES = 100_000
 FILES_OF_OURS = 256  # databases, logs, listening sockets; the other files that may be open are connections
 
@@ -58,8 +61,20 @@ def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
         print(f"the first admin's token is in {path}", flush=True)
     _adopt_rules(settings)
     print(f"coalition serves farm {settings.server.farm} at {settings.url}", flush=True)
-    _Gunicorn(settings, extras).run()
+    with _counting(settings):
+        _Gunicorn(settings, extras).run()
     return 0
+
+
+@contextmanager
+def _counting(settings: Settings) -> Iterator[None]:
+    """Several processes count together in a folder, which is new each time: the counters begin at 0 with the server."""
+    if settings.server.processes == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="coalition-metrics-", dir=SHARED_MEMORY) as folder:
+        metrics.share(Path(folder))
+        yield
 
 
 def _begin_journal(settings: Settings) -> None:
@@ -154,7 +169,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "keepalive": KEEPALIVE_S,
             "timeout": 120,
             "graceful_timeout": GRACE_S,
-            "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108 - a heartbeat file
+            "worker_tmp_dir": SHARED_MEMORY,  # a heartbeat file
             "proc_name": f"coalition {settings.server.farm}",
             "loglevel": "warning",
             "logger_class": _GunicornsLog,

@@ -16,7 +16,6 @@ from coalition.server import web
 from coalition.server.auth import COOKIE, csrf_token
 from coalition.server.rows import PAGING, newest_first, shared
 from coalition.store.archive import ArchiveQuery
-from coalition.store.base import probe
 
 blueprint = Blueprint("system", __name__)
 
@@ -30,11 +29,6 @@ class NewToken:
     expires_s: float | None = spec(None, low=1)
     name: str = spec("", length=64, check=lambda v: None if v.isprintable() else "holds control characters")
     scope: Sequence[str] = spec((), length=len(SCOPES))
-
-
-@blueprint.get("/healthz")
-def healthz() -> Response:
-    return web.reply({"ok": probe(web.farm().store)})
 
 
 @blueprint.get("/api/v1/server")

@@ -490,6 +490,14 @@ class Dispatch(Results):
                 found.append(Demand(need, row.prio_path, waiting, estimates.get(row.set_id)))
         return found
 
+    @reads
+    def queue(self, db: Connection) -> list[tuple[Requirement, int]]:
+        """How many jobs could start now as far as workers go, by requirement; what they wait for by limits is not looked at."""
+        counts = select(ready.c.class_id, func.count().label("n")).group_by(ready.c.class_id).subquery()
+        sums = select(klass.c.set_id, func.sum(counts.c.n).label("n")).join(counts, counts.c.class_id == klass.c.id)
+        rows = db.execute(sums.group_by(klass.c.set_id).order_by(klass.c.set_id))
+        return [(self._requirement(db, row.set_id), int(row.n)) for row in rows]
+
     def _estimates(self, db: Connection) -> dict[int, float]:
         newest = db.execute(select(func.max(attempt.c.id))).scalar() or 0
         finished = attempt.c.state == str(AttemptState.FINISHED)

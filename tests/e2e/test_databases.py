@@ -148,7 +148,15 @@ def test_four_processes_and_bad_workers_count_each_job_exactly_once(
     assert not crowd.refused
     assert crowd.accidents.keys() == {"lost answer", "silence", "restart"}
     assert_each_counted_once(store)
+    assert {measured(farm, 'coalition_attempts_ended_total{result="finished"}') for _ in range(8)} == {total}, "whoever answers"
     assert "Traceback" not in farm.log_of("server")
+
+
+def measured(farm: RealFarm, name: str) -> float:
+    """A value of /metrics, from whichever process answers."""
+    with urllib.request.urlopen(f"{farm.address}/metrics", timeout=20) as page:
+        lines = page.read().decode().splitlines()
+    return float(next(line.split()[-1] for line in lines if line.startswith(name)))
 
 
 def assert_each_counted_once(store: Store) -> None:
