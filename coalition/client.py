@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import http.client
 import json
+import math
 import os
 import re
 import secrets
@@ -66,6 +67,7 @@ LOG_PIECE = 256 * 1_024
 IDLE_S = 30.0  # a connection unused for longer is opened anew: servers and routers drop idle ones
 RESEND_S = 60.0  # a submission whose answer was lost is sent again for so long
 RESEND_PAUSE_S = 0.5
+SHORTEST_PAUSE_S = 0.02  # between two looks at jobs that are waited for
 LOST = (http.client.RemoteDisconnected, http.client.IncompleteRead, ConnectionResetError, BrokenPipeError)
 T = TypeVar("T")
 Ids = Iterable[int] | int
@@ -481,11 +483,12 @@ class Client:
         """Wait until every job of `ids` is over, well or not, and return them in that order.
 
         `on_progress` is called with all of them whenever one has changed. Paused jobs are waited for, and so are those that
-        depend on others. A server that is away is waited for, up to `patience_s`. TimeoutError after `timeout_s`; NotFound
-        when one is deleted.
+        depend on others. They are looked at each `poll_s` seconds, and more often while they are young or nearly over. A
+        server that is away is waited for, up to `patience_s`. TimeoutError after `timeout_s`; NotFound when one is deleted.
         """
         wanted = _ids(ids)
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        pace = _Pace(poll_s)
         seen: dict[int, Job] = {}
         while True:
             started = time.monotonic()
@@ -499,7 +502,8 @@ class Client:
             if until is not None and time.monotonic() >= until:
                 left = sum(not ended(job) for job in seen.values())
                 raise TimeoutError(f"{left} job{' is' if left == 1 else 's are'} not over after {timeout_s:g} s")
-            time.sleep(max(poll_s, time.monotonic() - started))
+            pause_s = pace.pause_s(time.monotonic(), {job.id: job.progress for job in seen.values() if not ended(job)})
+            time.sleep(max(pause_s, time.monotonic() - started))
 
     def _patiently(self, patience_s: float, call: Callable[..., T], *args: Any, **keywords: Any) -> T:
         """The answer of `call`; as long as the server is away, again, until `patience_s` have passed."""
@@ -978,6 +982,24 @@ def _plain(job: JobSpec) -> Any:
         return _sparse(job)
     except RecursionError:
         raise BadInput(fields={"children": "is nested too deep"}) from None
+
+
+class _Pace:
+    """How long to wait before the next look at jobs: `poll_s`, or less while they are young or nearly over."""
+
+    def __init__(self, poll_s: float) -> None:
+        self._longest_s = poll_s
+        self._begun_at = time.monotonic()
+        self._seen_at = self._begun_at
+        self._progress: Mapping[int, float] = {}
+
+    def pause_s(self, now: float, progress: Mapping[int, float]) -> float:
+        """`progress`: of each job that is not over, 0 to 1. Half of the time that is left at their pace since the last call."""
+        passed_s = now - self._seen_at
+        gained = {job: value - self._progress.get(job, 0.0) for job, value in progress.items()}
+        left_s = max(((1 - progress[job]) * passed_s / gain if gain > 0 else math.inf for job, gain in gained.items()), default=0.0)
+        self._seen_at, self._progress = now, progress
+        return min(self._longest_s, max(SHORTEST_PAUSE_S, min((now - self._begun_at) / 4, left_s / 2)))
 
 
 def _changes(kind: type[T], changes: Mapping[str, Any]) -> T:
