@@ -996,8 +996,8 @@ class _Pace:
     def pause_s(self, now: float, progress: Mapping[int, float]) -> float:
         """`progress`: of each job that is not over, 0 to 1. Half of the time that is left at their pace since the last call."""
         passed_s = now - self._seen_at
-        gained = {job: value - self._progress.get(job, 0.0) for job, value in progress.items()}
-        left_s = max(((1 - progress[job]) * passed_s / gain if gain > 0 else math.inf for job, gain in gained.items()), default=0.0)
+        gained = ((value, value - self._progress.get(job, 0.0)) for job, value in progress.items())
+        left_s = max(((1 - value) * passed_s / gain if gain > 0 else math.inf for value, gain in gained), default=0.0)
         self._seen_at, self._progress = now, progress
         return min(self._longest_s, max(SHORTEST_PAUSE_S, min((now - self._begun_at) / 4, left_s / 2)))
 

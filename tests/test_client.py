@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from coalition import client as module
-from coalition.client import Client, ended
+from coalition.client import Client, _Pace, ended
 from coalition.errors import (
     BadInput,
     CoalitionError,
@@ -511,6 +512,18 @@ def test_wait_gives_up_in_time_and_says_so(api: Api, client: Client) -> None:
     api.tell("GET", "/jobs/1", Answer(a_job(1)))
     with pytest.raises(TimeoutError, match=r"1 job is not over after 0\.05 s"):
         client.wait(1, timeout_s=0.05, poll_s=FAST)
+
+
+def test_jobs_that_are_waited_for_are_looked_at_more_often_while_young_or_nearly_over() -> None:
+    pace = _Pace(0.5)
+    begun = time.monotonic()
+    assert pace.pause_s(begun, {1: 0.0}) == 0.02  # it may be over at once
+    assert pace.pause_s(begun + 1, {1: 0.0}) == pytest.approx(0.25, abs=0.01)
+    assert pace.pause_s(begun + 100, {1: 0.5, 2: 0.0}) == 0.5
+    assert pace.pause_s(begun + 101, {1: 0.8, 2: 0.0}) == 0.5  # of the second nothing is known
+    assert pace.pause_s(begun + 102, {1: 0.9, 2: 0.9}) == pytest.approx(0.5)  # the first needs a second more
+    assert pace.pause_s(begun + 103, {1: 0.975, 2: 0.99}) == pytest.approx(1 / 6, abs=0.01)
+    assert pace.pause_s(begun + 104, {1: 0.975}) == 0.5  # it came to nothing: who knows when it goes on
 
 
 def test_wait_outlives_a_server_that_is_away_for_a_while(api: Api, client: Client) -> None:

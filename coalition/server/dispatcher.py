@@ -44,6 +44,7 @@ ANSWER_S = 60.0
 SHORT_RUN_S = 2.0  # below it a worker is leased ahead
 AHEAD_S = 1.0
 AHEAD_PER_SLOT = 64
+AHEAD_LEAST = 512  # so many a worker of few slots may hold, too: a call for each 50 of them cost as much as the jobs
 WATCH_S = 0.1
 FLUSH_S = 5.0
 FIRST_SEQ = 1  # of a worker's first call after it enrolled
@@ -322,7 +323,7 @@ class Dispatcher:
         queued = sum(not running.started for running in call.running)
         ahead = 0
         if session.ahead and session.run_s is not None and session.run_s < SHORT_RUN_S:
-            ahead = min(math.ceil(row.slots * AHEAD_S / max(session.run_s, 0.001)), AHEAD_PER_SLOT * row.slots)
+            ahead = min(math.ceil(row.slots * AHEAD_S / max(session.run_s, 0.001)), max(AHEAD_LEAST, AHEAD_PER_SLOT * row.slots))
         return max(0, min(call.free, row.slots) + ahead - queued)
 
     def _refuses(self, session: Session) -> bool:
