@@ -15,6 +15,7 @@ SCOPES = (*OF_JOBS, *OTHERS)  # what a token may be narrowed to
 OWN_JOBS = frozenset((*OF_JOBS, "view_all"))
 EVERY_JOB = ALL - {*OTHERS}
 ROLES: dict[str, frozenset[str]] = {
+    "guest": frozenset(OF_JOBS),  # sees and changes what is his own
     "user": OWN_JOBS,  # an artist: sees all, changes what is his own
     "wrangler": EVERY_JOB | {"workers", "cloud"},
     "budget": OWN_JOBS | {"cloud", "budgets"},  # who answers for the money

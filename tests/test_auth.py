@@ -17,18 +17,19 @@ from coalition.server.auth import in_networks
 from tests.builders import Agent, Caller, Clock, WatchedStore, settings
 
 IN = "in"  # let in: whatever the route then says, it is neither 401 nor 403
-CALLERS = ("nobody", "user", "wrangler", "budget", "admin", "worker", "wrong", "expired", "revoked")
+CALLERS = ("nobody", "guest", "user", "wrangler", "budget", "admin", "worker", "wrong", "expired", "revoked")
 
 
 def row(*let_in: str) -> tuple[Any, ...]:
     """What each caller gets: users without the right 403, who proves nothing 401."""
-    users = ("user", "wrangler", "budget", "admin")
+    users = ("guest", "user", "wrangler", "budget", "admin")
     return tuple(IN if caller in let_in else 403 if caller in users and AGENTS not in let_in else 401 for caller in CALLERS)
 
 
 AGENTS = "worker"
 OPEN = row(*CALLERS)
-SEE = row("user", "wrangler", "budget", "admin")
+SEE = row("guest", "user", "wrangler", "budget", "admin")
+SEE_ALL = row("user", "wrangler", "budget", "admin")
 WORKERS = row("wrangler", "admin")
 CLOUD = row("wrangler", "budget", "admin")
 BUDGETS = row("budget", "admin")
@@ -74,7 +75,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/v1/jobs/<int:job_id>": SEE,
     "GET /api/v1/jobs/<int:job_id>/attempts": SEE,
     "GET /api/v1/jobs/<int:job_id>/explain": SEE,
-    "GET /api/v1/workers/<int:worker_id>/explain": SEE,
+    "GET /api/v1/workers/<int:worker_id>/explain": SEE_ALL,
     "GET /api/v1/jobs/<int:job_id>/timeline": SEE,
     "GET /api/v1/archive": SEE,
     "GET /api/v1/archive/<int:job_id>": SEE,
@@ -96,18 +97,18 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/v1/limits/<name>": SEE,
     "PUT /api/v1/limits/<name>": WORKERS,
     "DELETE /api/v1/limits/<name>": WORKERS,
-    "GET /api/v1/pools": SEE,
+    "GET /api/v1/pools": SEE_ALL,
     "POST /api/v1/pools/resume": CLOUD,
     "POST /api/v1/pools/launch": CLOUD,
-    "GET /api/v1/prices": SEE,
+    "GET /api/v1/prices": SEE_ALL,
     "POST /api/v1/prices": BUDGETS,
-    "GET /api/v1/instances": SEE,
-    "GET /api/v1/instances/<int:instance_id>": SEE,
+    "GET /api/v1/instances": SEE_ALL,
+    "GET /api/v1/instances/<int:instance_id>": SEE_ALL,
     "POST /api/v1/instances/drain": CLOUD,
     "POST /api/v1/instances/terminate": CLOUD,
-    "GET /api/v1/budgets": SEE,
-    "GET /api/v1/ledger": SEE,
-    "GET /api/v1/decisions": SEE,
+    "GET /api/v1/budgets": SEE_ALL,
+    "GET /api/v1/ledger": SEE_ALL,
+    "GET /api/v1/decisions": SEE_ALL,
 }
 # The predecessor's wire, served on request; all but the last three also below /api/webfrontend.
 OLD_API: dict[str, tuple[Any, ...]] = {
@@ -148,7 +149,7 @@ OLD_TABLE: dict[str, tuple[Any, ...]] = {
     "POST /workers/endjob": ADMINS,
 }
 REFUSED = {line: 401 if outcomes is AGENT else 403 for line, outcomes in TABLE.items()}  # agents prove themselves anyway
-NAMES = {"user": "ann", "wrangler": "wim", "budget": "bea", "admin": "root"}
+NAMES = {"guest": "gus", "user": "ann", "wrangler": "wim", "budget": "bea", "admin": "root"}
 PLACES = {
     "<int:job_id>": "1",
     "<int:attempt_id>": "1",
@@ -179,7 +180,7 @@ def tokens(locked: Flask, store: WatchedStore, clock: Clock) -> dict[str, str]:
     clock.advance(2)
     admin = store.create_token("user", user="root", role="admin")
     agent = Agent(locked, token=store.create_token("enrol", uses=1))
-    users = {role: store.create_token("user", user=NAMES[role], role=role) for role in ("user", "wrangler", "budget")}
+    users = {role: store.create_token("user", user=NAMES[role], role=role) for role in ("guest", "user", "wrangler", "budget")}
     revoked = store.create_token("user", user="root", role="admin")
     store.delete_token(revoked.partition(".")[0])
     bad = {"nobody": "", "wrong": admin.partition(".")[0] + ".wrong", "expired": expired, "revoked": revoked}

@@ -48,7 +48,8 @@ class Right:
 
 OPEN = Right(ANYONE)
 ANY_USER = Right(KNOWN)
-SEE = Right("view")  # also what is not of jobs: workers, limits, machines, money
+SEE = Right("view")  # of own jobs at least; also workers and limits
+SEE_ALL = Right("view_all")  # what is of everybody's jobs: machines, money
 CREATE, EDIT, DELETE = Right("create"), Right("edit"), Right("delete")
 WORKERS, CLOUD, BUDGETS, ADMINS = (Right(needs) for needs in ("workers", "cloud", "budgets", "admin"))
 AGENT = Right(WORKER)
@@ -103,7 +104,7 @@ RIGHTS: dict[str, Right] = {
     "jobs.append_log": AGENT,
     "workers.index": SEE,
     "workers.show": SEE,
-    "workers.explain": SEE,
+    "workers.explain": SEE_ALL,
     "workers.edit": WORKERS,
     "workers.drain": WORKERS,
     "workers.resume": WORKERS,
@@ -115,18 +116,18 @@ RIGHTS: dict[str, Right] = {
     "limits.show": SEE,
     "limits.put": WORKERS,
     "limits.delete": WORKERS,
-    "cloud.pools": SEE,
+    "cloud.pools": SEE_ALL,
     "cloud.resume_pools": CLOUD,
     "cloud.launch": CLOUD,
-    "cloud.prices": SEE,
+    "cloud.prices": SEE_ALL,
     "cloud.put_prices": BUDGETS,
-    "cloud.instances": SEE,
-    "cloud.instance": SEE,
+    "cloud.instances": SEE_ALL,
+    "cloud.instance": SEE_ALL,
     "cloud.drain_instances": CLOUD,
     "cloud.terminate_instances": CLOUD,
-    "cloud.budgets": SEE,
-    "cloud.ledger": SEE,
-    "cloud.decisions": SEE,
+    "cloud.budgets": SEE_ALL,
+    "cloud.ledger": SEE_ALL,
+    "cloud.decisions": SEE_ALL,
     "legacy.jobs": OLD_SEE,
     "legacy.job": OLD_SEE,
     "legacy.children": OLD_SEE,
@@ -178,6 +179,11 @@ class Identity:
     def owner_for(self, right: str) -> str | None:
         """Whose jobs the right is for: None, everybody's."""
         return None if f"{right}_all" in self.may else self.name
+
+    @property
+    def viewer(self) -> str | None:
+        """Who is told of own jobs only; None is told of everybody's."""
+        return self.owner_for("view")
 
 
 EVERYTHING = Identity("", ADMIN, may=ALL)  # who calls where nobody logs in
@@ -356,6 +362,8 @@ def must_own(farm: Farm, ids: Sequence[int], right: str = "edit", *, below: bool
     if owner is None:
         return
     others = farm.store.owners(ids, below=below) - {owner}
+    if others and g.identity.viewer is not None:
+        raise NotAllowed(f"{owner} may {WORDS[right]} own jobs only; not all of these are, or of what is in them")
     if others:
         raise NotAllowed(f"{owner} may {WORDS[right]} own jobs only; these belong to {', '.join(sorted(others))[:200]}")
 

@@ -54,6 +54,12 @@ def _who() -> str:
     return identity.name
 
 
+def viewer() -> str | None:
+    """Who is told of own jobs only; None is told of everybody's."""
+    identity: Identity = g.identity
+    return identity.viewer
+
+
 @blueprint.post("/jobs")
 def submit() -> Response:
     web.refuse_unknown("dry_run")
@@ -61,7 +67,7 @@ def submit() -> Response:
     if not jobs:
         raise BadInput(fields={"jobs": "is empty; give at least one job"})
     if web.flag("dry_run"):
-        count, told = web.farm().store.rehearse_submit(_allowed(jobs), _who())
+        count, told = web.farm().store.rehearse_submit(_allowed(jobs), _who(), viewer())
         return _submitted(Submitted((), count, {}), told)
     made = accept(jobs, _once(request.headers.get("Idempotency-Key"), request.get_data()))
     return _submitted(made)
@@ -143,6 +149,7 @@ def _query() -> JobQuery:
         limit=web.number("limit", 100, 1, MAX_LIST),
         after=_cursor(sort.lstrip("-")),
         terms=parse(request.args.get("filter", ""), web.farm().clock()),
+        viewer=viewer(),
     )
 
 
@@ -168,7 +175,7 @@ def _cursor(sort: str) -> Cursor | None:
 
 @blueprint.get("/jobs/<int:job_id>")
 def show(job_id: int) -> Response:
-    return web.reply(jobs_for_caller([web.farm().store.job(_bounded(job_id))])[0])
+    return web.reply(jobs_for_caller([web.farm().store.job(_bounded(job_id), viewer())])[0])
 
 
 def _bounded(number: int) -> int:
@@ -272,6 +279,7 @@ def _action(name: str, wanted: JobSelection, *values: Any, partial: bool = False
         values=values,
         owner=g.identity.owner_for("delete" if name == "delete" else "edit"),
         partial=partial,
+        viewer=viewer(),
     )
 
 
@@ -279,8 +287,9 @@ def _action(name: str, wanted: JobSelection, *values: Any, partial: bool = False
 @shared
 def attempts(job_id: int) -> Response:
     web.refuse_unknown(*PAGING)
-    web.farm().store.job(_bounded(job_id))
-    return newest_first("attempts", lambda limit, before: web.farm().store.runs(job_id, None, 0.0, limit, before))
+    store, seen_by = web.farm().store, viewer()
+    store.job(_bounded(job_id), seen_by)
+    return newest_first("attempts", lambda limit, before: store.runs(job_id, None, 0.0, limit, before, seen_by))
 
 
 @blueprint.get("/attempts")
@@ -289,13 +298,14 @@ def all_attempts() -> Response:
     web.refuse_unknown("job", "worker", "since", *PAGING)
     job_id = web.number("job", 0, 1, MAX_INT) if "job" in request.args else None
     worker, since = web.word("worker"), float(web.number("since", 0, 0, MAX_INT))
-    return newest_first("attempts", lambda limit, before: web.farm().store.runs(job_id, worker, since, limit, before))
+    store, seen_by = web.farm().store, viewer()
+    return newest_first("attempts", lambda limit, before: store.runs(job_id, worker, since, limit, before, seen_by))
 
 
 @blueprint.get("/attempts/<int:attempt_id>")
 def attempt(attempt_id: int) -> Response:
     web.refuse_unknown()
-    return web.reply(web.farm().store.attempt(_bounded(attempt_id)))
+    return web.reply(web.farm().store.attempt(_bounded(attempt_id), viewer()))
 
 
 @blueprint.get("/jobs/<int:job_id>/timeline")
@@ -303,13 +313,13 @@ def timeline(job_id: int) -> Response:
     web.refuse_unknown("until", "limit")
     until = float(web.number("until", 0, 0, MAX_INT)) if "until" in request.args else None
     limit = web.number("limit", 100, 1, 1_000)
-    return web.reply({"timeline": web.farm().store.timeline(_bounded(job_id), limit, until)})
+    return web.reply({"timeline": web.farm().store.timeline(_bounded(job_id), limit, until, viewer())})
 
 
 @blueprint.get("/jobs/<int:job_id>/explain")
 def explain(job_id: int) -> Response:
-    job = web.farm().store.job(_bounded(job_id))
-    return web.reply({"job": job.id, "state": job.state, "reasons": web.farm().store.explain(job_id)})
+    job = web.farm().store.job(_bounded(job_id), viewer())
+    return web.reply({"job": job.id, "state": job.state, "reasons": web.farm().store.explain(job_id, viewer())})
 
 
 # ---------------------------------------------------------------- logs
@@ -318,7 +328,7 @@ def explain(job_id: int) -> Response:
 @blueprint.get("/jobs/<int:job_id>/log")
 def log(job_id: int) -> Response:
     farm, wait_s = web.farm(), web.number("wait", 0, 0, MAX_WAIT_S)
-    job = farm.store.job(_bounded(job_id))
+    job = farm.store.job(_bounded(job_id), viewer())
     if not job.attempt and job.state not in ENDED_JOBS and wait_s:
         farm.changes.wait(lambda: bool(farm.store.job(job_id).attempt), wait_s)
         job = farm.store.job(job_id)
@@ -330,6 +340,8 @@ def log(job_id: int) -> Response:
 @blueprint.get("/attempts/<int:attempt_id>/log")
 def attempt_log(attempt_id: int) -> Response:
     wait_s = web.number("wait", 0, 0, MAX_WAIT_S)
+    if viewer() is not None:
+        web.farm().store.attempt(_bounded(attempt_id), viewer())
     is_open = _is_open(_bounded(attempt_id))
     offset = web.number("offset", 0, -MAX_INT, MAX_INT)
     if is_open and wait_s and offset >= 0:

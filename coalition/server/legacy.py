@@ -285,7 +285,7 @@ class Shown:
 
     def above(self, group: int) -> Above:
         if group not in self._above:
-            job = self.store.job(group)
+            job = self.store.job(group, our_jobs.viewer())
             self._above[group] = self.above(job.parent).below(job)
         return self._above[group]
 
@@ -331,6 +331,7 @@ def _children(group: int) -> Iterator[Job]:
 
 def _all(query: JobQuery) -> Iterator[Job]:
     """All jobs that a query finds, page by page."""
+    query = replace(query, viewer=our_jobs.viewer())
     while True:
         found, cursor = web.farm().store.jobs(query)
         yield from found
@@ -353,7 +354,7 @@ def _counters(job: Job) -> dict[str, int]:
 def _existing(job_id: int) -> Job:
     if job_id > MAX_INT:
         raise NotFound(f"there is no job {job_id}")
-    return web.farm().store.job(job_id)
+    return web.farm().store.job(job_id, our_jobs.viewer())
 
 
 @_route("/jobs", "GET")
@@ -381,7 +382,7 @@ def dependencies(job_id: int) -> Response:
 
 def _unless_gone(job_id: int) -> Job | None:
     try:
-        return web.farm().store.job(job_id)
+        return web.farm().store.job(job_id, our_jobs.viewer())
     except NotFound:  # archived
         return None
 
@@ -395,7 +396,7 @@ def children_dependencies(job_id: int) -> Response:
 
 @_route("/jobs/<int:job_id>/log", "GET")
 def log(job_id: int) -> Response:
-    attempt = _existing(job_id).attempt
+    attempt = _existing(job_id).attempt  # of a group, 0
     return Response(_log_as_json(web.farm(), attempt), mimetype="application/json")
 
 
@@ -414,13 +415,13 @@ def _log_as_json(farm: Farm, attempt: int) -> Iterator[str]:
 @_route("/jobs/<any(users, states, workers, priorities, affinities):kind>/", "GET")
 def values(kind: str) -> Response:
     """The distinct values of an attribute of jobs, each as an object."""
-    store = web.farm().store
+    store, viewer = web.farm().store, our_jobs.viewer()
     found: dict[str, tuple[str, Callable[[], Sequence[Any]]]] = {
-        "users": ("user", store.users),
-        "priorities": ("priority", store.priorities),
-        "states": ("state", lambda: [name.upper() for name, jobs in store.farm_jobs().items() if jobs]),
+        "users": ("user", lambda: store.users(viewer)),
+        "priorities": ("priority", lambda: store.priorities(viewer)),
+        "states": ("state", lambda: [name.upper() for name, jobs in store.farm_jobs(viewer).items() if jobs]),
         "workers": ("worker", lambda: [worker.name for worker in store.workers()]),
-        "affinities": ("affinity", lambda: [row["tag"] for row in store.affinities() if row["jobs"]]),
+        "affinities": ("affinity", lambda: [row["tag"] for row in store.affinities(viewer) if row["jobs"]]),
     }
     name, read = found[kind]
     return web.reply([{name: value} for value in read()])
@@ -614,7 +615,7 @@ def clear_jobs() -> Response:
 
 @_route("/workers", "GET")
 def workers() -> Response:
-    return web.reply([_worker(worker) for worker in web.farm().store.workers()])
+    return web.reply([_worker(worker) for worker in web.farm().store.workers(our_jobs.viewer())])
 
 
 def _worker(worker: Worker) -> dict[str, Any]:
@@ -723,7 +724,7 @@ def events() -> Response:
     how_long = web.number("howlong", 0, 0, MAX_INT)
     since = web.farm().clock() - how_long if how_long else 0.0
     job_id = web.number("job", 0, 0, MAX_INT) if request.args.get("job") else None
-    runs = web.farm().store.runs(job_id, web.word("worker") or None, since, MAX_EVENTS)
+    runs = web.farm().store.runs(job_id, web.word("worker") or None, since, MAX_EVENTS, viewer=our_jobs.viewer())
     return web.reply(
         [
             {

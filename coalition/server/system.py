@@ -54,8 +54,10 @@ def server() -> Response:
 @shared
 def farm() -> Response:
     store = web.farm().store
-    summary = {"now": web.farm().clock(), "jobs": store.farm_jobs(), **store.farm_workers(), **store.farm_money()}
-    return web.reply(summary)
+    money, viewer = store.farm_money(), g.identity.viewer
+    if viewer is not None:  # the same fields, and nothing in them
+        money |= {"instances": {}, "burn_micro_per_hour": 0, "budgets": []}
+    return web.reply({"now": web.farm().clock(), "jobs": store.farm_jobs(viewer), **store.farm_workers(), **money})
 
 
 @blueprint.get("/api/v1/events")
@@ -71,10 +73,10 @@ def events() -> Response:
     below = web.choice("below", ("0", "1"), "0") == "1"
     if below and "job" not in filters:
         raise BadInput(fields={"below": "needs a `job`, below which to look"})
-    store = web.farm().store
+    store, viewer = web.farm().store, g.identity.viewer
 
     def ask(limit: int, before: int | None) -> list[dict[str, Any]]:
-        return store.events(filters, since, limit, until=until, before=before, below=below)
+        return store.events(filters, since, limit, until=until, before=before, below=below, viewer=viewer)
 
     return newest_first("events", ask)
 
@@ -83,7 +85,8 @@ def events() -> Response:
 def archive() -> Response:
     web.refuse_unknown("parent", "user", "title", "before", *PAGING)
     of = (web.number("parent", 0, 0, MAX_INT), web.word("user"), web.word("title"))
-    return newest_first("jobs", lambda limit, before: web.farm().store.archived(ArchiveQuery(*of, before, limit)))
+    store, viewer = web.farm().store, g.identity.viewer
+    return newest_first("jobs", lambda limit, before: store.archived(ArchiveQuery(*of, before, limit, viewer)))
 
 
 @blueprint.get("/api/v1/archive/<int:job_id>")
@@ -91,7 +94,7 @@ def archived_job(job_id: int) -> Response:
     if job_id > MAX_INT:
         raise NotFound(f"there is no archived job {job_id}")
     store = web.farm().store
-    return web.reply({**store.archived_job(job_id), "attempts": store.attempts(job_id)})
+    return web.reply({**store.archived_job(job_id, g.identity.viewer), "attempts": store.attempts(job_id)})
 
 
 @blueprint.get("/api/v1/tokens")

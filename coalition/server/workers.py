@@ -30,7 +30,7 @@ def index() -> Response:
     web.refuse_unknown("sort", *PAGING)
     return whole(
         "workers",
-        for_caller(web.farm().store.workers(), "workers"),
+        for_caller(web.farm().store.workers(g.identity.viewer), "workers"),
         "name",
         ("name", "id", "state", "running", "load", "seen_at"),
     )
@@ -39,7 +39,7 @@ def index() -> Response:
 @blueprint.get("/workers/<int:worker_id>")
 def show(worker_id: int) -> Response:
     web.refuse_unknown()
-    return web.reply(for_caller([web.farm().store.worker(min(worker_id, MAX_INT))], "workers")[0])
+    return web.reply(for_caller([web.farm().store.worker(min(worker_id, MAX_INT), g.identity.viewer)], "workers")[0])
 
 
 @blueprint.get("/workers/<int:worker_id>/explain")
@@ -88,7 +88,7 @@ def act(name: str, ids: Sequence[int], *values: Any) -> Response:
 @shared
 def affinities() -> Response:
     web.refuse_unknown("sort", *PAGING)
-    return whole("affinities", web.farm().store.affinities(), "tag", ("tag", "workers", "jobs"))
+    return whole("affinities", web.farm().store.affinities(g.identity.viewer), "tag", ("tag", "workers", "jobs"))
 
 
 # ---------------------------------------------------------------- what agents call

@@ -40,6 +40,7 @@ class ArchiveQuery:
     title: str | None = None
     before: int | None = None
     limit: int = 100
+    viewer: str | None = None  # who sees own jobs only, and so at any level
 
 
 class Archive(Reasons):
@@ -118,7 +119,9 @@ class Archive(Reasons):
         """Archived jobs as they were shown, with `archived_at`."""
         wanted = select(archive.c.json, archive.c.archived_at)
         wanted = wanted.where(archive.c.user == query.user) if query.user is not None else wanted
-        if query.user is None or query.parent:
+        if query.viewer is not None:
+            wanted = wanted.where(archive.c.user == query.viewer)
+        if (query.user is None and query.viewer is None) or query.parent:
             wanted = wanted.where(archive.c.parent == query.parent)
         if query.title:
             wanted = wanted.where(func.lower(archive.c.title).contains(query.title.lower(), autoescape=True))
@@ -127,10 +130,10 @@ class Archive(Reasons):
         return [_told(row) for row in db.execute(wanted.order_by(archive.c.job_id.desc()).limit(query.limit))]
 
     @reads
-    def archived_job(self, db: Connection, job_id: int) -> dict[str, Any]:
-        """One archived job; NotFound if there is none."""
-        row = db.execute(select(archive.c.json, archive.c.archived_at).where(archive.c.job_id == job_id)).first()
-        if row is None:
+    def archived_job(self, db: Connection, job_id: int, viewer: str | None = None) -> dict[str, Any]:
+        """One archived job; NotFound if there is none that the viewer sees."""
+        row = db.execute(select(archive.c.json, archive.c.archived_at, archive.c.user).where(archive.c.job_id == job_id)).first()
+        if row is None or viewer not in (None, row.user):
             raise NotFound(f"there is no archived job {job_id}")
         return _told(row)
 

@@ -18,7 +18,7 @@ from coalition.errors import BadInput, CoalitionError, Conflict, NotAllowed, Not
 from coalition.filters import Term
 from coalition.model import Changed, Counts, Happening, JobSpec, NotDone, Rehearsal
 from coalition.schema import event, job, spec
-from coalition.store import lists
+from coalition.store import lists, sight
 from coalition.store.archive import Archive
 from coalition.store.base import HotIn, inside, rehearse, writes
 from coalition.store.cloud import Cloud
@@ -58,6 +58,7 @@ class Action:
     values: tuple[Any, ...] = ()
     owner: str | None = None
     partial: bool = False
+    viewer: str | None = None  # to whom others' jobs are not there
 
 
 class Bulk(Archive):
@@ -69,7 +70,7 @@ class Bulk(Archive):
 
         The error is that of the worst refusal (NotAllowed, NotFound, BadInput); `refused` in it has the first of them.
         """
-        ids = list(dict.fromkeys(action.ids)) if action.ids else lists.every(db, action.terms)
+        ids = list(dict.fromkeys(action.ids)) if action.ids else lists.every(db, action.terms, action.viewer)
         refused = self._refusals(db, ids, action)
         if refused and not action.partial:
             _refuse(refused)
@@ -110,26 +111,28 @@ class Bulk(Archive):
         """What `act`, or `act_on_each`, would answer, and what would have happened; nothing is changed."""
 
         def play(store: Bulk, db: Connection) -> Changed:
-            before, last = store._farm(db), _last_event(db)
+            before, last = store._farm(db, action.viewer), _last_event(db)
             act = inside(Bulk.act) if action.name in ACTS else inside(Bulk.act_on_each)
             done = act(store, db, action, who)
-            return Changed(done.changed, done.ids, done.refused, Rehearsal(before, store._farm(db), _events(db, last)))
+            return Changed(
+                done.changed, done.ids, done.refused, Rehearsal(before, store._farm(db, action.viewer), _events(db, last))
+            )
 
         return rehearse(self, play)
 
-    def rehearse_submit(self, specs: Sequence[JobSpec], who: str = "") -> tuple[int, Rehearsal]:
+    def rehearse_submit(self, specs: Sequence[JobSpec], who: str = "", viewer: str | None = None) -> tuple[int, Rehearsal]:
         """How many jobs a submission would make, and what would have happened; BadInput as the submission itself."""
 
         def play(store: Bulk, db: Connection) -> tuple[int, Rehearsal]:
-            before, last = store._farm(db), _last_event(db)
+            before, last = store._farm(db, viewer), _last_event(db)
             made = store._submit(db, specs, who)
             events = tuple(Happening(one.kind, None, one.text) for one in _events(db, last))  # its jobs' numbers are given back
-            return made.count, Rehearsal(before, store._farm(db), events)
+            return made.count, Rehearsal(before, store._farm(db, viewer), events)
 
         return rehearse(self, play)
 
-    def _farm(self, db: Connection) -> Counts:
-        return Counts(**lists.counts(db, None))
+    def _farm(self, db: Connection, viewer: str | None) -> Counts:
+        return Counts(**(lists.counts(db, None) if viewer is None else sight.counts(db, viewer, None)))
 
     # ------------------------------------------------------------ what is refused
 
@@ -137,11 +140,15 @@ class Bulk(Archive):
         """The jobs that the action is not for, each with the error that it alone would have been."""
         refused: dict[int, CoalitionError] = {}
         kinds = dict(IDS.all(db, ids))
+        if action.viewer is not None:
+            mine = sight.own(db, list(kinds), action.viewer)
+            kinds = {one: is_group for one, is_group in kinds.items() if one in mine}
         for one in ids:
             if one not in kinds:
                 refused[one] = NotFound(f"there is no job {one}", fields={"ids": f"no job {one}"})
         if action.owner is not None:
             for one, whose in self._others(db, list(kinds), action.owner).items():
+                whose = whose if action.viewer is None else "somebody else"
                 words = f"job {one} is {whose}'s, or has some of theirs below it"
                 refused[one] = NotAllowed(f"{action.owner} may change own jobs only; {words}")
         if action.name == "edit":

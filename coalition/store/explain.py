@@ -27,17 +27,22 @@ from coalition.words import counted, verb
 NAMED = 3  # workers that are named
 NAMED_TARGETS = 5  # of dependencies
 HOUR_S = 3_600
+OF_OTHERS = ("fair",)  # reasons that name other users
 Reason = dict[str, str]
 
 
 class Explain(Views):
     """The part of the store that says why a job waits."""
 
-    def explain(self, job_id: int) -> list[Reason]:
-        """Why a job is not running (or what it does), as {code, text}, most telling first."""
-        shown = self.job(job_id)
+    def explain(self, job_id: int, viewer: str | None = None) -> list[Reason]:
+        """Why a job is not running (or what it does), as {code, text}, most telling first. A viewer hears of no other user."""
+        self.must_be_own(job_id, viewer)
+        reasons = self._explain(self.job(job_id, viewer), viewer)
+        return reasons if viewer is None else [one for one in reasons if one["code"] not in OF_OTHERS]
+
+    def _explain(self, shown: Job, viewer: str | None) -> list[Reason]:
         if shown.group:
-            return self._why_group(shown)
+            return self._why_group(shown, viewer)
         if shown.state == JobState.WORKING:
             where = f" on {shown.worker}" if shown.worker else ""
             return [because("running", f"is running{where} for {shown.run_s:.0f} s")]
@@ -45,7 +50,7 @@ class Explain(Views):
             return [because(shown.state.lower(), shown.reason or f"is {shown.state}")]
         return self._why_waiting(shown)
 
-    def _why_group(self, shown: Job) -> list[Reason]:
+    def _why_group(self, shown: Job, viewer: str | None) -> list[Reason]:
         raise NotImplementedError  # coalition/store/explain_groups.py
 
     @reads

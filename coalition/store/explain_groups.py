@@ -15,6 +15,7 @@ from sqlalchemy import Connection, bindparam, select
 from coalition.model import Counts, Job
 from coalition.schema import attempt, group_count, job, klass
 from coalition.states import JobState
+from coalition.store import lists
 from coalition.store.base import HotIn, chunks, reads
 from coalition.store.explain import Explain, Reason, because
 from coalition.store.moment import Moment
@@ -70,7 +71,7 @@ class ExplainGroups(Explain):
     """The part of the store that says why the jobs of a group wait."""
 
     @reads
-    def _why_group(self, db: Connection, shown: Job) -> list[Reason]:
+    def _why_group(self, db: Connection, shown: Job, viewer: str | None) -> list[Reason]:
         counts = shown.counts or Counts()
         if not counts.total:
             return [because("empty", "is an empty group: submit jobs into it, or delete it")]
@@ -78,6 +79,8 @@ class ExplainGroups(Explain):
         held = self._why_held(db, shown.id) if counts.waiting + counts.pending else []
         if held:  # all that is below waits for that
             return [*held, *told] if shown.state in (JobState.WAITING, JobState.PENDING) else [*told, *held]
+        if viewer is not None and lists.counts(db, shown.id)["total"] != counts.total:  # others have jobs in it
+            return told
         found = self._look_below(db, shown.id)
         self._add_errors(db, found)
         if found.pending:

@@ -50,6 +50,14 @@ class JobQuery:
     after: Cursor | None = None
     ids: tuple[int, ...] | None = None
     terms: tuple[Term, ...] = ()
+    viewer: str | None = None  # who sees own jobs only
+    above: tuple[int, ...] = ()  # right below `parent`: others' groups that have jobs of the viewer's in them
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks for all that is right below a group, and so for the groups on the way to own jobs."""
+        filters = (self.states, self.user is not None, self.title, self.paused is not None, self.ids is not None, self.terms)
+        return self.parent is not None and not any(filters)
 
     def with_fast_terms(self) -> JobQuery:
         """The same, with the terms that an index knows as plain filters."""
@@ -167,8 +175,19 @@ def _fits(term: Term, value: Any) -> ColumnElement[bool]:
 def driver(query: JobQuery) -> Driver:
     """The index that gives the order, and what is left to be looked at row by row."""
     query = query.with_fast_terms()
-    found = _driver(query)
+    found = _driver(query) if query.viewer is None else _own_driver(query, query.viewer)
     return replace(found, rest=(*found.rest, *map(condition, query.terms)))
+
+
+def _own_driver(query: JobQuery, viewer: str) -> Driver:
+    """As _driver; of own jobs, and the groups above them, only."""
+    if query.is_plain and query.sort == "id":
+        mine = (spec.c.user == viewer, spec.c.parent == query.parent)
+        others = (spec.c.job_id.in_(query.above), func.coalesce(spec.c.user, "") != viewer)
+        return Driver(spec.c.job_id, spec.c.job_id, (mine, others) if query.above else (mine,), (), query.descending)
+    found = _driver(replace(query, user=viewer) if query.user is None and not query.above else query)
+    seen = func.coalesce(spec.c.user, "") == viewer
+    return replace(found, rest=(*found.rest, or_(seen, spec.c.job_id.in_(query.above)) if query.above else seen))
 
 
 def _driver(query: JobQuery) -> Driver:
@@ -198,9 +217,9 @@ def _driver(query: JobQuery) -> Driver:
     return Driver(job.c.id, job.c.id, (tuple(of_job),), (*some_state, *title, *paused, *of_user), down)
 
 
-def every(db: Connection, terms: tuple[Term, ...]) -> list[int]:
+def every(db: Connection, terms: tuple[Term, ...], viewer: str | None = None) -> list[int]:
     """The ids of all jobs that fit every term, lowest first, however many they are."""
-    source = driver(JobQuery(terms=terms))
+    source = driver(JobQuery(terms=terms, viewer=viewer))
     branches = or_(*(and_(true(), *where) for where in source.branches))
     query = select(job.c.id).join(spec, spec.c.job_id == job.c.id).where(branches, *source.rest)
     return sorted(db.execute(query).scalars())

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, func, or_, select
 
 from coalition.errors import NotFound
 from coalition.model import UNTIL, Attempt, Counts, Dependency, Job, Worker
 from coalition.schema import archive, attempt, dependency, event, frame_rule, group_count, group_inherited, job, spec, worker
 from coalition.states import JobState, WorkerState
-from coalition.store import lists
+from coalition.store import lists, sight
 from coalition.store.base import HotIn, chunks, reads
 from coalition.store.lists import Cursor, JobQuery
 from coalition.store.prices import Prices
@@ -30,9 +30,10 @@ class Views(Prices):
     @reads
     def jobs(self, db: Connection, query: JobQuery) -> tuple[list[Job], Cursor | None]:
         """A page of jobs, and the cursor of the next one (None at the end). A page may be short where few jobs fit."""
+        query = sight.with_groups(db, query)
         ids, cursor = lists.page(db, query)
         found = {row.id: row for row in db.execute(job_rows().where(job.c.id.in_(ids)))} if ids else {}
-        return self._shown(db, [found[job_id] for job_id in ids]), cursor
+        return self._shown(db, [found[job_id] for job_id in ids], query.viewer), cursor
 
     @reads
     def count_jobs(self, db: Connection, query: JobQuery) -> dict[str, Any]:
@@ -40,17 +41,31 @@ class Views(Prices):
 
         `total` is None where that is not quickly told.
         """
-        total, more = lists.driver(query).count(db) or (None, False)
-        return {"counts": lists.counts(db, query.parent), "total": total, "more": more}
+        total, more = lists.driver(sight.with_groups(db, query)).count(db) or (None, False)
+        counts = lists.counts(db, query.parent) if query.viewer is None else sight.counts(db, query.viewer, query.parent)
+        return {"counts": counts, "total": total, "more": more}
 
     @reads
-    def job(self, db: Connection, job_id: int) -> Job:
-        """One job; NotFound if there is none."""
+    def job(self, db: Connection, job_id: int, viewer: str | None = None) -> Job:
+        """One job; NotFound if there is none that the viewer sees."""
         row = db.execute(job_rows().where(job.c.id == job_id)).first()
         if row is None:
-            kept = db.execute(select(archive.c.job_id).where(archive.c.job_id == job_id)).first()
-            raise NotFound(f"job {job_id} is archived; ask for /archive/{job_id}" if kept else f"there is no job {job_id}")
-        return self._shown(db, [row])[0]
+            kept = db.execute(select(archive.c.user).where(archive.c.job_id == job_id)).first()
+            told = kept is not None and viewer in (None, kept.user)
+            raise NotFound(f"job {job_id} is archived; ask for /archive/{job_id}" if told else f"there is no job {job_id}")
+        if viewer not in (None, row.user) and job_id not in sight.groups_above(db, str(viewer)):
+            raise NotFound(f"there is no job {job_id}")
+        return self._shown(db, [row], viewer)[0]
+
+    def _must_be_own(self, db: Connection, job_id: int, viewer: str | None) -> None:
+        """NotFound for a job of somebody else, whose inside the viewer does not see."""
+        if viewer is not None and not sight.own(db, [job_id], viewer):
+            raise NotFound(f"there is no job {job_id}")
+
+    @reads
+    def must_be_own(self, db: Connection, job_id: int, viewer: str | None) -> None:
+        """NotFound for a job of somebody else, for who sees own jobs only."""
+        self._must_be_own(db, job_id, viewer)
 
     @reads
     def owners(self, db: Connection, ids: Sequence[int], *, below: bool = True) -> set[str]:
@@ -68,11 +83,12 @@ class Views(Prices):
                 level += db.execute(select(job.c.id).where(job.c.parent.in_(chunk))).scalars()
         return found
 
-    def _shown(self, db: Connection, rows: Sequence[Any]) -> list[Job]:
+    def _shown(self, db: Connection, rows: Sequence[Any], viewer: str | None = None) -> list[Job]:
         edges = self._named(db, [row.id for row in rows])
         costs = self._costs(db, [row.id for row in rows if not row.is_group])
         why = self._why_rows(db, rows)
-        return [self._show(db, row, edges.get(row.id, ()), costs.get(row.id, 0), why.get(row.id, "")) for row in rows]
+        shown = [self._show(db, row, edges.get(row.id, ()), costs.get(row.id, 0), why.get(row.id, "")) for row in rows]
+        return shown if viewer is None else sight.as_seen(db, shown, viewer)
 
     def _why_rows(self, db: Connection, rows: Sequence[Any]) -> Mapping[int, str]:
         raise NotImplementedError  # coalition/store/reasons.py
@@ -181,12 +197,14 @@ class Views(Prices):
         since: float,
         limit: int,
         before: int | None = None,
+        viewer: str | None = None,
     ) -> list[Attempt]:
         """The last attempts, newest first, that began at `since` or later: of all jobs and workers, or of one.
 
         `before`: the id of the last one seen.
         """
-        wanted = [attempt.c.leased_at >= since]
+        wanted: list[ColumnElement[bool]] = [attempt.c.leased_at >= since]
+        wanted += [] if viewer is None else [sight.is_own(attempt.c.job_id, viewer)]
         wanted += [attempt.c.job_id == job_id] if job_id is not None else []
         wanted += [attempt.c.id < before] if before is not None else []
         if worker_name is not None:
@@ -194,20 +212,25 @@ class Views(Prices):
         return [_attempt(row) for row in db.execute(_attempt_select().where(*wanted).limit(limit))]
 
     @reads
-    def users(self, db: Connection) -> list[str]:
+    def users(self, db: Connection, viewer: str | None = None) -> list[str]:
         """Whose jobs there are."""
-        return list(db.execute(select(spec.c.user).distinct().order_by(spec.c.user)).scalars())
+        return (
+            [viewer] if viewer is not None else list(db.execute(select(spec.c.user).distinct().order_by(spec.c.user)).scalars())
+        )
 
     @reads
-    def priorities(self, db: Connection) -> list[int]:
+    def priorities(self, db: Connection, viewer: str | None = None) -> list[int]:
         """The priorities that jobs have themselves."""
-        return list(db.execute(select(job.c.prio).distinct().order_by(job.c.prio)).scalars())
+        query = select(job.c.prio).distinct().order_by(job.c.prio)
+        if viewer is not None:
+            query = query.join(spec, spec.c.job_id == job.c.id).where(spec.c.user == viewer)
+        return list(db.execute(query).scalars())
 
     @reads
-    def attempt(self, db: Connection, attempt_id: int) -> Attempt:
-        """One attempt; NotFound if there is none."""
+    def attempt(self, db: Connection, attempt_id: int, viewer: str | None = None) -> Attempt:
+        """One attempt; NotFound if there is none that the viewer sees."""
         row = db.execute(_attempt_select().where(attempt.c.id == attempt_id)).first()
-        if row is None:
+        if row is None or (viewer is not None and not sight.own(db, [row.job_id], viewer)):
             raise NotFound(f"there is no attempt {attempt_id}")
         return _attempt(row)
 
@@ -228,11 +251,12 @@ class Views(Prices):
         until: float | None = None,
         before: int | None = None,
         below: bool = False,
+        viewer: str | None = None,
     ) -> list[dict[str, Any]]:
         """Events, newest first; `filters` may hold ids of job, worker and instance, `user` (who did it) and `kind`.
 
         Those from `since` on, up to before `until`; `before` is the id of the last one seen, to go on from there. `below`: of
-        the job and of all that is below it, archived jobs too.
+        the job and of all that is below it, archived jobs too. A viewer sees what is of own jobs, and what she did herself.
         """
         columns: dict[str, Any] = {
             "job": event.c.job_id,
@@ -244,9 +268,10 @@ class Views(Prices):
         jobs = self._tree_of(db, int(filters["job"])) if below and "job" in filters else ()
         filters = {name: value for name, value in filters.items() if name != "job" or not jobs}
         statement = select(event).where(*(columns[name] == value for name, value in filters.items()))
-        bounds = [event.c.at >= since] if since else []
+        bounds: list[ColumnElement[bool]] = [event.c.at >= since] if since else []
         bounds += [event.c.at < until] if until is not None else []
         bounds += [event.c.id < before] if before is not None else []
+        bounds += [] if viewer is None else [or_(event.c.who == viewer, sight.is_own(event.c.job_id, viewer))]
         newest = statement.where(*bounds).order_by(event.c.id.desc()).limit(limit)
         pieces = [newest.where(event.c.job_id.in_(chunk)) for chunk in chunks(jobs)] if jobs else [newest]
         rows = sorted((row for piece in pieces for row in db.execute(piece)), key=lambda row: -row.id)
@@ -273,11 +298,14 @@ class Views(Prices):
         return found
 
     @reads
-    def timeline(self, db: Connection, job_id: int, limit: int, until: float | None = None) -> list[dict[str, Any]]:
+    def timeline(
+        self, db: Connection, job_id: int, limit: int, until: float | None = None, viewer: str | None = None
+    ) -> list[dict[str, Any]]:
         """What happened to a job, newest first: its events, and the lease, start and end of each of its attempts.
 
         Each is {at, kind, who, text, attempt, worker}; `attempt` is 0 of an event. Those before `until`, if it is given.
         """
+        self._must_be_own(db, job_id, viewer)
         end = [] if until is None else [event.c.at < until]
         query = select(event).where(event.c.job_id == job_id, *end).order_by(event.c.id.desc()).limit(limit)
         told = [
@@ -291,7 +319,7 @@ class Views(Prices):
     # ------------------------------------------------------------ workers, farm
 
     @reads
-    def workers(self, db: Connection) -> list[Worker]:
+    def workers(self, db: Connection, viewer: str | None = None) -> list[Worker]:
         """All workers; those of machines that are gone for a while yet, as `[keep] workers` says."""
         held: dict[int, list[int]] = {}
         for row in db.execute(select(attempt.c.open_worker, attempt.c.job_id).where(attempt.c.open_worker.is_not(None))):
@@ -300,19 +328,28 @@ class Views(Prices):
         there = or_(worker.c.state != str(WorkerState.TERMINATED), worker.c.seen_at > now - self.settings.keep.workers_s)
         query = select(worker).where(there).order_by(worker.c.name)
         found = [_worker(row, sorted(held.get(row.id, [])), now) for row in db.execute(query)]
+        if viewer is not None:
+            return self._with_own_jobs(db, found, viewer)
         why = self._why_workers(db, [one for one in found if one.state == WorkerState.WAITING and not (one.jobs or one.reason)])
         return [replace(one, reason=why[one.id]) if one.id in why else one for one in found]
 
     @reads
-    def worker(self, db: Connection, worker_id: int) -> Worker:
+    def worker(self, db: Connection, worker_id: int, viewer: str | None = None) -> Worker:
         """One worker as the list shows it; NotFound if there is none."""
         row = db.execute(select(worker).where(worker.c.id == worker_id)).first()
         if row is None:
             raise NotFound(f"there is no worker {worker_id}")
         shown = self._worker_shown(db, row)
+        if viewer is not None:
+            return self._with_own_jobs(db, [shown], viewer)[0]
         if shown.state != WorkerState.WAITING or shown.jobs or shown.reason:
             return shown
         return replace(shown, reason=self._why_workers(db, [shown])[shown.id])
+
+    def _with_own_jobs(self, db: Connection, found: Sequence[Worker], viewer: str) -> list[Worker]:
+        """Of what they run only the viewer's jobs; why one is idle is of everybody's."""
+        mine = sight.own(db, sorted({job_id for one in found for job_id in one.jobs}), viewer)
+        return [replace(one, jobs=tuple(job_id for job_id in one.jobs if job_id in mine)) for one in found]
 
     def _worker_shown(self, db: Connection, row: Any) -> Worker:
         """One worker, from its row."""
@@ -320,9 +357,10 @@ class Views(Prices):
         return _worker(row, sorted(held), self.clock())
 
     @reads
-    def farm_jobs(self, db: Connection) -> dict[str, int]:
+    def farm_jobs(self, db: Connection, viewer: str | None = None) -> dict[str, int]:
         """Leaves by state over the whole farm."""
-        return {name: count for name, count in lists.counts(db, None).items() if name != "total"}
+        found = lists.counts(db, None) if viewer is None else sight.counts(db, viewer, None)
+        return {name: count for name, count in found.items() if name != "total"}
 
     @reads
     def farm_workers(self, db: Connection) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from coalition.errors import BadInput, Conflict, NotAuthenticated, NotFound
 from coalition.hours import Availability
 from coalition.matching import Capacity
 from coalition.model import Enrol, WorkerChanges, to_dict
-from coalition.schema import attempt, instance, job, reqset, token, worker
+from coalition.schema import attempt, instance, job, reqset, spec, token, worker
 from coalition.states import WORKER, InstanceState, WorkerState, after
 from coalition.store.base import chunks, reads, writes
 from coalition.store.dispatch import TAKING, Dispatch
@@ -376,13 +376,15 @@ class Workers(Dispatch):
         return rows
 
     @reads
-    def affinities(self, db: Connection) -> list[dict[str, Any]]:
+    def affinities(self, db: Connection, viewer: str | None = None) -> list[dict[str, Any]]:
         """Every tag in use, with how many workers have it and how many jobs that are not over ask for it themselves."""
         counts: dict[str, dict[str, Any]] = {}
         for (lines,) in db.execute(select(worker.c.affinity).where(worker.c.state != str(WorkerState.TERMINATED))):
             for tag in {tag for line in json.loads(lines) for tag in line}:
                 counts.setdefault(tag, {"tag": tag, "workers": 0, "jobs": 0})["workers"] += 1
         query = select(reqset.c.json, func.count().label("n")).join(job, job.c.own_set == reqset.c.id)
+        if viewer is not None:
+            query = query.join(spec, spec.c.job_id == job.c.id).where(spec.c.user == viewer)
         for row in db.execute(query.where(job.c.state.not_in(["FINISHED", "ERROR"])).group_by(reqset.c.id)):
             for tag in json.loads(row.json)["tags"]:
                 counts.setdefault(tag, {"tag": tag, "workers": 0, "jobs": 0})["jobs"] += row.n

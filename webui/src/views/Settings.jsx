@@ -55,6 +55,9 @@ function NewToken({ onMade }) {
           <input name="user" required placeholder="User" aria-label="User of the token" />
           <select name="role" aria-label="Role">
             <option>user</option>
+            <option>guest</option>
+            <option>wrangler</option>
+            <option>budget</option>
             <option>admin</option>
           </select>
         </>
