@@ -80,19 +80,27 @@ class Applier:
             self._call_terminate(key, ids)
 
     def heed(self, key: str, notices: Sequence[Notice]) -> None:
-        """What its provider will take away gets no more jobs, and another like it is not asked for too soon."""
+        """Keeps what a provider will take away, as its worker keeps what it hears itself. Strangers are not ours to care for."""
+        if not notices:
+            return
+        self.store.check_leader(self.fence)
+        known = {(one.provider, one.provider_id): one for one in self.store.machines()}
         for notice in notices:
-            machine = next((one for one in self.store.machines() if (one.provider, one.provider_id) == (key, notice.id)), None)
-            if machine is None or machine.wish:  # not ours, or heard before
-                continue
-            self.store.check_leader(self.fence)
-            left_s = max(0.0, notice.at - self.clock())
-            self.store.mark_instances([machine.id], "drain", f"{key}, which takes it back", notice.reason)
-            words = f"instance {machine.id}: {notice.reason}; it ends in {left_s:.0f} s"
+            machine = known.get((key, notice.id))
+            if machine is not None and machine.taken_at is None:
+                self.store.announce(machine.id, notice.at, key, notice.reason)
+
+    def part(self) -> None:
+        """What will be taken away gets no more jobs, and another like it is not asked for too soon."""
+        if all(one.taken_at is None or one.wish for one in self.store.machines()):
+            return
+        for machine in self.store.heed(self.fence):
+            left_s = max(0.0, (machine.taken_at or 0.0) - self.clock())
+            words = f"instance {machine.id}: {machine.reason}; it ends in {left_s:.0f} s"
             self.decided.append(Decided(machine.pool, "notice", 1, words))
             if machine.pool in self.pools:
                 until = self.clock() + (BLOCK_S[Reason.CAPACITY] or 0.0)
-                self._block(machine.pool, machine.offering, str(Reason.CAPACITY), until, f"one was taken back: {notice.reason}")
+                self._block(machine.pool, machine.offering, str(Reason.CAPACITY), until, f"one was taken back: {machine.reason}")
 
     # ------------------------------------------------------------ a plan
 

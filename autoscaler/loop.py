@@ -223,7 +223,7 @@ class Autoscaler:
         return lists.keys()
 
     def _heed(self, applier: Applier) -> None:
-        """Acts on what providers announce that they will take away."""
+        """Acts on what providers, or the machines themselves, announce that will be taken away."""
         for key, provider in self.providers.items():
             try:
                 notices = provider.notices()
@@ -231,6 +231,7 @@ class Autoscaler:
                 log.warning("%s cannot tell what it will take away: %s", key, error)
             else:
                 applier.heed(key, notices)
+        applier.part()
 
     def _pools(self, problem: str) -> list[Pool]:
         """The pools with their offers; none of those while there is a problem."""

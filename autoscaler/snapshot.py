@@ -188,6 +188,7 @@ def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) 
     rules = store.settings.autoscaler
     horizon = max((pool.funding_s(rules) for pool in pools), default=0.0) + rules.slack_s + 2 * LAUNCH_WINDOW_S
     machines = store.machines()
+    demands = [*store.backlog(), *(store.stranded() if any(machine.taken_at is not None for machine in machines) else ())]
     latest = max((machine.funded_until for machine in machines), default=now) + rules.slack_s
     steps = [offer.minimum_s + offer.granularity_s for pool in pools for offer in pool.offers]
     windows = store.budget_windows(now, max(now + horizon, latest) + max([1.0, *steps]))
@@ -200,7 +201,7 @@ def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) 
         now=now,
         rules=rules,
         pools=tuple(pools),
-        demands=tuple(Demand(d.requirement, d.prio_path, d.waiting, d.estimate_s) for d in store.backlog()),
+        demands=tuple(Demand(d.requirement, d.prio_path, d.waiting, d.estimate_s) for d in demands),
         workers=tuple(
             Worker(**{name: getattr(row, name) for name in names}, young=young.get(row.id, 0), ending=ending.get(row.id, 0.0))
             for row in store.fleet()

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import re
 import reprlib
+import signal
 import sys
 import types
 import typing
@@ -40,6 +41,7 @@ UNTIL = ("finished", "done")
 TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}\Z")
 OWN_LIMITS = ("group#", "user#")  # names of limits that the farm keeps itself, for max_running
 WORKER_NAME = re.compile(r"^[\w.\-]{1,128}\Z")
+CHECKPOINT = "COALITION_CHECKPOINT_SIGNAL"  # what a job is sent when its machine is taken away, instead of SIGTERM; it may go on
 SCALARS = frozenset((str, int, float, bool, type(None)))
 NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -79,7 +81,16 @@ def _environment(value: Mapping[str, str]) -> str | None:
     bad = [name for name in value if not NAME.match(name)]
     if bad:
         return f"{bad[0][:80]!r} is not a variable's name (letters, digits and _, not starting with a digit)"
+    if CHECKPOINT in value and a_signal(value[CHECKPOINT]) is None:
+        return f"{CHECKPOINT}={value[CHECKPOINT][:80]!r} is not a signal that can be heeded, such as USR1"
     return "a value holds a NUL byte" if any("\0" in text for text in value.values()) else None
+
+
+def a_signal(name: str) -> signal.Signals | None:
+    """USR1 or SIGUSR1 -> its number; None for what is none, or cannot be heeded."""
+    number = getattr(signal, f"SIG{name.removeprefix('SIG')}", None)
+    unheeded = [getattr(signal, one, None) for one in ("SIGKILL", "SIGSTOP")]
+    return number if isinstance(number, signal.Signals) and number not in unheeded else None
 
 
 def _pattern(value: str | None) -> str | None:
@@ -556,6 +567,7 @@ class Sync:
     wait_s: float = spec(0.0, low=0, high=60, help="how long the server may hold the call when there is nothing to do")
     takes: bool = spec(True, help="false: it takes no leases, also none ahead; it is ending, or its disk is full")
     user_idle_s: float | None = spec(None, low=0, help="since somebody used its keyboard or mouse; null: cannot be told")
+    taken_in_s: float | None = spec(None, low=0, high=1e9, help="until its cloud takes the machine away; null: nothing is said")
 
 
 @dataclass(frozen=True)
@@ -566,7 +578,10 @@ class Refused:
 
 @dataclass(frozen=True)
 class SyncReply:
-    """`desired` is run, drain (take no more) or exit (end when empty). Leases may repeat: run each attempt once."""
+    """`desired` is run, drain (take no more) or exit (end when empty). Leases may repeat: run each attempt once.
+
+    `taken_in_s`: so long until its cloud takes the machine away; null: nothing is said.
+    """
 
     leases: Sequence[Lease]
     stop: Sequence[int]
@@ -574,6 +589,7 @@ class SyncReply:
     desired: str
     funded_for_s: float | None
     next_sync_s: float
+    taken_in_s: float | None = None
 
 
 @dataclass(frozen=True)

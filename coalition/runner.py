@@ -35,7 +35,7 @@ import psutil
 
 from coalition.errors import BadInput
 from coalition.keeper import marked
-from coalition.model import INLINE_LOG_BYTES, Enrolled, Lease
+from coalition.model import CHECKPOINT, INLINE_LOG_BYTES, Enrolled, Lease, a_signal
 from coalition.patterns import Patterns
 from coalition.places import PathRules, expand
 from coalition.progress import Progress
@@ -44,6 +44,7 @@ from coalition.states import AttemptState
 SHELL = "/bin/sh"
 PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 MARK = "COALITION_RUN"
+NOTICE = "COALITION_NOTICE"  # names the file that says when the machine will be taken away, once that is known
 SCAN_BYTES = 262_144  # of new log are looked at for progress, the last ones
 CLEAN_S = 10.0  # how long the end of killed processes is waited for
 READ_S = 60.0  # how long the look at the rest of a log is waited for
@@ -198,6 +199,8 @@ class Runner:
         self.spool = spool
         self.session = secrets.token_hex(8)
         self.runs: dict[int, Run] = {}
+        self._notice = spool.absolute() / "notice"
+        self._notice.unlink(missing_ok=True)
         self._told: list[Ended] = []  # ends for the next poll
         self._children_fd = _become_subreaper() if adopt else -1
         self._adopting = self._children_fd >= 0
@@ -259,6 +262,7 @@ class Runner:
         for name, text in given.items():
             environment[name] = self._rules.map(expand(text, layers))
         environment[MARK] = f"{self.session}-{lease.attempt}"
+        environment[NOTICE] = str(self._notice)
         return self._rules.map(expand(lease.command, layers)), self._rules.map(expand(lease.dir, layers)), environment
 
     def _launch(self, run: Run, command: str, place: str, environment: dict[str, str]) -> None:
@@ -302,6 +306,24 @@ class Runner:
 
     # -------- stopping
 
+    def warn(self, left_s: float, grace_s: float) -> None:
+        """The machine will be taken away in `left_s`: the file of NOTICE says when, in seconds since 1970.
+
+        SIGTERM to each run, and after `grace_s` SIGKILL; it ends as STOPPED. A job with a checkpoint signal gets only that.
+        """
+        new = self._notice.with_name("notice.new")
+        with contextlib.suppress(OSError):  # a full disk: the signal comes all the same
+            new.write_text(f"{time.time() + left_s:.0f}\n", encoding="ascii")
+            new.replace(self._notice)
+        words = f"the cloud takes this machine away in {left_s:.0f} s"
+        for run in [run for run in self.runs.values() if run.phase is _Phase.RUNNING]:
+            number = a_signal(run.lease.environment.get(CHECKPOINT, ""))
+            if number is None:
+                self._terminate(run, AttemptState.STOPPED, words, grace_s)
+            else:
+                run.note(f"{words}: {number.name} is sent")
+                self._signal(run, number)
+
     def stop(self, attempt: int, reason: str = "stopped") -> None:
         """SIGTERM to the run's whole tree, after the grace SIGKILL; it ends as STOPPED. No effect if it is ending already."""
         run = self.runs.get(attempt)
@@ -316,11 +338,11 @@ class Runner:
                 run.phase, run.verdict = _Phase.STOPPING, (AttemptState.STOPPED, "killed")
         self._told += self._look(time.monotonic())
 
-    def _terminate(self, run: Run, state: AttemptState, reason: str) -> None:
+    def _terminate(self, run: Run, state: AttemptState, reason: str, grace_s: float | None = None) -> None:
         if reason not in (run.licence, run.error):
             run.note(reason)
         run.phase, run.verdict = _Phase.STOPPING, (state, reason)
-        run.deadline = run.kill_at = time.monotonic() + self._site.grace_s
+        run.deadline = run.kill_at = time.monotonic() + (self._site.grace_s if grace_s is None else grace_s)
         self._signal(run, signal.SIGTERM)
 
     def _signal(self, run: Run, number: int) -> None:

@@ -433,6 +433,7 @@ instance = _table(
     Column("enrolled_at", Seconds),
     Column("drained_at", Seconds),
     Column("ended_at", Seconds),
+    Column("taken_at", Seconds),  # when its cloud takes it away, as it announced
     _text("wish", 12),  # drain, terminate: asked for by hand, carried out by the next tick
     _text("wished_by", 128),
     Column("spent_micro", Money, nullable=False, server_default="0"),  # booked at settlement

@@ -37,6 +37,7 @@ from coalition.config import a_tag_list
 from coalition.discovery import DEFAULT_PORT, find
 from coalition.errors import BadInput, CoalitionError, Conflict, NotAuthenticated, ServerUnreachable
 from coalition.link import PAUSE_S, STREAM_S, Backoff, Connection, Line, LogStreamer
+from coalition.metadata import CLOUDS, Watch
 from coalition.model import MAX_TEXT, Enrol, Enrolled, Facts, Lease, SyncReply, from_dict, to_dict
 from coalition.outbox import Outbox, StateDir
 from coalition.places import PLATFORM
@@ -53,6 +54,7 @@ FAREWELL_S = (5.0, 60.0)  # an ending agent tries so long to tell its last resul
 LOST_SERVER_S = 30.0  # after so long without the server, it is looked for again
 FIND_S = 5.0
 STARTUP = 0  # the number of the startup command's run; attempts begin with 1
+TAKEN_MARGIN_S = 5.0  # before its machine is taken away all that ran has ended, and is told
 OUT_OF_FUNDS = 75  # the exit code that tells a cloud machine's supervisor to power off
 T = TypeVar("T")
 logger = logging.getLogger("coalition.worker")
@@ -63,7 +65,8 @@ class WorkerOptions:
     """How `coalition worker` was called. Empty texts mean: not given.
 
     `slots` is a number or "cpus"; `affinity` has a comma list of tags for each line, best first. `server` comes from
-    COALITION_SERVER if it is not given, `token` from `token_file`, then COALITION_TOKEN.
+    COALITION_SERVER if it is not given, `token` from `token_file`, then COALITION_TOKEN. `spot` names the cloud that may take
+    this machine away.
     """
 
     server: str = ""
@@ -81,6 +84,7 @@ class WorkerOptions:
     ca: str = ""
     funded_for_s: float | None = None
     deadline_file: str = ""
+    spot: str = ""
     log_format: str = "text"
     log_level: str = "info"
     log_file: str = ""
@@ -108,6 +112,11 @@ class WorkerOptions:
             except (OSError, UnicodeDecodeError) as error:
                 raise BadInput(fields={"token_file": f"cannot be read: {error}"}) from None
         return self.token or os.environ.get("COALITION_TOKEN", "")
+
+    def checked_spot(self) -> str:
+        if self.spot not in ("", *CLOUDS):
+            raise BadInput(fields={"spot": f'"{self.spot}" is not allowed: {" or ".join(CLOUDS)}'})
+        return self.spot
 
     def resolved_state_dir(self) -> Path:
         return Path(self.state_dir or Path("~/.coalition/workers") / self.resolved_name()).expanduser().absolute()
@@ -244,6 +253,9 @@ class Agent:
             Connection(self._url, options.ca).close()  # complains now if it cannot be one
         self._session = secrets.token_hex(16)
         self._presence = Presence()
+        spot = options.checked_spot()
+        self._watch = Watch(spot, lambda left_s: self._tell(lambda: self._hear(time.monotonic() + left_s))) if spot else None
+        self._taken_at: float | None = None  # when its cloud takes the machine away
         self._open_state(options.resolved_state_dir(), own_process)
         self._inbox: deque[Callable[[], None]] = deque()
         self._lines = [Line(f"call-{number}", self._tell) for number in (1, 2)]
@@ -300,7 +312,7 @@ class Agent:
         _allow_files(4 * self._slots + 256)
         with self._heed_signals():
             try:
-                for thread in (*self._lines, self._logs):
+                for thread in filter(None, (*self._lines, self._logs, self._watch)):
                     thread.start()
                 self._begin()
                 while self._exit_code is None:
@@ -357,6 +369,8 @@ class Agent:
                 if run.attempt not in self._shown:
                     self._shown.add(run.attempt)
                     logger.info("%s is running", self._titles[run.attempt])
+        if self._taken_at is not None and now >= self._taken_at - TAKEN_MARGIN_S - self._runner.site.grace_s:
+            self._stop_all("its machine is about to be taken away")
         full = self._state.is_full
         if full != self._is_full:
             self._is_full = full
@@ -369,7 +383,7 @@ class Agent:
     # -------- jobs
 
     def _start_queued(self) -> None:
-        while self._queue and self._runner.busy < self._slots and not (self._ending or self._desired != "run"):
+        while self._queue and self._runner.busy < self._slots and not self._is_leaving:
             lease, _ = self._queue.pop(next(iter(self._queue)))
             self._titles[lease.attempt] = f"job {lease.job} ({lease.title})" if lease.title else f"job {lease.job}"
             self._runner.start(lease)
@@ -439,6 +453,23 @@ class Agent:
             logger.error("the startup command failed (%s); the end of what it said:\n%s", end.reason, _tail(path))
             self._exit_code = 1
         path.unlink(missing_ok=True)
+
+    def _stop_all(self, reason: str) -> None:
+        for attempt in list(self._runner.runs):
+            self._runner.stop(attempt, reason)
+
+    # -------- the cloud takes the machine away
+
+    def _hear(self, taken_at: float) -> None:
+        """Of the server or the machine's own cloud: nothing new is begun here, and what runs has the time that is left."""
+        if self._taken_at is not None:
+            return
+        left_s = max(0.0, taken_at - time.monotonic())
+        self._taken_at = taken_at
+        self._schedule.news = True
+        logger.warning("the cloud takes this machine away in %.0f s", left_s)
+        self._give_back(list(self._queue), "not started: its machine is taken away")
+        self._runner.warn(left_s, max(1.0, left_s - TAKEN_MARGIN_S))
 
     # -------- calls
 
@@ -559,8 +590,12 @@ class Agent:
 
     # -------- syncs
 
+    @property
+    def _is_leaving(self) -> bool:
+        return self._ending or self._desired != "run" or self._taken_at is not None
+
     def _takes(self) -> bool:
-        return not (self._ending or self._desired != "run" or self._is_full)
+        return not (self._is_leaving or self._is_full)
 
     def _free(self) -> int:
         if not self._takes():
@@ -589,6 +624,8 @@ class Agent:
         }
         if not self._takes():
             body["takes"] = False
+        if self._taken_at is not None:
+            body["taken_in_s"] = max(0.0, self._taken_at - now)
         flight = self._schedule.sent(now, funded_clock(), wait_s > 0, told)
         data = json.dumps(body).encode()
         url, path = self._url, f"/workers/{enrolled.worker}/sync"
@@ -646,6 +683,8 @@ class Agent:
         if reply.funded_for_s is not None:
             self._funded_until = flight.funded_from + reply.funded_for_s
             self._write_deadline()
+        if reply.taken_in_s is not None:
+            self._hear(flight.sent_at + reply.taken_in_s)
         self._take(reply.leases, now)
         self._low = len(self._queue) // 2
         for attempt in reply.stop:
@@ -671,7 +710,7 @@ class Agent:
             self._desired = desired
         if desired == "exit" and not self._ending:
             self._end_soon(now)
-        if self._queue and (self._ending or desired != "run"):
+        if self._queue and self._is_leaving:
             self._give_back(list(self._queue), "not started: the worker takes no more")
 
     def _send_log(self, attempt: int, offset: int, piece: bytes) -> Mapping[str, Any]:
@@ -711,8 +750,7 @@ class Agent:
                 self._end_soon(now)
         elif self._heeded == 2:
             logger.info("told to end again: stopping %d jobs; once more to kill", running)
-            for attempt in list(self._runner.runs):
-                self._runner.stop(attempt, "the worker was told to end")
+            self._stop_all("the worker was told to end")
         else:
             logger.warning("told to end a third time: killing")
             self._exit_code = 1
@@ -738,6 +776,8 @@ class Agent:
     def _close(self) -> None:
         self._runner.close()  # first: jobs cost more than calls
         self._presence.close()
+        if self._watch:
+            self._watch.close()
         if self._log_line:
             self._log_line.abort()
         self._logs.close()

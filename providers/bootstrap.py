@@ -16,6 +16,7 @@ import math
 import shlex
 
 from coalition.config import PoolSettings, options_of
+from coalition.metadata import CLOUDS
 from providers.base import LAUNCH_WINDOW_S, Offering, Request
 
 SCRIPT = "/var/lib/cloud/scripts/per-boot/coalition"  # where cloud-init runs it at every start
@@ -149,6 +150,7 @@ work() {
     set -- worker --server "$SERVER" --token-file "$run/token" --identity "$id" --name "$name"
     set -- "$@" --state-dir "$state" --slots "$SLOTS" --deadline-file "$run/deadline"
     [ -z "$AFFINITY" ] || set -- "$@" --affinity "$AFFINITY"
+    [ -z "$SPOT" ] || set -- "$@" --spot "$SPOT"
     if id coalition >/dev/null 2>&1; then
         chown -R coalition "$run" "$state"
         set -- runuser -u coalition -- "$ROOT/opt/coalition/bin/coalition" "$@"
@@ -202,6 +204,7 @@ def _values(request: Request, root: str, identity: str) -> list[str]:
         "POOL": request.pool,
         "AFFINITY": ",".join(request.affinity),
         "SLOTS": str(request.offering.slots),
+        "SPOT": request.provider if request.offering.market == "spot" and request.provider in CLOUDS else "",
         "TOKEN": request.enrol_token,
         "UNTIL": str(math.floor(request.until)),
         "FUNDED": str(math.floor(request.until - request.launch_by + LAUNCH_WINDOW_S)),

@@ -462,6 +462,37 @@ def test_a_drained_instance_gives_its_worker_no_more_until_it_is_kept(store_of: 
     assert [row.state for row in store.fleet()] == ["STARTING"]
 
 
+# ---------------------------------------------------------------- announced ends
+
+
+def test_what_runs_on_an_instance_that_is_announced_to_be_taken_away_is_demand(store_of: Callable[..., Store]) -> None:
+    store = store_of(budget())
+    fence = lead(store)
+    here, there = launch(store, order(2), fence)
+    workers = [enrol(store, f"w{k}", f"i-abab-{k}") for k in range(2)]
+    store.submit([JobSpec(title="x", command="true", affinity=("linux",)) for _ in range(3)])
+    for worker_id, want in zip(workers, (2, 1), strict=True):
+        row, _ = store.worker_row(worker_id) or (None, "")
+        assert row is not None
+        store.exchange([Call(worker_id, row.epoch, row.capacity, (), (), want, frozenset())])
+    assert (store.backlog(), store.stranded()) == ([], [])
+    before = store.counters()
+    assert store.announce(here, START + 120, "w0", "it is wanted back")
+    assert not store.announce(here, START + 30, "fake", "it is wanted back")
+    assert [(demand.requirement.tags, demand.waiting) for demand in store.stranded()] == [(("linux",), 2)]
+    assert store.instance_of(workers[0]).taken_at == START + 120
+    assert store.instance_of(workers[1]).taken_at is None
+    assert {name for name, value in store.counters().items() if value != before.get(name)} == {"fleet", "backlog"}
+    assert [(one.id, one.wish) for one in store.heed(fence)] == [(here, "")]
+    assert {one.id: (one.wish, one.wished_by) for one in store.machines()} == {
+        here: ("drain", "fake, which takes it back"),
+        there: ("", ""),
+    }
+    assert store.heed(fence) == []
+    with pytest.raises(Fenced):
+        store.heed(fence - 1)
+
+
 # ---------------------------------------------------------------- by hand, blocks, decisions, views
 
 

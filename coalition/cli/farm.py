@@ -85,6 +85,7 @@ def _serve(settings: Settings) -> int:
 @click.option("--identity", help="A cloud machine's own id.")
 @click.option("--funded-for", "funded_for_s", type=DURATION, help="Paid for so long; stops by then unless the server extends it.")
 @click.option("--deadline-file", metavar="FILE", help="Where the end of the paid time is kept, in seconds since boot.")
+@click.option("--spot", type=click.Choice(["aws", "gce"]), help="A spot machine of this cloud: its metadata tell its end.")
 @click.option("--self-test", "only_test", is_flag=True, help="Say whether this machine can be a worker, and end; 1: it cannot.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Of what the worker says of itself; default: text.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error; of single parts too: info,runner:debug.")

@@ -67,6 +67,7 @@ class Session:
     dry_until: float = math.inf  # monotonic
     run_s: float | None = None  # how long its jobs run, lately
     funded_until: float | None = None
+    taken_at: float | None = None  # when its cloud takes the machine away
     ending: bool = False  # its instance is to end
     slot_price_micro: int = 0
     seen_at: float = 0.0
@@ -227,7 +228,7 @@ class Dispatcher:
     def _read_instance(self, session: Session) -> None:
         machine = self.store.instance_of(session.row.id) if session.row.instance_id else None
         if machine is not None:
-            session.funded_until = machine.funded_until
+            session.funded_until, session.taken_at = machine.funded_until, machine.taken_at
             session.slot_price_micro = -(-machine.price_micro // max(1, session.row.slots))
             session.ending = machine.state in (InstanceState.TERMINATING, InstanceState.GONE, InstanceState.FAILED)
 
@@ -242,7 +243,8 @@ class Dispatcher:
     def is_ordinary(self, session: Session, call: Sync) -> bool:
         """Whether `begin` reads and writes nothing, and takes the call."""
         current = call.epoch == session.row.epoch and call.seq > session.seq
-        return current and session.fleet == self._versions.get("fleet", 0) and not self._goes_home(session)
+        known = session.fleet == self._versions.get("fleet", 0) and not self._is_notice(session, call)
+        return current and known and not self._goes_home(session)
 
     def begin(self, session: Session, call: Sync) -> Turn:
         """Takes a call in. StaleCall as `sync`."""
@@ -252,6 +254,8 @@ class Dispatcher:
         if self._goes_home(session):
             self.store.send_home(session.row.id, [result.attempt for result in call.finished])
             session.known = False
+        if self._is_notice(session, call):
+            self._announce(session, call)
         ready, want = self._versions.get("ready", 0), self._want(session, call)
         request = self._request(session, call, want) if self._needs_store(session, call, want) else None
         return Turn(session, call, want, ready, request)
@@ -337,6 +341,18 @@ class Dispatcher:
         rules = session.row.available
         return bool(session.open) and rules.end == "requeue" and not rules.hours.is_open(self.clock())
 
+    @staticmethod
+    def _is_notice(session: Session, call: Sync) -> bool:
+        """Whether the worker says, as the first, that its cloud takes the machine away."""
+        return call.taken_in_s is not None and session.taken_at is None and session.row.instance_id is not None
+
+    def _announce(self, session: Session, call: Sync) -> None:
+        assert call.taken_in_s is not None
+        assert session.row.instance_id is not None
+        session.taken_at = self.clock() + call.taken_in_s
+        words = "its cloud takes the machine back, as the machine was told"
+        self.store.announce(session.row.instance_id, session.taken_at, session.row.name, words)
+
     def _at_once(self, session: Session, call: Sync) -> int:
         """How many new leases could start at once."""
         queued = sum(not running.started for running in call.running)
@@ -408,7 +424,8 @@ class Dispatcher:
         row = session.row
         desired = "exit" if session.ending else "drain" if row.state == WorkerState.DRAINING or not row.active else "run"
         funded = None if session.funded_until is None else max(0.0, session.funded_until - self.clock())
-        return SyncReply(outcome.leases, outcome.stop, outcome.refused, desired, funded, self.settings.worker.sync_s)
+        taken = None if session.taken_at is None else max(0.0, session.taken_at - self.clock())
+        return SyncReply(outcome.leases, outcome.stop, outcome.refused, desired, funded, self.settings.worker.sync_s, taken)
 
     # ------------------------------------------------------------ waiting in the call
 

@@ -34,6 +34,7 @@ FORGOTTEN = 1_000_000  # more than any farm numbers between two backups
 DRAIN_SETTLE_S = 1.0  # by then every server process has read that the worker takes no more
 PAID = [str(state) for state in PAID_INSTANCES]
 COMING = (InstanceState.INTENDED, InstanceState.STARTING, InstanceState.RUNNING)
+STAYING = [*map(str, COMING), str(InstanceState.DRAINING)]  # nobody has asked for their end yet
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Machine:
     launched_at: float | None
     enrolled_at: float | None
     drained_at: float | None
+    taken_at: float | None
     wish: str
     wished_by: str
     reason: str
@@ -612,6 +614,30 @@ class Cloud(Workers):
             self._event(db, f"instance.ask_{wish}", who, why, instance_id=row.id, worker_id=row.worker_id)
         self._bump(db, "backlog")
         return len(marked)
+
+    @writes
+    def announce(self, db: Connection, instance_id: int, at: float, who: str, reason: str) -> bool:
+        """Its cloud takes an instance away at `at`: kept for its worker and for the next tick. Whether it is news."""
+        here = and_(instance.c.id == instance_id, instance.c.taken_at.is_(None), instance.c.state.in_(STAYING))
+        if db.execute(update(instance).where(here).values(taken_at=at, reason=reason[:1_000])).rowcount == 0:
+            return False
+        worker_id = db.execute(select(instance.c.worker_id).where(instance.c.id == instance_id)).scalar()
+        self._event(db, "instance.notice", who, reason, instance_id=instance_id, worker_id=worker_id)
+        self._bump(db, "fleet")
+        self._bump(db, "backlog")
+        return True
+
+    @writes
+    def heed(self, db: Connection, fence: int) -> list[Machine]:
+        """Wishes a drain of what was announced to be taken away and has no wish yet: the next plan does it. Which ones."""
+        self._check_fence(db, fence)
+        told = and_(instance.c.taken_at.is_not(None), instance.c.state.in_(STAYING), instance.c.wish == "")
+        rows = self._machines(db, told)
+        for row in rows:
+            who = f"{row.provider}, which takes it back"
+            db.execute(update(instance).where(instance.c.id == row.id).values(wish="drain", wished_by=who))
+            self._event(db, "instance.ask_drain", who, row.reason, instance_id=row.id, worker_id=row.worker_id)
+        return rows
 
     @writes
     def keep_console(self, db: Connection, instance_id: int, text: str, fence: int) -> None:

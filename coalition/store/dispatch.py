@@ -498,6 +498,27 @@ class Dispatch(Results):
         rows = db.execute(sums.group_by(klass.c.set_id).order_by(klass.c.set_id))
         return [(self._requirement(db, row.set_id), int(row.n)) for row in rows]
 
+    @reads
+    def stranded(self, db: Connection) -> list[Demand]:
+        """As `backlog`, the jobs that run on instances which their cloud takes away: they will have to run elsewhere.
+
+        The limits that they hold go with them.
+        """
+        query = (
+            select(klass.c.set_id, klass.c.prio_path, func.count().label("n"))
+            .select_from(attempt)
+            .join(worker, worker.c.id == attempt.c.open_worker)
+            .join(instance, instance.c.id == worker.c.instance_id)
+            .join(job, job.c.id == attempt.c.job_id)
+            .join(klass, klass.c.id == job.c.class_id)
+            .where(instance.c.taken_at.is_not(None))
+            .group_by(klass.c.set_id, klass.c.prio_path)
+            .order_by(klass.c.set_id, klass.c.prio_path)
+        )
+        estimates = self._estimates(db)
+        rows = db.execute(query).all()
+        return [Demand(self._requirement(db, row.set_id), row.prio_path, row.n, estimates.get(row.set_id)) for row in rows]
+
     def _estimates(self, db: Connection) -> dict[int, float]:
         newest = db.execute(select(func.max(attempt.c.id))).scalar() or 0
         finished = attempt.c.state == str(AttemptState.FINISHED)
@@ -530,11 +551,12 @@ class Dispatch(Results):
 
     @reads
     def instance_of(self, db: Connection, worker_id: int) -> Any:
-        """The cloud instance a worker runs on: state, funded_until, price_micro (per hour), slots, payer; None if it has none."""
+        """The cloud instance a worker runs on: state, funded_until, taken_at, price_micro (per hour), slots, payer; or None."""
         columns = (
             instance.c.id,
             instance.c.state,
             instance.c.funded_until,
+            instance.c.taken_at,
             instance.c.price_micro,
             instance.c.slots,
             instance.c.payer,

@@ -33,6 +33,7 @@ class Farm:
         self.stop_attempts: set[int] = set()
         self.desired = "run"
         self.funded_for_s: float | None = None
+        self.taken_in_s: float | None = None
         self.ahead = 0  # leases beyond the free slots
         self.lose_answers = 0  # of the next syncs that report or lease something, after they took effect
         self.errors: list[tuple[str, CoalitionError]] = []  # for the next calls whose path ends so
@@ -164,6 +165,7 @@ class Farm:
             "refused": refused,
             "desired": self.desired,
             "funded_for_s": self.funded_for_s,
+            "taken_in_s": self.taken_in_s,
             "next_sync_s": self.site["sync_s"],
         }
         self.stop_attempts = set()
