@@ -18,6 +18,7 @@ from pathlib import Path
 
 # package: the command that shows it is there
 COMMANDS = {
+    "caddy": "caddy",
     "povray": "povray",
     "packer": "packer",
     "cloud-init": "cloud-init",

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import configparser
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 
-from coalition import config
+from coalition import cli, config
 from coalition.store import Store
+from scripts import packages
 from tests.commands import coalition, document
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,3 +79,71 @@ def test_without_flags_it_asks_five_questions(tmp_path: Path, answers: str) -> N
     result = CliRunner().invoke(cli, ["init", str(tmp_path / "c.ini")], input=answers.format(data=tmp_path / "d"))
     assert result.exit_code == 0, result.output
     assert config.load(tmp_path / "c.ini").server.farm == "studio"
+
+
+# ---------------------------------------------------------------- containers
+
+COMPOSE = ROOT / "deploy" / "compose"
+DOCUMENT = yaml.safe_load((COMPOSE / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES = DOCUMENT["services"]
+
+
+def test_containers_get_files_that_are_here_or_that_the_readme_makes() -> None:
+    readme = (COMPOSE / "README.md").read_text(encoding="utf-8")
+    for secret in DOCUMENT["secrets"].values():
+        assert f"> {secret['file']}" in readme
+    mounted = [volume.split(":") for service in SERVICES.values() for volume in service["volumes"]]
+    assert all((COMPOSE / source).is_file() if source.startswith("./") else source in DOCUMENT["volumes"] for source, *_ in mounted)
+    assert (ROOT / SERVICES["server"]["build"]["dockerfile"]).is_file()
+    named = {secret if isinstance(secret, str) else secret["source"] for one in SERVICES.values() for secret in one.get("secrets", [])}
+    assert named == set(DOCUMENT["secrets"])
+    assert {network for one in SERVICES.values() for network in one["networks"]} == set(DOCUMENT["networks"])
+
+
+def test_only_the_proxy_is_open_to_all_and_the_database_to_nobody() -> None:
+    assert "ports" not in SERVICES["database"]
+    assert SERVICES["database"]["networks"] == ["inside"]
+    assert DOCUMENT["networks"]["inside"] == {"internal": True}
+    assert SERVICES["server"]["ports"] == ["${COALITION_WORKERS_ADDRESS:-127.0.0.1}:19211:19211/tcp"]
+    assert SERVICES["server"]["cap_drop"] == SERVICES["caddy"]["cap_drop"] == ["ALL"]
+
+
+def test_its_configuration_is_one_that_the_server_takes_and_holds_no_secret() -> None:
+    settings = config.load(COMPOSE / "cloud.ini")
+    assert (settings.server.listen, settings.auth.mode, settings.server.processes) == ("0.0.0.0:19211", "local", 2)
+    assert "@" in settings.server.database
+    assert not re.search(r"//[^@/]*:[^@/]*@", settings.server.database)
+
+
+def test_commands_of_the_containers_readme_are_ones_that_coalition_takes() -> None:
+    lines = re.findall(r"exec server (coalition .*)", (COMPOSE / "README.md").read_text(encoding="utf-8"))
+    assert len(lines) == 2
+    for line in lines:
+        command: click.Command = cli.cli
+        words, context = shlex.split(line)[1:], None
+        while isinstance(command, click.Group):
+            context = command.make_context("coalition", words, parent=context)
+            words = [*context._protected_args, *context.args]
+            found = command.get_command(context, words.pop(0))
+            assert found is not None, line
+            command = found
+        command.make_context("coalition", words, parent=context)
+
+
+def test_the_proxys_file_is_one_that_caddy_takes() -> None:
+    if why := packages.ensure(["caddy"]):
+        pytest.skip(why)
+    environment = {"COALITION_NAME": "farm.example.org", "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
+    told = ["caddy", "adapt", "--validate", "--config", str(COMPOSE / "Caddyfile")]
+    done = subprocess.run(told, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert '"dial":"server:19211"' in done.stdout
+    formatted = subprocess.run(["caddy", "fmt", str(COMPOSE / "Caddyfile")], env=environment, capture_output=True, text=True, timeout=60)
+    assert formatted.stdout == (COMPOSE / "Caddyfile").read_text(encoding="utf-8")
+
+
+def test_the_image_runs_as_nobody_special() -> None:
+    lines = (COMPOSE / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    assert "USER coalition" in lines
+    assert lines.index("USER coalition") < next(number for number, line in enumerate(lines) if line.startswith("ENTRYPOINT"))
+    assert not any(line.startswith("ADD ") for line in lines)
