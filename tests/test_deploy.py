@@ -93,9 +93,11 @@ def test_containers_get_files_that_are_here_or_that_the_readme_makes() -> None:
     for secret in DOCUMENT["secrets"].values():
         assert f"> {secret['file']}" in readme
     mounted = [volume.split(":") for service in SERVICES.values() for volume in service["volumes"]]
-    assert all((COMPOSE / source).is_file() if source.startswith("./") else source in DOCUMENT["volumes"] for source, *_ in mounted)
+    for source, *_ in mounted:
+        assert (COMPOSE / source).is_file() if source.startswith("./") else source in DOCUMENT["volumes"]
     assert (ROOT / SERVICES["server"]["build"]["dockerfile"]).is_file()
-    named = {secret if isinstance(secret, str) else secret["source"] for one in SERVICES.values() for secret in one.get("secrets", [])}
+    secrets = [secret for service in SERVICES.values() for secret in service.get("secrets", [])]
+    named = {secret if isinstance(secret, str) else secret["source"] for secret in secrets}
     assert named == set(DOCUMENT["secrets"])
     assert {network for one in SERVICES.values() for network in one["networks"]} == set(DOCUMENT["networks"])
 
@@ -138,7 +140,8 @@ def test_the_proxys_file_is_one_that_caddy_takes() -> None:
     done = subprocess.run(told, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert '"dial":"server:19211"' in done.stdout
-    formatted = subprocess.run(["caddy", "fmt", str(COMPOSE / "Caddyfile")], env=environment, capture_output=True, text=True, timeout=60)
+    form = ["caddy", "fmt", str(COMPOSE / "Caddyfile")]
+    formatted = subprocess.run(form, env=environment, capture_output=True, text=True, timeout=60)
     assert formatted.stdout == (COMPOSE / "Caddyfile").read_text(encoding="utf-8")
 
 
