@@ -124,6 +124,33 @@ def a_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def a_directory_list(text: str) -> tuple[str, ...]:
+    for address in a_list(text):
+        parts = urlsplit(address)
+        if parts.scheme not in ("ldap", "ldaps") or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise ValueError("ldaps://host, ldap://host or ldaps://host:port, with commas between them")
+        parts.port  # noqa: B018 - ValueError for what is none
+    return a_list(text)
+
+
+def a_filter(text: str) -> str:
+    """An LDAP filter; whether its parts are known is for the directory to say."""
+    if text and not (a_text(text).startswith("(") and text.endswith(")") and text.count("(") == text.count(")")):
+        raise ValueError("a filter in parentheses such as (uid={user}), or nothing")
+    return text
+
+
+def filled(text: str, user: str, dn: str) -> str:
+    """A filter with the places of its user, whose names are escaped already, filled in."""
+    return re.sub(r"\{user\}|__login__|\{dn\}", lambda match: dn if match[0] == "{dn}" else user, text)
+
+
+def an_attribute(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", text):
+        raise ValueError("the name of an attribute, such as uid or sAMAccountName")
+    return text
+
+
 def an_id_list(*kinds: str) -> Callable[[str], tuple[str, ...]]:
     """Names that a provider gave, such as subnet-0a1b2c3d."""
 
@@ -307,8 +334,8 @@ class ServerSettings:
 class AuthSettings:
     mode: str = knob(
         "none",
-        one_of("none", "token", "local"),
-        "none: loopback only, for everybody; token: API tokens; local: users and passwords too",
+        one_of("none", "token", "local", "ldap"),
+        "none: loopback only, for everybody; token: API tokens; local: users and passwords too; ldap: those of a directory",
     )
     enrol_from: tuple[str, ...] = knob("", a_network_list, "networks from which workers may enrol without a token")
     legacy_networks: tuple[str, ...] = knob("", a_network_list, "networks whose old scripts and workers need no log-in")
@@ -318,6 +345,60 @@ class AuthSettings:
         "127.0.0.0/8, ::1/128", a_network_list, "networks from which /metrics is read without a token"
     )
     session_s: float = knob("12h", a_duration, "how long a log-in with a password lasts", low=60)
+
+
+def _role(role: str) -> Any:
+    return knob("", a_text, f"a group's name (DN), whose members have the role {role}")
+
+
+def _right(words: str) -> Any:
+    return knob("", a_filter, f"a filter that must find who may {words}")
+
+
+@dataclass(frozen=True)
+class LdapSettings:
+    """`mode = ldap`. {user}, or __login__, is the user's name, escaped; {dn} the name of their entry."""
+
+    servers: tuple[str, ...] = knob(
+        "", a_directory_list, "ldaps://host or ldap://host, with a port if need be; the next one when one does not answer"
+    )
+    start_tls: bool = knob("yes", a_flag, "encrypt ldap:// by StartTLS; without, passwords are readable on their way")
+    ca: str = knob("", a_text, "a file of the authorities that its certificates are checked by; empty: the system's")
+    base: str = knob("", a_text, "below which users are, such as ou=people,dc=studio,dc=example")
+    bind_template: str = knob("", a_text, "who binds: uid={user},ou=people,dc=studio,dc=example; empty: searched for first")
+    bind_dn: str = knob("", a_text, "who searches; empty: nobody in particular")
+    bind_password_file: str = knob("", a_text, "a file with that one's password, for its owner only")
+    user_filter: str = knob("(uid={user})", a_filter, "what finds a user's entry by the name that is given at log-in")
+    name_attribute: str = knob("uid", an_attribute, "where that entry has the name by which jobs belong to the user")
+    default_role: str = knob(
+        "none", one_of("none", "guest", "user", "wrangler", "budget"), "of who is in none of these groups; none: no rights"
+    )
+    role_guest: str = _role("guest")
+    role_user: str = _role("user")
+    role_wrangler: str = _role("wrangler")
+    role_budget: str = _role("budget")
+    role_admin: str = _role("admin")
+    right_create: str = _right("submit jobs")
+    right_view: str = _right("see own jobs")
+    right_edit: str = _right("change own jobs")
+    right_delete: str = _right("delete own jobs")
+    right_create_all: str = _right("submit jobs for others")
+    right_view_all: str = _right("see everybody's jobs")
+    right_edit_all: str = _right("change everybody's jobs")
+    right_delete_all: str = _right("delete everybody's jobs")
+    right_workers: str = _right("change workers and limits")
+    right_cloud: str = _right("start and end machines")
+    right_budgets: str = _right("change prices and budgets")
+    right_admin: str = _right("make tokens and users")
+    timeout_s: float = knob("5s", a_duration, "how long each answer of the directory is waited for", low=0.1, high=60)
+    cache_s: float = knob("60s", a_duration, "how long what the directory said of somebody holds", high=3_600)
+
+    @property
+    def gives_rights(self) -> bool:
+        """Whether anybody could have a right."""
+        return self.default_role != "none" or any(
+            getattr(self, field.name) for field in dataclasses.fields(self) if field.name.startswith(("role_", "right_"))
+        )
 
 
 @dataclass(frozen=True)
@@ -476,6 +557,7 @@ class PathRule:
 class Settings:
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
+    ldap: LdapSettings = LdapSettings()
     log: LogSettings = LogSettings()
     log_store: LogStoreSettings = LogStoreSettings()
     worker: WorkerSettings = WorkerSettings()
@@ -514,6 +596,7 @@ class Settings:
 SINGLE: dict[str, type] = {
     "server": ServerSettings,
     "auth": AuthSettings,
+    "ldap": LdapSettings,
     "log": LogSettings,
     "log_store": LogStoreSettings,
     "worker": WorkerSettings,
@@ -585,7 +668,7 @@ def parse(text: str, name: str = "cloud.ini", given: Given = NOTHING) -> Setting
 
 def _check_together(settings: Settings, reader: _Reader) -> None:
     if settings.auth.mode == "none" and not LOOPBACK.match(settings.host):
-        line = "set `mode` in [auth] to token or local, or `listen` to 127.0.0.1"
+        line = "set `mode` in [auth] to token, local or ldap, or `listen` to 127.0.0.1"
         raise reader.error("server", "listen", f"{settings.server.listen} is beyond loopback and [auth] mode is none; {line}")
     if settings.server.processes > 1 and settings.database_url.startswith("sqlite"):
         allowed = "allowed: 1, as the database is SQLite; give `database` the address of a MariaDB or PostgreSQL for more"
@@ -601,6 +684,8 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
                 raise reader.error_at(entry.line, f"[{kind} {entry.name}] is there already, in line {seen[entry.name]}")
             seen[entry.name] = entry.line
     _check_durability(settings, reader)
+    if settings.auth.mode == "ldap":
+        _check_ldap(settings.ldap, reader)
     for pool in settings.pools:
         if pool.min > pool.max:
             raise reader.error(f"pool {pool.name}", "min", f"{pool.min} is more than `max`, which is {pool.max}")
@@ -640,6 +725,29 @@ def _check_pool(pool: PoolSettings, reader: _Reader) -> None:
         raise reader.error(section, "purchase", "libcloud's drivers start on-demand machines only")
     if not re.fullmatch(IMAGES.get(pool.provider, "(?s).*"), pool.image):
         raise reader.error(section, "image", f'"{pool.image[:80]}" is not allowed: {IMAGE_HELP[pool.provider]}')
+
+
+def _check_ldap(ldap: LdapSettings, reader: _Reader) -> None:
+    """What a log-in needs is there, and no password travels in the clear."""
+    for key in ("servers", "base", "user_filter"):
+        if not getattr(ldap, key):
+            raise reader.error("ldap", key, "is needed, as [auth] mode is ldap")
+    for address in ldap.servers:
+        parts = urlsplit(address)
+        if parts.scheme == "ldap" and not ldap.start_tls and not LOOPBACK.match(parts.hostname or ""):
+            raise reader.error("ldap", "start_tls", f"no is not allowed with {address}: passwords would be readable on their way")
+    if "{user}" not in ldap.user_filter and "__login__" not in ldap.user_filter:
+        raise reader.error("ldap", "user_filter", "needs {user} in it, else it finds anybody")
+    if ldap.bind_template and "{user}" not in ldap.bind_template and "__login__" not in ldap.bind_template:
+        raise reader.error("ldap", "bind_template", "needs {user} in it")
+    if bool(ldap.bind_dn) != bool(ldap.bind_password_file):
+        raise reader.error("ldap", "bind_dn", "goes together with `bind_password_file`")
+    if ldap.bind_template and ldap.bind_dn:
+        raise reader.error(
+            "ldap", "bind_template", "and `bind_dn` exclude one another: who logs in binds, or a search finds them"
+        )
+    if not ldap.gives_rights:
+        raise reader.error("ldap", "default_role", "nobody would have a right; set it, or one of role_... or right_...")
 
 
 def _check_durability(settings: Settings, reader: _Reader) -> None:
@@ -781,6 +889,7 @@ HEAD = """\
 SECTIONS = {
     "server": "The server's process, its address and what it keeps.",
     "auth": "Who may do what. Beyond loopback, another mode than none is required.",
+    "ldap": "The directory of `mode = ldap`. {user} in a template or filter is the user's name, {dn} the name of their entry.",
     "log": "What the server says of itself. Tokens and passwords are never in it.",
     "log_store": "Where the logs of jobs are kept; `log_max` in [server] and `logs` in [keep] say how much and for how long.",
     "worker": "What workers are told when they enrol.",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 OF_JOBS = ("create", "view", "edit", "delete")
 OTHERS = ("workers", "cloud", "budgets", "admin")
 ALL = frozenset((*OF_JOBS, *(f"{right}_all" for right in OF_JOBS), *OTHERS))
+NAMES = (*OF_JOBS, *(f"{right}_all" for right in OF_JOBS), "workers", "cloud", "budgets", "admin")
 SCOPES = (*OF_JOBS, *OTHERS)  # what a token may be narrowed to
 
 OWN_JOBS = frozenset((*OF_JOBS, "view_all"))
@@ -21,6 +22,11 @@ ROLES: dict[str, frozenset[str]] = {
     "budget": OWN_JOBS | {"cloud", "budgets"},  # who answers for the money
     "admin": ALL,
 }
+
+
+def within(may: Iterable[str], bound: Iterable[str] | None) -> frozenset[str]:
+    """The rights that are also in a bound; all of them without one."""
+    return frozenset(may) if bound is None else frozenset(may) & frozenset(bound)
 
 
 def narrowed(rights: Iterable[str], scope: Iterable[str]) -> frozenset[str]:

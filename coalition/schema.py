@@ -280,6 +280,9 @@ worker = _table(
     Column("name", String(128), nullable=False, unique=True),
     Column("session", String(64), nullable=False),
     Column("credential", String(64), nullable=False),  # sha256, hex
+    _text("old_credential", 64),  # the one before, which holds until the new one was used, or `old_until`
+    Column("old_until", Seconds),
+    Column("credential_at", Seconds, nullable=False, server_default="0"),  # when it was given
     Column("state", String(12), nullable=False),
     Column("active", Boolean, nullable=False),
     Column("epoch", Integer, nullable=False),
@@ -321,6 +324,7 @@ token = _table(
     Column("created_at", Seconds, nullable=False),
     _text("name", 64),  # what it is for, as its owner says
     _text("scope", 255),  # of user tokens: the rights it is narrowed to, with commas; empty: all of its role's
+    _text("networks", 255),  # from which it may be used to enrol, with commas; empty: any
     Index("ix_token_user", "user"),
     Index("ix_token_expires_at", "expires_at"),
 )
@@ -333,6 +337,15 @@ account = _table(
     Column("role", String(16), nullable=False),
     Column("created_at", Seconds, nullable=False),
     Column("changed_at", Seconds, nullable=False),  # the password
+)
+
+# Users of the directory of `mode = ldap` who were here: what it said of them last, which bounds all that calls in their names.
+person = _table(
+    "person",
+    Column("name", String(64), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("rights", String(255), nullable=False),  # with commas; empty: none, or they are no longer there
+    Column("checked_at", Seconds, nullable=False),
 )
 
 # Log-ins and enrolments that failed lately, by who and from where; they are counted before they are looked at.

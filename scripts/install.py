@@ -25,7 +25,7 @@ STAMP = VENV / "coalition.stamp"
 UNFINISHED = VENV / "coalition.unfinished"
 LOCK = ROOT / "build" / "install.lock"
 OUT_OF_DATE = 3
-EXTRAS = "server,mysql,postgresql,aws,gcp,libcloud,dev,demo"
+EXTRAS = "server,mysql,postgresql,ldap,aws,gcp,libcloud,dev,demo"
 DEFINED_BY = ("setup.py", "pyproject.toml", "coalition/__init__.py")
 
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "chromium": "chromium",
     "mariadb-server-core": "mariadbd",
     "postgresql": "initdb",
+    "slapd": "slapd",
 }
 BEYOND_PATH = ("/usr/sbin", "/usr/local/sbin", "/usr/lib/postgresql/*/bin")  # where database servers are, for who is not root
 UPDATE_LIMIT_S = 120

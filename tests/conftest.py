@@ -27,8 +27,10 @@ from flask import Flask  # noqa: E402
 from coalition.schema_version import upgrade  # noqa: E402
 from coalition.server.app import create_app  # noqa: E402
 from coalition.store.base import Base  # noqa: E402
+from scripts.packages import find  # noqa: E402
 from tests.builders import Clock, WatchedStore, settings  # noqa: E402
 from tests.databases import Databases, missing  # noqa: E402
+from tests.directory import Slapd  # noqa: E402
 
 # A shell has what it runs in the background ignore Ctrl-C, and so would every process that a test starts and ends with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -66,6 +68,16 @@ def databases() -> Iterator[Databases]:
     made = Databases()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def slapd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slapd]:
+    """A directory with users and groups."""
+    if find("slapd") is None:
+        pytest.skip("not installed: slapd")
+    made = Slapd(tmp_path_factory.mktemp("slapd"))
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="session")

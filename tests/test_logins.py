@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 
 from coalition.config import AuthSettings
 from coalition.errors import BadInput, Conflict, NotAuthenticated, NotFound
+from coalition.rights import ROLES
 from coalition.server.app import create_app
 from coalition.server.auth import COOKIE, CSRF
 from coalition.server.housekeeping import Housekeeper
@@ -217,6 +218,17 @@ def test_a_new_role_holds_from_the_next_log_in_and_the_old_log_ins_end(local: Fl
     assert (browser("GET", "/jobs").status_code, script("GET", "/jobs")[0], own("GET", "/jobs")[0]) == (401, 401, 200)
     browser.log_in()
     assert browser("GET", "/server").get_json()["role"] == "wrangler"
+
+
+def test_a_token_never_has_more_rights_than_its_user_has_now(local: Flask, store: WatchedStore) -> None:
+    store.edit_account("ann", role="wrangler")
+    own = Caller(local, store.create_token("user", user="ann", role="admin"))
+    assert set(own.ok("GET", "/server")["rights"]) == ROLES["wrangler"]
+    store.edit_account("ann", role="guest")
+    assert set(own.ok("GET", "/server")["rights"]) == ROLES["guest"]
+    assert own("PATCH", "/workers", {"ids": [1], "changes": {"slots": 1}})[0] == 403
+    store.edit_account("ann", role="admin")
+    assert set(own.ok("GET", "/server")["rights"]) == ROLES["admin"]
 
 
 def test_a_script_gets_a_token_for_a_password_and_no_cookie(local: Flask, clock: Clock) -> None:

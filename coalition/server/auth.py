@@ -17,7 +17,7 @@ from flask import Flask, Request, g, request
 from coalition.config import LOOPBACK
 from coalition.errors import BadInput, NotAllowed, NotAuthenticated
 from coalition.model import Job
-from coalition.rights import ALL, ROLES, narrowed, roles_with
+from coalition.rights import ALL, ROLES, narrowed, roles_with, within
 
 if TYPE_CHECKING:
     from coalition.server.dispatcher import Session
@@ -235,20 +235,28 @@ def _user(farm: Farm, call: Request) -> Identity:
     """The user whom an API token proves, or the cookie of a log-in."""
     header, mode = call.headers.get("Authorization", ""), farm.settings.auth.mode
     if COOKIE in call.cookies and not header:
-        row = farm.store.check_token(call.cookies[COOKIE])
+        row = _proved(farm, call.cookies[COOKIE])
         if row is None or row.kind != "session":
             raise NotAuthenticated("the log-in is over; log in again", auth=mode)
         if call.method not in SAFE_METHODS:
             _refuse_forged(call, call.cookies[COOKIE])
         return replace(_identity_of(row), session=row.id)
-    row = farm.store.check_token(bearer(header))
+    row = _proved(farm, bearer(header))
     if row is None or row.kind not in OF_USERS:
         raise NotAuthenticated("the token is missing, unknown or expired; send one as Authorization: Bearer TOKEN", auth=mode)
     return _identity_of(row)
 
 
+def _proved(farm: Farm, text: str) -> TokenRow | None:
+    """The token or log-in that a text proves, with what its user may now."""
+    row = farm.store.check_token(text)
+    return farm.logins.current(row) if row is not None else None
+
+
 def _identity_of(row: TokenRow) -> Identity:
-    return Identity(row.user, row.role, may=narrowed(ROLES.get(row.role, ()), row.scope))
+    """Who calls by a token: with its role's rights, never more than its user has now. A log-in has all of those."""
+    given = row.bound if row.kind != "user" and row.bound is not None else within(ROLES.get(row.role, ()), row.bound)
+    return Identity(row.user, row.role, may=narrowed(given, row.scope))
 
 
 def csrf_token(cookie: str) -> str:
@@ -286,7 +294,7 @@ def _old_caller(farm: Farm, call: Request, right: Right) -> Identity:
         role = WORKER if agent else rules.legacy_role
         return _old_entitled(Identity(rules.legacy_user, role, may=ROLES.get(role, frozenset())), right)
     user, secret = basic(header)
-    row = farm.store.check_token(secret)
+    row = _proved(farm, secret)
     if row is not None and row.kind == "site" and agent:
         return Identity("", WORKER)
     if row is not None and row.kind in OF_USERS and user == row.user:

@@ -39,7 +39,7 @@ OF_METHOD: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("flush_beats", "exchange", "exchange_those", "sweep"), RUNNING),
     **dict.fromkeys(("edit", "pause", "start", "reset", "skip", "delete", "act"), RUNNING),
     **dict.fromkeys(("submit", "append", "archive_some", "set_limit", "delete_limit"), frozenset({"jobs", "limits", "events"})),
-    **dict.fromkeys(("begin_session", "end_session", "note_log"), frozenset({"events"})),
+    **dict.fromkeys(("begin_session", "end_session", "note_log", "note_person", "forget_person"), frozenset({"events"})),
     "record_decisions": frozenset({"decisions"}),
 }
 GATHER_S = 0.25

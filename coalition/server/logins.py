@@ -1,4 +1,7 @@
-"""Logging in with a password, and users. A log-in is a cookie that no script can read; changes need its CSRF token too."""
+"""Logging in with a password, kept here or in a directory, and users.
+
+A log-in is a cookie that no script can read; changes need its CSRF token too.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,33 @@ import functools
 import hashlib
 import hmac
 import secrets
+import threading
+import time
+import unicodedata
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, g, request
 
 from coalition import metrics, rights
 from coalition.config import Settings
-from coalition.errors import BadInput, Conflict, NotAllowed, NotAuthenticated, TooManyTries
+from coalition.errors import BadInput, ConfigError, Conflict, NotAllowed, NotAuthenticated, TooManyTries, Unavailable
 from coalition.model import spec
 from coalition.server import web
 from coalition.server.auth import COOKIE, Identity, csrf_token
 from coalition.store import Store
 from coalition.store.accounts import LONGEST, hash_password, proves
 
+if TYPE_CHECKING:
+    from coalition.server.directory import Directory
+    from coalition.store.workers import TokenRow
+
 blueprint = Blueprint("logins", __name__)
 
 TRIES_OF_ONE, TRIES_OF_ALL = 5, 50  # of a user from an address, and from an address, before each has to wait longer
 PROVED = 1_000  # passwords that are known to be right
+ASK_AGAIN_S = 10.0  # a directory that did not answer
+NOBODY = Identity("", "")
 WRONG = "the name or the password is wrong"
 
 
@@ -65,18 +78,21 @@ class Logins:
         self.settings, self.store = settings, store
         self._key = secrets.token_bytes(32)
         self._proved: dict[bytes, None] = {}  # of the old wire, which sends its password with each call: no scrypt for each
+        self._told: dict[bytes, tuple[float, Identity]] = {}  # until when what a directory said of a password holds
+        self.directory = _directory(settings) if settings.auth.mode == "ldap" else None
+        self._away_until = 0.0  # the directory is not asked before, as far as there is another way
+        self._asked: set[str] = set()  # users whom somebody asks it of
+        self._asking = threading.Lock()
 
     def prove(self, user: str, password: str, address: str) -> Identity:
         """Who this is; NotAuthenticated if the password is wrong, TooManyTries if there were too many wrong ones."""
+        if self.directory is not None:
+            return self._prove_there(self.directory, user, password, address)
         stored = self.store.account(user)
         known = self._digest(user, password, stored[0]) if stored else b""
         if stored and known in self._proved:
             return _identity(user, stored[1])
-        own, shared = f"log-in {user[:64]}@{address}", f"log-in @{address}"
-        wait_s = self.store.count_try({own: TRIES_OF_ONE, shared: TRIES_OF_ALL})
-        if wait_s:
-            metrics.add(metrics.LOG_INS, "too_many")
-            raise TooManyTries(f"too many log-ins failed; try again in {wait_s:.0f} s", wait_s)
+        own, shared = self._count_try(user, address)
         # As long for a name that is not known: how long it takes must not tell which are.
         if not proves(password, stored[0] if stored else _nobody()) or stored is None:
             metrics.add(metrics.LOG_INS, "wrong")
@@ -88,6 +104,76 @@ class Logins:
         self._proved[known] = None
         return _identity(user, stored[1])
 
+    def _count_try(self, user: str, address: str) -> tuple[str, str]:
+        """The keys under which a try is counted; TooManyTries if it must wait."""
+        own, shared = f"log-in {user[:64]}@{address}", f"log-in @{address}"
+        wait_s = self.store.count_try({own: TRIES_OF_ONE, shared: TRIES_OF_ALL})
+        if wait_s:
+            metrics.add(metrics.LOG_INS, "too_many")
+            raise TooManyTries(f"too many log-ins failed; try again in {wait_s:.0f} s", wait_s)
+        return own, shared
+
+    # ------------------------------------------------------------ a directory
+
+    def _prove_there(self, directory: Directory, user: str, password: str, address: str) -> Identity:
+        user = " ".join(unicodedata.normalize("NFKC", user).split())  # to a directory these are one name, and so one to guess at
+        known = self._digest(user, password, "")
+        until, who = self._told.get(known, (0.0, NOBODY))
+        if time.monotonic() < until:
+            return who
+        own, shared = self._count_try(user.casefold(), address)
+        try:
+            person = directory.prove(user, password)
+        except Unavailable:
+            self.store.forgive_try(own, shared)
+            raise
+        if person is None:
+            metrics.add(metrics.LOG_INS, "wrong")
+            raise NotAuthenticated(WRONG, auth=self.settings.auth.mode)
+        metrics.add(metrics.LOG_INS, "ok")
+        self.store.forgive_try(own, shared)
+        self.store.note_person(person.name, person.role, person.may)
+        if not person.may:
+            raise NotAllowed(f"the directory knows {person.name}, and gives no right here; see [ldap] in cloud.ini")
+        if len(self._told) >= PROVED:
+            self._told.clear()
+        who = Identity(person.name, person.role, may=person.may)
+        self._told[known] = (time.monotonic() + self.settings.ldap.cache_s, who)
+        return who
+
+    def current(self, row: TokenRow) -> TokenRow | None:
+        """The token with what the directory says of its user, asked again after a while; None if that ended it.
+
+        While the directory does not answer, what it said last holds.
+        """
+        directory, checked_at = self.directory, row.checked_at
+        if directory is None or checked_at is None or not directory.can_look:
+            return row
+        if self.store.clock() - checked_at <= self.settings.ldap.cache_s or not self._may_ask(row.user):
+            return row
+        try:
+            person = directory.look(row.user)
+        except Unavailable:
+            self._away_until = time.monotonic() + ASK_AGAIN_S
+            return row
+        finally:
+            self._asked.discard(row.user)
+        if person is None:
+            self.store.forget_person(row.user)
+        else:
+            self.store.note_person(row.user, person.role, person.may)
+        return self.store.token(row.id)
+
+    def _may_ask(self, user: str) -> bool:
+        """Whether this call is the one that asks; the others go on with what is known."""
+        with self._asking:
+            if time.monotonic() < self._away_until or user in self._asked:
+                return False
+            self._asked.add(user)
+            return True
+
+    # ------------------------------------------------------------ log-ins
+
     def begin(self, who: Identity, password: str, where: str, kind: str) -> str:
         """The log-in of a user who was proved by this password; NotAuthenticated if one of them was changed since."""
         expires_s = self.settings.auth.session_s
@@ -95,10 +181,19 @@ class Logins:
         def still(stored: str) -> bool:
             return self._digest(who.name, password, stored) in self._proved
 
-        return self.store.begin_session(who.name, who.role, (), expires_s, where, kind, still)
+        proved = still if self.directory is None else None
+        return self.store.begin_session(who.name, who.role, (), expires_s, where, kind, proved)
 
     def _digest(self, user: str, password: str, stored: str) -> bytes:
         return hmac.digest(self._key, "\0".join((user, password, stored)).encode(), hashlib.sha256)
+
+
+def _directory(settings: Settings) -> Directory:
+    try:
+        from coalition.server.directory import Directory
+    except ImportError as error:
+        raise ConfigError(f"[auth] mode: ldap needs a library: {error}; pip install 'coalition[ldap]'") from None
+    return Directory(settings.ldap)
 
 
 @functools.cache

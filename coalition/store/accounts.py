@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from coalition import rights
 from coalition.errors import BadInput, Conflict, NotAuthenticated, NotFound
-from coalition.schema import account, failure, token
+from coalition.schema import account, failure, person, token
 from coalition.store.base import reads, writes
 from coalition.store.workers import Workers
 
@@ -96,6 +96,30 @@ class Accounts(Workers):
         """(stored password, role) of a user; None if there is none."""
         row = db.execute(select(account.c.password, account.c.role).where(account.c.name == name)).first()
         return (row.password, row.role) if row else None
+
+    # ------------------------------------------------------------ users of a directory
+
+    @writes
+    def note_person(self, db: Connection, name: str, role: str, may: Iterable[str]) -> None:
+        """What a directory says of a user now. Whoever calls in this name has no other rights from now on."""
+        values = {"role": role, "rights": ",".join(sorted(may)), "checked_at": self.clock()}
+        before = db.execute(select(person).where(person.c.name == name)).first()
+        if before is None:
+            db.execute(insert(person).values(name=name, **values))
+        else:
+            db.execute(update(person).where(person.c.name == name).values(values))
+        if before is None or (before.role, before.rights) != (role, values["rights"]):
+            self._event(db, "user.edit", "directory", f"user {name}: role {role}, rights {values['rights'] or 'none'}")
+
+    @writes
+    def forget_person(self, db: Connection, name: str) -> None:
+        """The directory does not have this user any more: log-ins end, and tokens in this name have no rights."""
+        gone = {"role": "", "rights": "", "checked_at": self.clock()}
+        known = db.execute(select(person.c.role).where(person.c.name == name)).scalar()
+        db.execute(update(person).where(person.c.name == name).values(gone))
+        db.execute(delete(token).where(token.c.kind.in_(LOG_INS), token.c.user == name))
+        if known:
+            self._event(db, "user.edit", "directory", f"user {name} is not there any more: log-ins ended, tokens without rights")
 
     # ------------------------------------------------------------ log-ins
 

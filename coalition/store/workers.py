@@ -18,7 +18,7 @@ from coalition.errors import BadInput, Conflict, NotAuthenticated, NotFound
 from coalition.hours import Availability
 from coalition.matching import Capacity
 from coalition.model import Enrol, WorkerChanges, to_dict
-from coalition.schema import attempt, instance, job, reqset, spec, token, worker
+from coalition.schema import account, attempt, instance, job, person, reqset, spec, token, worker
 from coalition.states import WORKER, InstanceState, WorkerState, after
 from coalition.store.base import chunks, reads, writes
 from coalition.store.dispatch import TAKING, Dispatch
@@ -71,6 +71,9 @@ class TokenRow:
     expires_at: float | None
     intent_id: int | None
     scope: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    bound: frozenset[str] | None = None  # what its user may now; None: of whom nothing is known
+    checked_at: float | None = None  # when a directory said so
 
 
 def hash_secret(secret: str) -> str:
@@ -135,7 +138,17 @@ class Workers(Dispatch):
         if row.uses_left == 0 and not used_up:
             return None
         given = (row.id, row.kind, row.hash, row.user, row.role, row.uses_left, row.expires_at, row.intent_id)
-        return TokenRow(*given, tuple(filter(None, row.scope.split(","))))
+        scope, networks = (tuple(filter(None, text.split(","))) for text in (row.scope, row.networks))
+        return TokenRow(*given, scope, networks, *self._bound(db, row.user))
+
+    def _bound(self, db: Connection, user: str) -> tuple[frozenset[str] | None, float | None]:
+        """What a user may now, and when a directory said so; None where nothing is known of them."""
+        mode = self.settings.auth.mode if user else "none"
+        if mode == "local":
+            role = db.execute(select(account.c.role).where(account.c.name == user)).scalar()
+            return (None, None) if role is None else (rights.ROLES.get(role, frozenset()), None)
+        told = db.execute(select(person).where(person.c.name == user)).first() if mode == "ldap" else None
+        return (None, None) if told is None else (frozenset(filter(None, told.rights.split(","))), told.checked_at)
 
     @reads
     def discovery_key(self, db: Connection, token_id: str) -> bytes | None:
