@@ -220,8 +220,9 @@ class Client:
     """A farm's server.
 
     `server` is a URL, or a host with or without a port; when None, COALITION_SERVER, else a server on this machine, else the one
-    that answers on the network. `token` is an API token; when None, COALITION_TOKEN. `ca` is a file of certificates to trust for
-    https. `timeout_s` is how long one call may take. No call is made before the first method.
+    that the cloud's metadata, DNS or a broadcast tells (discovery.py). `token` is an API token; when None, COALITION_TOKEN.
+    `ca` is a file of certificates to trust for https. `timeout_s` is how long one call may take. No call is made before the first
+    method.
     """
 
     def __init__(
@@ -818,7 +819,7 @@ class _Wire:
     def base(self) -> SplitResult:
         if self._base is None:
             with self._finding:
-                self._base = self._base or address(_find(self._token))
+                self._base = self._base or address(_find(self._token, self._ca))
         return self._base
 
     @property
@@ -937,8 +938,8 @@ def address(server: str) -> SplitResult:
     return SplitResult(parts.scheme, host if port is None else f"{host}:{port}", parts.path.rstrip("/"), "", "")
 
 
-def _find(token: str) -> str:
-    """A server on this machine, else one on the network that proves that it knows the token, if there is one."""
+def _find(token: str, ca: str | os.PathLike[str] | None) -> str:
+    """A server on this machine, else the one that discovery.py finds and that proves that it knows the token, if there is one."""
     local = urlsplit(DEFAULT_SERVER)
     try:
         socket.create_connection((str(local.hostname), local.port or DEFAULT_PORT), timeout=2).close()
@@ -946,7 +947,7 @@ def _find(token: str) -> str:
     except OSError:
         from coalition import discovery
     try:
-        return discovery.find(token=token)
+        return discovery.search(token=token, ca=str(ca or ""))
     except ServerUnreachable as error:
         hint = "start one with `coalition serve`, or name it with --server or COALITION_SERVER"
         raise ServerUnreachable(f"no server at {DEFAULT_SERVER}, and {error}; {hint}") from None

@@ -1,4 +1,12 @@
-"""Find the server on the LAN by UDP, and answer those who look for it. A challenge, so that a stranger's server is not believed.
+"""Find the server, and answer those who look for it. A challenge, so that a stranger's server is not believed.
+
+Who was given no address looks in this order, and takes the first server that proves itself:
+
+    cloud metadata   a tag or an attribute of this machine tells the address (cloud_tags.py)
+    DNS              the name `coalition`, in the machine's search domains
+    broadcast        a datagram to every interface; no cloud carries it
+
+The question goes as a datagram to who may hear it, and as POST /api/v1/discovery to an address that a cloud or DNS tells:
 
     request   {"coalition": 1, "farm": name or "", "nonce": 32 hex digits, "token": the token's id or ""}
     answer    {"coalition": 1, "farm": name, "url": where the server serves, "nonce": the same, "mac": hex or ""}
@@ -12,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import http.client
 import ipaddress
 import json
 import logging
@@ -20,24 +29,32 @@ import re
 import secrets
 import select
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 
+from coalition import cloud_tags
 from coalition.config import LOOPBACK, Settings
 from coalition.errors import CoalitionError, ServerUnreachable
+from coalition.model import NONCE
 
 VERSION = 1
 DEFAULT_PORT = 19_211
 MAX_DATAGRAM = 1_024
 OLD_QUESTION, OLD_ANSWER = b"coalition", b"roxor"  # of workers of Coalition 3.x and 4.0, who take the sender for the server
-NONCE = re.compile(r"^[0-9a-f]{32}\Z")
 TOKEN_ID = re.compile(r"^[A-Za-z0-9_\-]{1,64}\Z")
 RESEND_S = (0.0, 0.2, 0.5, 1.0)  # then each second: a broadcast may be lost
+PATH = "/api/v1/discovery"
+DNS_NAME = "coalition"
+DNS_S = 2.0  # a resolver that has no answer by then is passed over
+ASK_S = 2.0  # and so is an address that is silent for so long
+MAX_ADDRESSES = 8
 logger = logging.getLogger(__name__)
 
 
@@ -52,6 +69,100 @@ def key_of_token(token: str) -> bytes:
 
 
 # ---------------------------------------------------------------- looking
+
+
+def search(
+    farm: str = "",
+    token: str = "",
+    port: int = DEFAULT_PORT,
+    loopback_only: bool = False,
+    timeout_s: float = 5.0,
+    told: set[str] | None = None,
+    ca: str = "",
+) -> str:
+    """The address of the first server that proves itself: by the cloud's metadata, by DNS, by broadcast (see `find`).
+
+    Each step is logged; who looks again and again keeps `told`, and hears each line once. `ca` is a file of certificates to trust
+    for https. ServerUnreachable when no step found one.
+    """
+    told = set() if told is None else told
+    if not loopback_only:
+        wanted = _Search(farm, token, told)
+        for address in _places(port, told):
+            url = _ask(address, wanted, ca, told)
+            if url:
+                return url
+    _say(told, f"broadcast: asking {', '.join(broadcast_addresses(loopback_only))} on UDP port {port}")
+    return find(farm, token, port, loopback_only, timeout_s, told)
+
+
+def _say(told: set[str], text: str) -> None:
+    if text not in told:
+        told.add(text)
+        logger.info("%s", text)
+
+
+def _places(port: int, told: set[str]) -> Iterator[str]:
+    """Addresses that may be a server's, one after the other: the later ones are found only when they are asked for."""
+    address, words = cloud_tags.server()
+    _say(told, f"cloud metadata: {words}")
+    if address:
+        yield address if "://" in address else f"http://{_with_port(address, port)}"
+    found = _resolved(DNS_NAME)
+    _say(told, f"DNS: {DNS_NAME} is {', '.join(found)}" if found else f"DNS: there is no name {DNS_NAME}")
+    yield from (f"http://{_with_port(one, port)}" for one in found[:MAX_ADDRESSES])
+
+
+def _with_port(host: str, port: int) -> str:
+    if host.count(":") > 1 and not host.startswith("["):  # IPv6
+        host = f"[{host}]"
+    return host if re.search(r":\d+\Z", host) else f"{host}:{port}"
+
+
+def _resolved(name: str) -> list[str]:
+    """The addresses of a name, in the system's order. A thread asks, as a resolver without a server takes its time."""
+    answers: SimpleQueue[list[str]] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        except OSError:
+            found = []
+        answers.put(list(dict.fromkeys(str(place[0]) for *_, place in found)))
+
+    threading.Thread(target=ask, name="dns", daemon=True).start()
+    try:
+        return answers.get(timeout=DNS_S)
+    except Empty:
+        return []
+
+
+def _ask(address: str, wanted: _Search, ca: str, told: set[str]) -> str:
+    """The address that the server there says of itself, if it proves itself; else an empty text."""
+    trouble = "it is no address"
+    if _is_url(address):
+        try:
+            url = wanted.read(_post(address, wanted.request, ca), address)
+            if url:
+                return url
+            trouble = "its answer is none of this farm's server"
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no name that DNS could know
+            trouble = str(error) or type(error).__name__
+    _say(told, f"{address} is not taken: {trouble}")
+    return ""
+
+
+def _post(address: str, question: bytes, ca: str) -> bytes:
+    parts = urlsplit(address)
+    host = str(parts.hostname)
+    if parts.scheme == "https":
+        context = ssl.create_default_context(cafile=ca or None)
+        wire: http.client.HTTPConnection = http.client.HTTPSConnection(host, parts.port, timeout=ASK_S, context=context)
+    else:
+        wire = http.client.HTTPConnection(host, parts.port, timeout=ASK_S)
+    with contextlib.closing(wire):
+        wire.request("POST", parts.path.rstrip("/") + PATH, question, {"Content-Type": "application/json"})
+        return wire.getresponse().read(MAX_DATAGRAM + 1)
 
 
 def find(
@@ -246,38 +357,47 @@ class Responder:
     def answer(self, data: bytes, peer: str) -> bytes | None:
         """The datagram for this question; None for one that is malformed, for another farm, or not to be answered."""
         if data == OLD_QUESTION and self._settings.server.legacy:
-            return OLD_ANSWER if self._url_for(peer) else None
+            return OLD_ANSWER if url_for(self._settings, peer) else None
         question = _parse(data)
         farm, nonce, token = (question.get(name) for name in ("farm", "nonce", "token"))
         if not isinstance(farm, str) or not isinstance(nonce, str) or not isinstance(token, str):
             return None
         if not NONCE.match(nonce):
             return None
-        own = self._settings.server.farm
-        url = self._url_for(peer)
-        if (farm and farm != own) or not url:
-            return None
         try:
-            # Anyone can send this: no database is asked about half a character or a NUL byte.
-            key = self._key_of(token) if TOKEN_ID.match(token) else None
+            proof = prove(self._settings, self._key_of, farm, nonce, token, peer)
         except CoalitionError as error:  # the database is away: the worker asks again
             logger.warning("a worker's question from %s cannot be answered: %s", peer, error)
             return None
         except Exception:  # whatever it is, the next question must be answered
             logger.exception("a worker's question from %s cannot be answered", peer)
             return None
-        sign = mac(key, nonce, own, url) if key else ""
-        return json.dumps({"coalition": VERSION, "farm": own, "url": url, "nonce": nonce, "mac": sign}).encode()
+        return json.dumps(proof).encode() if proof else None
 
-    def _url_for(self, peer: str) -> str:
-        """This server's address as `peer` can use it; empty when it cannot."""
-        settings = self._settings
-        if settings.server.url:
-            return settings.server.url
-        if LOOPBACK.match(settings.host):
-            return settings.url if ipaddress.ip_address(peer).is_loopback else ""
-        if settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-            return settings.url
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((peer, 9))  # sends nothing; shows which of our addresses faces the peer
-            return f"http://{probe.getsockname()[0]}:{settings.port}"
+
+def prove(
+    settings: Settings, key_of: Callable[[str], bytes | None], farm: str, nonce: str, token: str, peer: str
+) -> Mapping[str, Any] | None:
+    """What answers a question: where this server is, signed if the token is known. None: another farm, or no address for it."""
+    own, url = settings.server.farm, url_for(settings, peer)
+    if (farm and farm != own) or not url:
+        return None
+    # Anyone can send this: no database is asked about half a character or a NUL byte.
+    key = key_of(token) if TOKEN_ID.match(token) else None
+    return {"coalition": VERSION, "farm": own, "url": url, "nonce": nonce, "mac": mac(key, nonce, own, url) if key else ""}
+
+
+def url_for(settings: Settings, peer: str) -> str:
+    """This server's address as `peer` can use it; empty when it cannot."""
+    if settings.server.url:
+        return settings.server.url
+    address = ipaddress.ip_address(peer.partition("%")[0])
+    address = getattr(address, "ipv4_mapped", None) or address
+    if LOOPBACK.match(settings.host):
+        return settings.url if address.is_loopback else ""
+    if settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        return settings.url
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.connect((str(address), 9))  # sends nothing; shows which of our addresses faces the peer
+        own = probe.getsockname()[0]
+    return f"http://{own if address.version == 4 else f'[{own}]'}:{settings.port}"

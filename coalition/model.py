@@ -40,6 +40,7 @@ HOURS_ENDS = ("finish", "requeue")
 UNTIL = ("finished", "done")
 TAG = re.compile(r"^[A-Za-z0-9_#][A-Za-z0-9_.#:+\-]{0,63}\Z")
 OWN_LIMITS = ("group#", "user#")  # names of limits that the farm keeps itself, for max_running
+NONCE = re.compile(r"^[0-9a-f]{32}\Z")
 WORKER_NAME = re.compile(r"^[\w.\-]{1,128}\Z")
 CHECKPOINT = "COALITION_CHECKPOINT_SIGNAL"  # what a job is sent when its machine is taken away, instead of SIGTERM; it may go on
 SCALARS = frozenset((str, int, float, bool, type(None)))
@@ -477,6 +478,27 @@ class Facts:
     os: str = spec("linux", length=64, check=_text)
     host: str = spec("", length=255, check=_text)
     gpu_memory_bytes: int = spec(0, low=0, help="of its smallest gpu")
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """The question of who looks for a server: see discovery.py. `token` is the id of one, without its secret."""
+
+    nonce: str = spec(length=32, check=lambda v: None if NONCE.match(v) else "is not 32 hex digits, in small letters")
+    farm: str = spec("", length=256, check=_text)
+    token: str = spec("", length=64, check=_text)
+    coalition: int = spec(1, low=1, high=1, help="the version of the question")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Where the server is; `mac` signs it with a token that the server knows."""
+
+    coalition: int
+    farm: str
+    url: str
+    nonce: str
+    mac: str
 
 
 @dataclass(frozen=True)

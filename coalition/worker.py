@@ -33,8 +33,9 @@ from typing import Any, TypeVar
 import psutil
 
 from coalition import __version__, journal
+from coalition.client import address
 from coalition.config import a_tag_list
-from coalition.discovery import DEFAULT_PORT, find
+from coalition.discovery import DEFAULT_PORT, search
 from coalition.errors import BadInput, CoalitionError, Conflict, NotAuthenticated, ServerUnreachable
 from coalition.link import PAUSE_S, STREAM_S, Backoff, Connection, Line, LogStreamer
 from coalition.metadata import CLOUDS, Watch
@@ -51,7 +52,7 @@ PARK_S = 20.0  # how long an idle call offers to wait
 PARKED_S = 0.3  # a call that lasted so long did wait
 PATIENCE_S = (5.0, 300.0)  # queued leases that wait longer are given back, so that others can run them
 FAREWELL_S = (5.0, 60.0)  # an ending agent tries so long to tell its last results: without a server, with one
-LOST_SERVER_S = 30.0  # after so long without the server, it is looked for again
+LOST_SERVER_S = 30.0  # after so long without the server, it is looked for again; after two leases at the latest
 FIND_S = 5.0
 STARTUP = 0  # the number of the startup command's run; attempts begin with 1
 TAKEN_MARGIN_S = 5.0  # before its machine is taken away all that ran has ended, and is told
@@ -104,6 +105,18 @@ class WorkerOptions:
             return tuple(a_tag_list(line) for line in self.affinity)
         except ValueError as error:
             raise BadInput(fields={"affinity": f"{error}"}) from None
+
+    def resolved_server(self) -> str:
+        """The address that was given, or an empty text; the log says where it is from."""
+        if self.server:
+            logger.info("the server's address is given: %s", self.server)
+            return self.server
+        known = os.environ.get("COALITION_SERVER", "")
+        if known:
+            logger.info("the server's address is in COALITION_SERVER: %s", known)
+            return address(known).geturl()
+        logger.info("no server is given, and COALITION_SERVER is not set: looking for it")
+        return ""
 
     def resolved_token(self) -> str:
         if self.token_file and not self.token:
@@ -248,7 +261,7 @@ class Agent:
         self._slots = options.resolved_slots()
         self._affinity = options.resolved_affinity()
         self._token = options.resolved_token()
-        self._url = self._given_url = options.server or os.environ.get("COALITION_SERVER", "")
+        self._url = self._given_url = options.resolved_server()
         if self._url:
             Connection(self._url, options.ca).close()  # complains now if it cannot be one
         self._session = secrets.token_hex(16)
@@ -268,7 +281,7 @@ class Agent:
         self._refusals = Backoff(*ENROL_PAUSE_S)
         self._unreachable_since: float | None = None
         self._said = ""
-        self._doubted: set[str] = set()  # who answered a search without knowing the token
+        self._told: set[str] = set()  # what was said while the server was looked for
         self._schedule = _Schedule()
 
         self._queue: dict[int, tuple[Lease, float]] = {}  # leases that wait for a slot, since when
@@ -488,8 +501,8 @@ class Agent:
         if not self._url:
             self._joining = True
             options = self._options
-            question = (options.farm, self._token, options.port, options.loopback, FIND_S, self._doubted)
-            line.post(lambda: find(*question), self._on_found)
+            question = (options.farm, self._token, options.port, options.loopback, FIND_S, self._told, options.ca)
+            line.post(lambda: search(*question), self._on_found)
         elif self._enrolled is None:
             self._joining = True
             url, body = self._url, self._enrol_body()
@@ -510,8 +523,11 @@ class Agent:
             self._unreachable_since = now
         if self._backoff.fail():
             self._say(logging.WARNING, f"no answer from the server, trying on: {error}")
-        if now - self._unreachable_since > LOST_SERVER_S and not self._given_url:
+        patience_s = min(LOST_SERVER_S, 2 * self._enrolled.lease_s) if self._enrolled else LOST_SERVER_S
+        if now - self._unreachable_since > patience_s and self._url and not self._given_url:
+            logger.warning("%s has not answered for %.0f s: looking for the server again", self._url, patience_s)
             self._url = ""  # it may have moved
+            self._told.clear()
 
     def _reached(self) -> None:
         if self._said and self._unreachable_since is not None:

@@ -24,6 +24,8 @@ COMMANDS = {
     "cloud-init": "cloud-init",
     "systemd": "systemd-analyze",
     "shellcheck": "shellcheck",
+    "iproute2": "ip",
+    "dnsmasq-base": "dnsmasq",
     "chromium": "chromium",
     "mariadb-server-core": "mariadbd",
     "postgresql": "initdb",

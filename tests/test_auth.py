@@ -90,6 +90,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "POST /api/v1/workers/drain": WORKERS,
     "POST /api/v1/workers/resume": WORKERS,
     "POST /api/v1/workers/delete": WORKERS,
+    "POST /api/v1/discovery": OPEN,
     "POST /api/v1/workers/enrol": OPEN,
     "POST /api/v1/workers/<int:worker_id>/sync": AGENT,
     "GET /api/v1/affinities": SEE,

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,9 +16,24 @@ from typing import Any
 import psutil
 import pytest
 
+from coalition import cloud_tags
 from coalition.config import ServerSettings, Settings
-from coalition.discovery import Responder, _Search, broadcast_addresses, find, key_of_token, mac, open_port
+from coalition.discovery import (
+    Responder,
+    _resolved,
+    _Search,
+    broadcast_addresses,
+    find,
+    key_of_token,
+    mac,
+    open_port,
+    search,
+    url_for,
+)
 from coalition.errors import ServerUnreachable, Unavailable
+from tests.builders import Caller
+from tests.fakes.cloud_tags import Service, running
+from tests.fakes.server import RealServer
 from tests.polling import poll_until
 
 TOKEN = "site1.a-secret"
@@ -157,6 +173,115 @@ def test_every_interface_is_asked_and_the_loopback() -> None:
     assert broadcast_addresses(loopback_only=True) == ["127.255.255.255"]
 
 
+# ---------------------------------------------------------------- an address that a cloud or DNS tells
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    with RealServer(tmp_path_factory.mktemp("farm"), auth="token", knobs={("server", "url"): "http://farm.studio:80"}) as running:
+        yield running
+
+
+@pytest.fixture
+def tell(monkeypatch: pytest.MonkeyPatch, server: RealServer) -> Callable[..., None]:
+    """Says what a machine hears from its cloud and from DNS, without asking the real ones."""
+    real = server.url.rpartition("/")[2]
+
+    def say(tag: str = "", *names: str) -> None:
+        monkeypatch.setattr("coalition.cloud_tags.server", lambda: (tag.replace("SERVER", real), f"the tag is {tag!r}"))
+        monkeypatch.setattr("coalition.discovery._resolved", lambda _: [name.replace("SERVER", real) for name in names])
+
+    return say
+
+
+@pytest.mark.parametrize("told", [("SERVER",), ("http://SERVER",), ("", "SERVER"), ("127.0.0.1:9", "127.0.0.1:9", "SERVER")])
+def test_an_address_that_a_cloud_or_dns_tells_is_asked_for_the_farm_and_for_a_proof(
+    server: RealServer, tell: Callable[..., None], port: int, told: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    tell(*told)
+    token = server.store.create_token("site")
+    assert search("coalition", token, port) == "http://farm.studio:80"
+    assert "broadcast" not in caplog.text
+
+
+@pytest.mark.parametrize(("farm", "token"), [("", "0123456789ab.a-guess"), ("other", "")])
+def test_who_answers_there_without_the_token_or_for_another_farm_is_not_taken(
+    tell: Callable[..., None], serve: Serve, port: int, farm: str, token: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell("SERVER", "SERVER")
+    serve(farm or "show", {token.partition(".")[0]: hashlib.sha256(b"a-guess").digest()})
+    assert search(farm, token, port) == "http://127.0.0.1:8000", "the last step finds the right one"
+    assert "is not taken" in caplog.text
+
+
+@pytest.mark.parametrize("tag", ["", "ftp://farm", "http://[", "no such name", "http://127.0.0.1:9", "\u2028", "x" * 900])
+def test_what_is_no_server_is_passed_over_and_each_step_is_logged_once(
+    tell: Callable[..., None], serve: Serve, port: int, tag: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tell(tag)
+    serve("show")
+    told: set[str] = set()
+    assert {search("show", "", port, told=told) for _ in range(2)} == {"http://127.0.0.1:8000"}
+    steps = [line for line in caplog.messages if line.startswith(("cloud metadata: ", "DNS: ", "broadcast: "))]
+    assert [step.partition(":")[0] for step in steps] == ["cloud metadata", "DNS", "broadcast"]
+
+
+def test_a_resolver_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = threading.Event()
+
+    def hang(*_: object, **__: object) -> list[Any]:
+        stuck.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    monkeypatch.setattr("coalition.discovery.DNS_S", 0.1)
+    begun = time.monotonic()
+    assert _resolved("coalition") == []
+    assert time.monotonic() - begun < 10
+    stuck.set()
+
+
+def test_a_name_may_have_several_addresses() -> None:
+    assert "127.0.0.1" in _resolved("localhost")
+    assert _resolved("no-such-name.invalid") == []
+
+
+@pytest.mark.parametrize("asked", [{}, {"nonce": "short"}, {"nonce": "F" * 32}, {"nonce": "0" * 32, "coalition": 2}])
+def test_a_malformed_question_over_http_is_refused_by_its_field(server: RealServer, asked: dict[str, Any]) -> None:
+    call = Caller(server.app)
+    status, problem = call("POST", "/discovery", asked)
+    assert (status, list(problem["fields"])) == (422, ["coalition" if "coalition" in asked else "nonce"])
+
+
+@pytest.mark.parametrize(
+    ("cloud", "tags", "address", "words"),
+    [
+        ("ec2", {"coalition:server": "http://farm:80"}, "http://farm:80", "EC2's tag coalition:server"),
+        ("ec2", {"Name": "worker"}, "", "EC2 shows no tag coalition:server"),
+        ("gce", {"instance/attributes/coalition-server": "farm"}, "farm", "the instance's attribute"),
+        ("gce", {"project/attributes/coalition-server": "farm"}, "farm", "the project's attribute"),
+        ("gce", {}, "", "no attribute coalition-server"),
+        ("none", {}, "", "neither EC2's nor Compute Engine's"),
+    ],
+)
+def test_a_clouds_metadata_tell_the_address(cloud: str, tags: dict[str, str], address: str, words: str) -> None:
+    with running(Service(cloud, tags)) as service:
+        found, told = cloud_tags.server(service.place)
+    assert (found, words in told) == (address, True), told
+
+
+def test_a_machine_without_metadata_is_told_so_in_time(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    assert cloud_tags.server(("127.0.0.1", port)) == ("", "this machine has none")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        begun = time.monotonic()
+        assert cloud_tags.server(silent.getsockname()) == ("", "this machine has none")
+        assert time.monotonic() - begun < 10
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert "switched off" in cloud_tags.server(("127.0.0.1", port))[1]
+
+
 # ---------------------------------------------------------------- the answer by itself
 
 
@@ -210,6 +335,12 @@ def test_the_answer_holds_an_address_that_the_worker_can_use(server: dict[str, s
     answer = responder.answer(question(), peer)
     assert (json.loads(answer)["url"] if answer else None) == url
     responder.stop()
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "::ffff:127.0.0.1"])
+def test_who_calls_over_ipv6_is_told_an_address_too(peer: str) -> None:
+    assert url_for(settings("show", 1, listen="0.0.0.0:8000"), peer) == "http://127.0.0.1:8000"
+    assert url_for(settings("show", 1, listen="127.0.0.1:8000"), peer) == "http://127.0.0.1:8000"
 
 
 @pytest.mark.parametrize("token", ["\ud800", "a\0b", "x" * 65, "a b"])

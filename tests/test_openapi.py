@@ -111,6 +111,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "jobs.append_frames": {"frames": "7-9", "command": "render {frame}"},
     "jobs.edit": {"ids": [1], "changes": {"priority": 3}},
     "jobs.edits": {"edits": [{"ids": [1], "changes": {"title": "t"}}]},
+    "workers.discover": {"nonce": "0" * 32},
     "workers.edit": {"ids": [1], "changes": {"note": "new"}},
     "limits.put": {"maximum": 3},
     "system.create_token": {"kind": "enrol"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -96,9 +95,8 @@ def worker(call: Call, /, only_test: bool, **options: Any) -> int:
     from coalition.client import address
     from coalition.worker import WorkerOptions, run_worker
 
-    server = call.server or os.environ.get("COALITION_SERVER")
     common = {
-        "server": address(server).geturl() if server else "",
+        "server": address(call.server).geturl() if call.server else "",
         "token": call.token,
         "token_file": call.token_file,
         "ca": call.ca,

@@ -109,6 +109,7 @@ RIGHTS: dict[str, Right] = {
     "workers.drain": WORKERS,
     "workers.resume": WORKERS,
     "workers.delete": WORKERS,
+    "workers.discover": OPEN,  # tells nothing that a datagram does not
     "workers.enrol": OPEN,  # proves itself by token, credential or network
     "workers.sync": AGENT,
     "workers.affinities": SEE,

@@ -226,6 +226,7 @@ OPERATIONS: dict[str, Operation] = {
     "workers.drain": ACT("Lets workers end what they run, and take no more", body=model.Selection),
     "workers.resume": ACT("Lets workers take jobs again; forgives sick ones", body=model.Selection),
     "workers.delete": ACT("Removes workers; what they run is put back", body=model.Selection),
+    "workers.discover": Operation("Proves to who found an address that this is the farm's server", model.Proof, model.Challenge),
     "workers.enrol": Operation("Lets a worker in", model.Enrolled, model.Enrol),
     "workers.sync": Operation("Heartbeat, report, renewal and fetch in one call", model.SyncReply, model.Sync),
     "workers.affinities": Operation(

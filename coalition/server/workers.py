@@ -10,8 +10,9 @@ from typing import Any
 from flask import Blueprint, Response, g, request
 
 from coalition.config import Settings
+from coalition.discovery import prove
 from coalition.errors import BadInput, NotFound
-from coalition.model import MAX_INT, PROTOCOL, Enrol, Enrolled, Result, Selection, Sync, WorkerEdit
+from coalition.model import MAX_INT, PROTOCOL, Challenge, Enrol, Enrolled, Proof, Result, Selection, Sync, WorkerEdit
 from coalition.server import log_keeping, web
 from coalition.server.auth import for_caller, in_networks
 from coalition.server.dispatcher import Session
@@ -92,6 +93,17 @@ def affinities() -> Response:
 
 
 # ---------------------------------------------------------------- what agents call
+
+
+@blueprint.post("/discovery")
+def discover() -> Response:
+    """The datagram's twin, for addresses that DNS or a cloud tells."""
+    farm, asked = web.farm(), web.body(Challenge)
+    peer = request.remote_addr or "127.0.0.1"
+    proof = prove(farm.settings, farm.store.discovery_key, asked.farm, asked.nonce, asked.token, peer)
+    if proof is None:
+        raise NotFound("this is no server of that farm, or it does not know its own address; [server] url tells it")
+    return web.reply(Proof(**proof))
 
 
 @blueprint.post("/workers/enrol")
