@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from coalition.client import Client
@@ -23,14 +23,14 @@ def amount(micro: int, currency: str) -> str:
     return f"{micro / MICRO:,.2f} {currency}"
 
 
-def spent(entries: list[Mapping[str, Any]]) -> Iterator[str]:
+def spent(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for entry in sorted(entries, key=lambda entry: -entry["amount_micro"]):
         idle = entry["idle_micro"] / entry["amount_micro"] if entry["amount_micro"] else 0.0
         hours = entry["seconds"] / 3_600
         yield f"  {entry['key']:<20} {amount(entry['amount_micro'], entry['currency']):>14}  {hours:8.1f} h  {idle:4.0%} idle"
 
 
-def left(budgets: list[Mapping[str, Any]]) -> Iterator[str]:
+def left(budgets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for budget in budgets:
         of = f"of {amount(budget['cap_micro'], budget['currency'])} a {budget['window']}"
         yield f"  {budget['name']:<20} {amount(budget['left_micro'], budget['currency']):>14}  {of}"
