@@ -442,7 +442,8 @@ class _Decision:
         group = self.groups.get(key) or self._new_group(pool, offer, payer)
         fits, short = self.purse.room(group.parts, count)
         if short is not None:
-            self._too_dear[name, payer] = offer.price_micro
+            if not short.budget.applies_to.startswith("offering:"):  # another offer may be paid by others
+                self._too_dear[name, payer] = offer.price_micro
             self._note(name, self._short(short, pool, offer, why))
         if fits > 0:
             self.purse.take(group.parts, fits)
@@ -453,13 +454,13 @@ class _Decision:
 
     def _new_group(self, pool: Pool, offer: Offering, payer: str) -> _Group:
         now, rules = self.snap.now, self.snap.rules
-        names = self._sponsors(pool, payer)
+        names = self._sponsors(pool, offer, payer)
         terms = (now + LAUNCH_WINDOW_S, rules.slack_s, offer.minimum_s, offer.granularity_s)
         end = ledger.committed_end(now + pool.funding_s(rules), *terms)
         return _Group(pool, offer, payer, _capacity(pool, offer, payer), self.purse.cost(names, offer.price_micro, now, end))
 
-    def _sponsors(self, pool: Pool, payer: str) -> tuple[str, ...]:
-        return sponsors(pool.settings.name, payer, [budget.settings for budget in self.snap.budgets])
+    def _sponsors(self, pool: Pool, offer: Offering, payer: str) -> tuple[str, ...]:
+        return sponsors(pool.settings.name, payer, [budget.settings for budget in self.snap.budgets], (offer.name, offer.type))
 
     def _short(self, short: Short, pool: Pool, offer: Offering, why: str) -> str:
         return f"{why}; {short} for the first {pool.funding_s(self.snap.rules):.0f} s of a {offer.name}"
@@ -477,7 +478,7 @@ class _Decision:
         block = next((b for b in pool.blocks if b.offering in ("", offer.name)), None)
         if block is not None:
             return f"{offer.name if block.offering else f'pool {settings.name}'} is blocked: {block.reason}"
-        names = self._sponsors(pool, payer)
+        names = self._sponsors(pool, offer, payer)
         hard = self.purse.hard(names)
         missing = sorted(set(filter(None, payer.split("|"))) - set(names))
         if missing:
@@ -582,7 +583,7 @@ class _Decision:
             tags = ",".join(sorted(group.tags)) or "any worker"
             why = f"{_jobs(group.jobs)} for {tags}, {left}" if group.jobs else f"min = {settings.min}"
             why = ", ".join([*([why] if group.jobs or not group.asked else []), *group.asked])
-            names = self._sponsors(group.pool, group.payer)
+            names = self._sponsors(group.pool, offer, group.payer)
             reason = f"{group.count} x {offer.name} ({counted(offer.slots, 'slot')}, {each}): {why}{self._left(names)}"
             until = now + group.pool.funding_s(self.snap.rules)
             launch = (settings.name, offer, group.count, group.payer, names, now + LAUNCH_WINDOW_S, until, reason)

@@ -238,9 +238,10 @@ class Autoscaler:
         blocks: dict[str, list[Block]] = {}
         for block in self.store.blocks():
             blocks.setdefault(block.pool, []).append(Block(block.offering, block.reason))
-        boots = self.store.boots()
-        found = []
-        for settings in self.settings.pools:
+        boots, current, found = self.store.boots(), self.store.in_force(), []
+        if current.paused is not None:
+            problem = f"scaling is paused by {current.paused.who or 'hand'}: nothing new is started"
+        for settings in current.pools:
             count = boots[settings.name]
             found.append(self._pool(settings, blocks.get(settings.name, []), (count.failures, count.reason), problem))
         return found

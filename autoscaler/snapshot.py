@@ -207,7 +207,7 @@ def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) 
             for row in store.fleet()
         ),
         instances=tuple(_instances(machines)),
-        budgets=tuple(Budget(budget, tuple(windows[budget.name])) for budget in store.settings.budgets),
+        budgets=tuple(Budget(budget, tuple(windows[budget.name])) for budget in store.in_force().budgets),
         leading_since=leading_since,
         wishes=tuple(Wish(**vars(wish)) for wish in store.launch_wishes()),
     )

@@ -682,9 +682,41 @@ class Client:
         """POST /instances/terminate: they end now; their jobs run again elsewhere."""
         return self._change("POST", "/instances/terminate", Selection(_ids(ids)), _careful(partial, dry_run))
 
+    def drain_pools(self, names: Sequence[str]) -> int:
+        """POST /pools/drain: they start nothing more, and their machines end as their jobs end. How many machines."""
+        return int(_part(self._send("POST", "/pools/drain", {"names": list(names)}), "changed"))
+
+    def pause_scaling(self) -> int:
+        """POST /scaling/pause: no machines are started until `resume_scaling`; 0 if it was so already."""
+        return int(_part(self._send("POST", "/scaling/pause", {}), "changed"))
+
+    def resume_scaling(self) -> int:
+        """POST /scaling/resume: machines may be started again."""
+        return int(_part(self._send("POST", "/scaling/resume", {}), "changed"))
+
     def budgets(self) -> list[dict[str, Any]]:
-        """GET /budgets: caps, and what of them is spent, reserved and left."""
+        """GET /budgets: caps, what of them is spent, reserved and left, and where their values come from."""
         return self._list("/budgets", "budgets")
+
+    def budget(self, name: str) -> dict[str, Any]:
+        """GET /budgets/{name}."""
+        return self._get(f"/budgets/{name}")
+
+    def create_budget(self, name: str, amount_micro: int, *, dry_run: bool = False, **fields: Any) -> dict[str, Any]:
+        """POST /budgets: a budget beside those of cloud.ini; `fields` are its other knobs.
+
+        The answer has the budget `before` and `after`, and the `effect` of it: what may start, what is no longer paid on.
+        """
+        body = {"name": name, "amount_micro": int(amount_micro), **fields}
+        return self._send("POST", "/budgets", body, _careful(False, dry_run))
+
+    def edit_budget(self, name: str, *, dry_run: bool = False, **fields: Any) -> dict[str, Any]:
+        """PATCH /budgets/{name}: other values (amount_micro, hard, alert) from the next tick on; the answer as above."""
+        return self._send("PATCH", f"/budgets/{name}", fields, _careful(False, dry_run))
+
+    def delete_budget(self, name: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """DELETE /budgets/{name}: removes one of run time; of one of cloud.ini, what was changed of it."""
+        return self._send("DELETE", f"/budgets/{name}", {}, _careful(False, dry_run))
 
     def ledger(self, *, since: float | None = None, group_by: str = "day") -> list[dict[str, Any]]:
         """GET /ledger: what machines cost, by `day` or by `pool`."""

@@ -237,9 +237,9 @@ def a_mount_list(text: str) -> tuple[str, ...]:
 
 
 def a_target(text: str) -> str:
-    pattern = rf"farm|pool:{NAME_OF_SECTION.pattern[1:-2]}|affinity:{TAG.pattern[1:-2]}|(user|group):\S.*"
+    pattern = rf"farm|pool:{NAME_OF_SECTION.pattern[1:-2]}|affinity:{TAG.pattern[1:-2]}|(offering|user|group):\S.*"
     if not re.fullmatch(pattern, text):
-        raise ValueError("farm, pool:NAME, user:NAME, group:TITLE or affinity:TAG")
+        raise ValueError("farm, pool:NAME, offering:TYPE, user:NAME, group:TITLE or affinity:TAG")
     return text
 
 
@@ -530,16 +530,19 @@ class LibcloudSettings:
     lag_s: float = knob("15s", a_duration, "how long the cloud's lists may take to show a new machine", high=60)
 
 
+WINDOWS = ("hour", "day", "week", "month", "total")
+
+
 @dataclass(frozen=True)
 class BudgetSettings:
     name: str
     line: int
     amount_micro: int = knob("200", a_money, "the cap", required=True)
     currency: str = knob("USD", a_currency, "the cap's currency")
-    window: str = knob("month", one_of("hour", "day", "week", "month", "total"), "the time the cap is for")
+    window: str = knob("month", one_of(*WINDOWS), "the time the cap is for")
     timezone: str = knob("UTC", a_timezone, "where the window's days begin")
     hard: bool = knob("yes", a_flag, "yes: nothing is started or extended beyond it; no: it only warns")
-    applies_to: str = knob("farm", a_target, "farm, pool:NAME, user:NAME, group:TITLE or affinity:TAG")
+    applies_to: str = knob("farm", a_target, "farm, pool:NAME, offering:TYPE, user:NAME, group:TITLE or affinity:TAG")
     alert: tuple[float, ...] = knob("50%, 80%, 100%", a_share_list, "shares of the cap that are told")
 
 
@@ -694,7 +697,8 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
         if pool.provider == "libcloud" and pool.region not in names:
             raise reader.error(f"pool {pool.name}", "region", f"no [libcloud {pool.region}]; {nearest(pool.region, names)}")
     for budget in settings.budgets:
-        _check_budget(budget, settings.pools, reader)
+        if (wrong := wrong_budget(budget, settings.pools)) is not None:
+            raise reader.error(f"budget {budget.name}", *wrong)
 
 
 IMAGES = {
@@ -763,17 +767,17 @@ def _check_durability(settings: Settings, reader: _Reader) -> None:
     raise reader.error("server", "durability", f'"{settings.server.durability}" is not allowed; allowed: power: {why}')
 
 
-def _check_budget(budget: BudgetSettings, pools: tuple[PoolSettings, ...], reader: _Reader) -> None:
-    """A budget may pay for any pool, or for the one it names: they must be there, and in its currency."""
+def wrong_budget(budget: BudgetSettings, pools: tuple[PoolSettings, ...]) -> tuple[str, str] | None:
+    """A budget may pay for any pool, or for the one it names: they must be there, in its currency. Else (key, what is wrong)."""
     kind, _, target = budget.applies_to.partition(":")
     payable = [pool for pool in pools if kind != "pool" or pool.name == target]
-    section = f"budget {budget.name}"
     if kind == "pool" and not payable:
-        raise reader.error(section, "applies_to", f"no [pool {target}]; {nearest(target, [pool.name for pool in pools])}")
+        return "applies_to", f"no [pool {target}]; {nearest(target, [pool.name for pool in pools])}"
     for pool in payable:
         if pool.currency != budget.currency:
-            where = f"[pool {pool.name}] (line {pool.line})"
-            raise reader.error(section, "currency", f"{budget.currency} cannot pay for {where}, which is in {pool.currency}")
+            where = f"[pool {pool.name}]" + (f" (line {pool.line})" if pool.line else "")
+            return "currency", f"{budget.currency} cannot pay for {where}, which is in {pool.currency}"
+    return None
 
 
 class _Reader:

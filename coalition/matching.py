@@ -219,10 +219,14 @@ def payer(budgets: Iterable[BudgetSettings], user: str, titles: Sequence[str], t
     return "|".join(sorted(budget.name for budget in budgets if budget.hard and budget.applies_to in marks))
 
 
-def sponsors(pool: str, payer: str, budgets: Iterable[BudgetSettings]) -> tuple[str, ...]:
-    """The budgets that all of an instance counts against: those of the farm and of its pool, soft ones too, and its payer's."""
+def sponsors(pool: str, payer: str, budgets: Iterable[BudgetSettings], offering: Iterable[str] = ()) -> tuple[str, ...]:
+    """The budgets that all of an instance counts against: those of the farm, of its pool and of what is bought, and its payer's.
+
+    Soft ones too. `offering`: the names that a budget may call it by.
+    """
     paying = set(filter(None, payer.split("|")))
-    return tuple(sorted(b.name for b in budgets if b.applies_to in ("farm", f"pool:{pool}") or b.name in paying))
+    marks = {"farm", f"pool:{pool}", *(f"offering:{name}" for name in offering)}
+    return tuple(sorted(b.name for b in budgets if b.applies_to in marks or b.name in paying))
 
 
 def order_key(prio_path: str) -> tuple[int, ...]:

@@ -467,14 +467,40 @@ ledger = _table(
     "ledger",
     Column("id", Id, primary_key=True, autoincrement=True),
     Column("at", Seconds, nullable=False),
-    Column("kind", String(12), nullable=False),  # run, boot, idle
+    _text("day", 10),  # in UTC, such as 2024-03-31
+    Column("kind", String(12), nullable=False),  # run, waste (of attempts that did not count), boot, idle
     Column("instance_id", Id),
     Column("pool", String(64), nullable=False),
+    _text("offering", 255),
+    Column("attempt_id", Id),  # and whose it was, for run and waste; NULL and empty for boot and idle
+    Column("job_id", Id),
+    Column("group_id", Id),  # at the top of the job's tree
+    _text("user", 64),
+    Column("tags", LongText),  # JSON list: the job's and those of the groups above it
     Column("seconds", Seconds, nullable=False),
     Column("amount_micro", Money, nullable=False),
     _text("currency", 3),
     Index("ix_ledger_instance_id", "instance_id"),
     Index("ix_ledger_at", "at"),
+    Index("ix_ledger_job_id", "job_id"),
+)
+
+# What an hour of an offering costs from `at` on, as its provider said while we had one, or asked for one.
+rate = _table(
+    "rate",
+    Column("pool", String(64), primary_key=True),
+    Column("offering", String(255), primary_key=True),
+    Column("at", Seconds, primary_key=True),
+    Column("price_micro", Money, nullable=False),  # overhead included
+)
+
+# What was changed while the server ran and goes before cloud.ini: "budget NAME", "pool NAME", "autoscaler".
+setting_override = _table(
+    "setting_override",
+    Column("section", String(80), primary_key=True),
+    Column("json", LongText, nullable=False),  # the fields that it sets
+    Column("who", String(128), nullable=False),
+    Column("at", Seconds, nullable=False),
 )
 
 decision = _table(

@@ -181,7 +181,7 @@ class TestPools:
         ("fields", "words"),
         [
             ({}, "nothing is decided yet"),
-            ({"enabled": False}, "it is switched off in cloud.ini"),
+            ({"enabled": False}, "it is switched off"),
             ({"max": 0}, "its max is 0"),
         ],
     )

@@ -78,7 +78,11 @@ OF_THE_CLOUD = {
     "cloud.drain_instances",
     "cloud.terminate_instances",
     "cloud.resume_pools",
+    "cloud.drain_pools",
     "cloud.launch",
+    "cloud.budget",
+    "cloud.edit_budget",
+    "cloud.delete_budget",
 }  # here is neither pool nor instance
 WITH_PASSWORDS = {"logins.log_in", "logins.password"}  # here nobody logs in
 THERE = sorted(set(OPERATIONS) - AGENTS - OF_THE_CLOUD - WITH_PASSWORDS - {"system.delete_token"})
@@ -106,6 +110,7 @@ def test_what_is_there_is_answered_as_described(app: Flask, store: Store, endpoi
 
 A_PRICE = {"provider": "aws", "region": "r", "zone": "", "type": "t", "market": "spot", "source": "studio", "price_micro": 1}
 BODIES: dict[str, dict[str, Any]] = {
+    "cloud.create_budget": {"name": "new", "amount_micro": 1},
     "cloud.put_prices": {"prices": [{**A_PRICE, "currency": "USD"}]},
     "jobs.submit": {"jobs": [{"title": "new", "command": "true"}]},
     "jobs.append_frames": {"frames": "7-9", "command": "render {frame}"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from coalition.cli import cloud, database, farm, init, jobs, limits, prices, providers, simulate, top, users, workers
+from coalition.cli import cloud, database, farm, init, jobs, limits, prices, providers, red_button, simulate, top, users, workers
 from coalition.cli.frame import cli
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "main",
     "prices",
     "providers",
+    "red_button",
     "simulate",
     "top",
     "users",

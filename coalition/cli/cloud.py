@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from coalition.cli.frame import DURATION, IDS, LIMIT, Call, amounts, careful, cli, texts
+from coalition.cli.frame import DURATION, IDS, LIMIT, Call, Written, amounts, careful, cli, texts
 
 
 @cli.command()
@@ -99,21 +99,132 @@ def instances_terminate(call: Call, /, ids: Sequence[int], **given: bool) -> int
     return call.acted(call.client().terminate_instances(ids, **given), "instance")
 
 
-@cli.command()
+@cli.command("pause-scaling")
 @click.pass_obj
-def budget(call: Call) -> None:
-    """Show what is spent, reserved and left of every budget."""
+def pause_scaling(call: Call) -> None:
+    """Start no machines until `coalition resume`; those that run work on, are paid on, and end as usual."""
+    done = call.client().pause_scaling()
+    call.screen.said({"changed": done}, "scaling is paused" if done else "scaling was paused already")
+
+
+@cli.command()
+@click.argument("pools", nargs=-1, metavar="[POOL...]")
+@click.pass_obj
+def resume(call: Call, pools: Sequence[str]) -> None:
+    """Let machines be started again, after `pause-scaling`; with POOL, in pools that were drained or blocked."""
+    if pools:
+        call.changed(call.client().resume_pools(pools), "pool")
+        return
+    done = call.client().resume_scaling()
+    call.screen.said({"changed": done}, "scaling goes on" if done else "scaling was not paused")
+
+
+@cli.command()
+@click.argument("pools", nargs=-1, required=True, metavar="POOL...")
+@click.pass_obj
+def drain(call: Call, pools: Sequence[str]) -> None:
+    """Start nothing more in pools, and end their machines as their jobs end; `coalition resume POOL` undoes it."""
+    done = call.client().drain_pools(pools)
+    call.screen.said({"changed": done}, f"{', '.join(pools)}: {done} machine{'' if done == 1 else 's'} will end")
+
+
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def budget(context: click.Context) -> None:
+    """Show what is spent, reserved and left of every budget, or change budgets."""
+    if context.invoked_subcommand:
+        return
+    call: Call = context.obj
     found = call.client().budgets()
-    heads = "NAME* FOR WINDOW KIND CAP> SPENT> RESERVED> LEFT>"
+    heads = "NAME* FOR WINDOW KIND CAP> SPENT> RESERVED> LEFT> FROM"
     rows = (
         [
             *texts(entry, "name applies_to window"),
             "hard" if entry.get("hard") else "soft",
             *amounts(entry, "cap spent reserved left"),
+            _source(entry),
         ]
         for entry in found
     )
     call.screen.table({"budgets": found}, heads, rows, "no budgets in the configuration")
+
+
+def _source(entry: Mapping[str, Any]) -> str:
+    """Where a budget's values come from."""
+    source, who = str(entry.get("source", "")), entry.get("changed_by") or "hand"
+    if entry.get("in_file"):
+        return f"{source}, changed by {who}"
+    return f"{source}, by {who}" if source == "run time" else source
+
+
+WINDOWS = click.Choice(["hour", "day", "week", "month", "total"])
+AMOUNT = Written("amount", "a_money")
+SHARES = Written("shares", "a_share_list")
+HARD = click.option("--hard/--soft", default=None, help="Whether it can stop machines, or only warns.")
+ALERT = click.option("--alert", type=SHARES, metavar="SHARES", help="Shares of the cap that are told, such as '50%, 80%'.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would start, stop or be forbidden, and change nothing.")
+
+
+@budget.command("add")
+@click.argument("name")
+@click.argument("amount", type=AMOUNT)
+@click.option("--window", type=WINDOWS, default="month", show_default=True, help="The time that the cap is for.")
+@click.option("--timezone", metavar="ZONE", default="UTC", show_default=True, help="Where the window's days begin.")
+@click.option("--currency", metavar="CODE", default="USD", show_default=True, help="Of the cap, as of the pools it pays for.")
+@click.option(
+    "--for", "applies_to", default="farm", show_default=True, help="farm, pool:, offering:, user:, group: or affinity:NAME."
+)
+@HARD
+@ALERT
+@DRY_RUN
+@click.pass_obj
+def budget_add(call: Call, /, name: str, amount: int, hard: bool | None, dry_run: bool, **given: Any) -> None:
+    """Add a budget NAME with a cap of AMOUNT; it holds from the autoscaler's next tick on."""
+    fields = {key: value for key, value in given.items() if value is not None} | ({} if hard is None else {"hard": hard})
+    _told(call, call.client().create_budget(name, amount, dry_run=dry_run, **fields))
+
+
+@budget.command("set")
+@click.argument("name")
+@click.option("--amount", "amount_micro", type=AMOUNT, metavar="AMOUNT", help="The cap.")
+@HARD
+@ALERT
+@DRY_RUN
+@click.pass_obj
+def budget_set(call: Call, /, name: str, dry_run: bool, **given: Any) -> None:
+    """Change budget NAME, whatever cloud.ini says, from the autoscaler's next tick on."""
+    fields = {key: value for key, value in given.items() if value is not None}
+    _told(call, call.client().edit_budget(name, dry_run=dry_run, **fields))
+
+
+@budget.command("delete")
+@click.argument("name")
+@DRY_RUN
+@click.pass_obj
+def budget_delete(call: Call, name: str, dry_run: bool) -> None:
+    """Remove a budget that was added; of one in cloud.ini, what was changed: the file's values hold again."""
+    _told(call, call.client().delete_budget(name, dry_run=dry_run))
+
+
+def _told(call: Call, change: Mapping[str, Any]) -> None:
+    """What a change of a budget does, a line each."""
+    would = "would be" if change.get("dry_run") else "is"
+    after, effect = change.get("after"), change.get("effect", {})
+    one = after or change.get("before") or {}
+    what = f"{amounts(one, 'cap')[0]} ({one.get('window')})" if after else "no more"
+    lines = [f"budget {one.get('name')} {would} {what}"]
+    for pool in effect.get("starts", ()):
+        lines.append(f"pool {pool['pool']} may start {_count(pool)} machines: {pool['waits']}")
+    for machine in effect.get("stops", ()):
+        lines.append(f"instance {machine['instance']} ({machine['pool']}) is not paid on, and ends as its jobs end")
+    lines += [effect["forbids"]] if effect.get("forbids") else []
+    call.screen.said(dict(change), lines[0])
+    for line in () if call.json else lines[1:]:
+        call.screen.said(None, f"  {line}")
+
+
+def _count(entry: Mapping[str, Any]) -> str:
+    return "any number of" if entry.get("at_most") is None else f"up to {entry['at_most']}"
 
 
 @cli.command()

@@ -25,7 +25,8 @@ def cloud() -> None:
 
 
 @contextmanager
-def _farm(file: str | None) -> Iterator[Settings]:
+def farm_settings(file: str | None) -> Iterator[Settings]:
+    """The farm's settings, for a verb that asks the providers from this machine."""
     from coalition.config import load
 
     with server_parts():
@@ -41,7 +42,7 @@ def cloud_check(call: Call, pools: tuple[str, ...], file: str | None) -> int:
 
     Nothing is started. Run it on the server's machine, with the server's credentials. Exit 1 if something is in the way.
     """
-    with _farm(file) as settings:
+    with farm_settings(file) as settings:
         from providers import make
 
         reports = [_report(settings, pool, make(pool.provider, pool.region, settings)) for pool in chosen(settings.pools, pools)]
@@ -115,7 +116,7 @@ def cloud_list(call: Call, pool: str | None, file: str | None) -> None:
 
     from coalition.output import age
 
-    with _farm(file) as settings:
+    with farm_settings(file) as settings:
         from providers import make
 
         accounts = {(one.provider, one.region): one for one in chosen(settings.pools, (pool,) if pool else ())}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, Response, g, request
 
+from coalition.config import NAME_OF_SECTION, WINDOWS, BudgetSettings, a_currency, a_target, a_timezone, one_of
 from coalition.errors import BadInput, NotFound, nearest
 from coalition.model import MAX_INT, Price, Selection, spec
 from coalition.server import web
@@ -35,8 +36,25 @@ def pools() -> Response:
 
 @blueprint.post("/pools/resume")
 def resume_pools() -> Response:
-    """Lets pools start instances again whose boots failed, or that a provider refused."""
-    return web.reply({"changed": web.farm().store.unblock_pools(web.body(Names).names, g.identity.name)})
+    """Lets pools start instances again that were drained, whose boots failed, or that a provider refused."""
+    return web.reply({"changed": web.farm().store.resume_pools(web.body(Names).names, g.identity.name)})
+
+
+@blueprint.post("/pools/drain")
+def drain_pools() -> Response:
+    """Pools start nothing more, and their instances end as their jobs end."""
+    return web.reply({"changed": web.farm().store.drain_pools(web.body(Names).names, g.identity.name)})
+
+
+@blueprint.post("/scaling/pause")
+def pause_scaling() -> Response:
+    """No instances are started; those that run are looked after, paid on and ended as before."""
+    return web.reply({"changed": web.farm().store.pause_scaling(g.identity.name)})
+
+
+@blueprint.post("/scaling/resume")
+def resume_scaling() -> Response:
+    return web.reply({"changed": web.farm().store.resume_scaling(g.identity.name)})
 
 
 @dataclass(frozen=True)
@@ -116,11 +134,88 @@ def _ask(wish: str) -> Response:
     return act("mark_instances", web.body(Selection).ids, wish)
 
 
+def _is(read: Callable[[str], object]) -> Callable[[str], str | None]:
+    """What complains of a text that this reader of cloud.ini does not take."""
+
+    def complaint(text: str) -> str | None:
+        try:
+            read(text)
+        except ValueError as error:
+            return f"{text[:80]!r} is not allowed; {error}"
+        return None
+
+    return complaint
+
+
+def _shares(values: Sequence[float]) -> str | None:
+    wrong = next((value for value in values if not 0 < value < 10 or value != round(value, 2)), None)
+    return None if wrong is None else f"{wrong} is not allowed; whole percents such as 0.5, up to 9.99"
+
+
+MOST_MICRO = 2**62 - 1
+
+
+@dataclass(frozen=True)
+class NewBudget:
+    """A cap over a window, beside those of cloud.ini; the fields are its knobs, `alert` has shares of the cap."""
+
+    name: str = spec(length=64, check=lambda v: None if NAME_OF_SECTION.match(v) else "letters, digits and _ . - only")
+    amount_micro: int = spec(low=0, high=MOST_MICRO)
+    currency: str = spec("USD", length=3, check=_is(a_currency))
+    window: str = spec("month", length=8, check=_is(one_of(*WINDOWS)))
+    timezone: str = spec("UTC", length=64, check=_is(a_timezone))
+    hard: bool = spec(True)
+    applies_to: str = spec("farm", length=255, check=_is(a_target))
+    alert: Sequence[float] = spec((0.5, 0.8, 1.0), length=20, check=_shares)
+
+
+@dataclass(frozen=True)
+class BudgetChanges:
+    """Other values for a budget; what is not given stays."""
+
+    amount_micro: int | None = spec(None, low=0, high=MOST_MICRO)
+    hard: bool | None = spec(None)
+    alert: Sequence[float] | None = spec(None, length=20, check=lambda v: None if v is None else _shares(v))
+
+
 @blueprint.get("/budgets")
 @shared
 def budgets() -> Response:
     web.refuse_unknown("sort", *PAGING)
-    return whole("budgets", web.farm().store.budgets(), "name", ("name", "cap_micro", "spent_micro", "left_micro"))
+    found = for_caller(web.farm().store.budgets(), "budgets")
+    return whole("budgets", found, "name", ("name", "cap_micro", "spent_micro", "left_micro"))
+
+
+@blueprint.get("/budgets/<name>")
+def budget(name: str) -> Response:
+    web.refuse_unknown()
+    return web.reply(for_caller([web.farm().store.budget(name)], "budgets")[0])
+
+
+@blueprint.post("/budgets")
+def create_budget() -> Response:
+    """A budget beside those of cloud.ini; with `dry_run` only what it would do."""
+    web.refuse_unknown("dry_run")
+    given, dry = web.body(NewBudget), web.flag("dry_run")
+    wanted = BudgetSettings(line=0, **{**vars(given), "alert": tuple(given.alert)})
+    return web.reply(web.farm().store.create_budget(wanted, g.identity.name, dry_run=dry), 200 if dry else 201)
+
+
+@blueprint.patch("/budgets/<name>")
+def edit_budget(name: str) -> Response:
+    """Other values from the next tick on, before those of cloud.ini; with `dry_run` only what they would do."""
+    web.refuse_unknown("dry_run")
+    changes = web.body(BudgetChanges)
+    web.refuse_nothing(changes)
+    given = {one: tuple(value) if one == "alert" else value for one, value in vars(changes).items() if value is not None}
+    return web.reply(web.farm().store.edit_budget(name, given, g.identity.name, dry_run=web.flag("dry_run")))
+
+
+@blueprint.delete("/budgets/<name>")
+def delete_budget(name: str) -> Response:
+    """Removes a budget of run time; of one of cloud.ini, what was changed: the file's values hold again."""
+    web.refuse_unknown("dry_run")
+    return web.reply(web.farm().store.delete_budget(name, g.identity.name, dry_run=web.flag("dry_run")))
 
 
 @blueprint.get("/ledger")

@@ -59,6 +59,7 @@ class Operation:
 
 TAKEN_TOO = (model.Dependency, model.Price)  # stands in bodies as well as in answers
 CHANGED = {"changed": int}
+BUDGET_CHANGE = {"before": dict[str, Any] | None, "after": dict[str, Any] | None, "effect": dict[str, Any], "dry_run": bool}
 YES = _words("true", "false")
 KEY: Schema = {
     "type": "string",
@@ -242,6 +243,9 @@ OPERATIONS: dict[str, Operation] = {
         "The pools of cloud.ini and their machines", _list("pools"), query=_sorted_by("name", "provider", "max")
     ),
     "cloud.resume_pools": Operation("Lets blocked pools start machines again", CHANGED, cloud.Names),
+    "cloud.drain_pools": Operation("Ends the machines of pools as their jobs end, and starts none", CHANGED, cloud.Names),
+    "cloud.pause_scaling": Operation("Starts no machines until it is resumed", CHANGED),
+    "cloud.resume_scaling": Operation("Lets machines be started again", CHANGED),
     "cloud.launch": Operation("Asks for machines by hand, within the budgets", CHANGED, cloud.LaunchWish),
     "cloud.prices": Operation(
         "What machines cost, who said so and when",
@@ -268,6 +272,12 @@ OPERATIONS: dict[str, Operation] = {
         _list("budgets"),
         query=_sorted_by("name", "cap_micro", "spent_micro", "left_micro"),
     ),
+    "cloud.budget": Operation("One budget", dict[str, Any]),
+    "cloud.create_budget": Operation(
+        "A budget beside those of cloud.ini", BUDGET_CHANGE, cloud.NewBudget, query=DRY, status=201, or_status=200
+    ),
+    "cloud.edit_budget": Operation("Other values for a budget", BUDGET_CHANGE, cloud.BudgetChanges, query=DRY),
+    "cloud.delete_budget": Operation("Removes a budget of run time, or what was changed of the file's", BUDGET_CHANGE, query=DRY),
     "cloud.ledger": Operation(
         "What was spent, by day or by pool",
         _list("entries"),

@@ -123,10 +123,11 @@ def first_token(settings: Settings) -> Path | None:
 
 
 def _adopt_rules(settings: Settings) -> None:
-    """What cloud.ini says of the order of jobs holds for those that are there, too."""
+    """What cloud.ini says of the order of jobs, and of who pays for them, holds for those that are there, too."""
     store = Store(settings)
     try:
         store.adopt_rules()
+        store.adopt_budgets()
     finally:
         store.close()
 

@@ -25,6 +25,7 @@ from coalition.errors import Conflict, Fenced, NotFound, OverBudget
 from coalition.schema import attempt, block, budget_window, commitment, decision, event, instance, intent, leader, token, worker
 from coalition.schema import ledger as ledger_table
 from coalition.states import INSTANCE, PAID_INSTANCES, WORKER, InstanceState, after, allows
+from coalition.store import overrides
 from coalition.store.base import chunks, reads, writes
 from coalition.store.workers import Workers, hash_secret
 
@@ -241,15 +242,16 @@ class Cloud(Workers):
         self._check_fence(db, fence)
         now = self.clock()
         until = self._committed_end(order, order.funded_until)
+        known = self._budgets(db)
         parts = [
             (window, amount)
-            for window in self._windows(db, order.sponsors, now, until)
+            for window in self._windows(db, known, order.sponsors, now, until)
             for amount in ledger.commit(order.price_micro, now, until, [(window.starts_at, window.ends_at)])
         ]
         commits = _Commits()
         for window, amount in parts:
             commits.add(window, amount * order.count)
-        self._commit(db, commits)
+        self._commit(db, known, commits)
         intent_id = self._write_intent(db, order, fence, now)
         for k in range(order.count):
             instance_id = self._write_instance(db, order, intent_id, k, now)
@@ -353,9 +355,14 @@ class Cloud(Workers):
         slack_s = self.settings.autoscaler.slack_s
         return ledger.committed_end(funded_until, row.launch_by, slack_s, row.minimum_s, row.granularity_s)
 
-    def _windows(self, db: Connection, sponsors: Iterable[str], start: float, end: float) -> list[Any]:
-        """The rows of the windows that [start, end) touches of these budgets; a budget no longer in cloud.ini has none."""
-        known = {budget.name: budget for budget in self.settings.budgets}
+    def _budgets(self, db: Connection) -> dict[str, BudgetSettings]:
+        """The budgets in force, by name."""
+        return {budget.name: budget for budget in overrides.in_force(db, self.settings).budgets}
+
+    def _windows(
+        self, db: Connection, known: Mapping[str, BudgetSettings], sponsors: Iterable[str], start: float, end: float
+    ) -> list[Any]:
+        """The rows of the windows that [start, end) touches of these budgets; a budget that is no more has none."""
         return [
             self._window(db, known[name], *bounds)
             for name in sorted(set(sponsors) & known.keys())
@@ -372,13 +379,14 @@ class Cloud(Workers):
             db.execute(self._insert_new(budget_window).values(**values, cap_micro=budget.amount_micro))
         elif row.cap_micro != budget.amount_micro:
             db.execute(update(budget_window).where(same).values(cap_micro=budget.amount_micro))
+            changed = db.execute(select(budget_window).where(same)).one()
+            self._alert(db, budget, changed, anew=True)
         else:
             return row
         return db.execute(select(budget_window).where(same)).first()
 
-    def _commit(self, db: Connection, commits: _Commits, *, guard: bool = True) -> None:
+    def _commit(self, db: Connection, known: Mapping[str, BudgetSettings], commits: _Commits, *, guard: bool = True) -> None:
         """Adds to committed money, windows ascending; OverBudget (and so nothing at all) where a hard cap is in the way."""
-        known = {budget.name: budget for budget in self.settings.budgets}
         for window_id in sorted(commits.deltas):
             delta, window = commits.deltas[window_id], commits.windows[window_id]
             budget = known.get(window.budget)
@@ -392,12 +400,13 @@ class Cloud(Workers):
             if delta > 0 and budget is not None:
                 self._alert(db, budget, row)
 
-    def _alert(self, db: Connection, budget: BudgetSettings, row: Any) -> None:
-        """Tells once for each share of the cap that spend and reservations reach."""
+    def _alert(self, db: Connection, budget: BudgetSettings, row: Any, *, anew: bool = False) -> None:
+        """Tells once for each share of the cap that spend and reservations reach; `anew`: the cap is another one."""
         share = row.committed_micro / row.cap_micro if row.cap_micro else 1.0
         reached = max((mark for mark in budget.alert if mark <= share), default=0.0)
-        if reached > row.alerted:
+        if reached > row.alerted or anew:
             db.execute(update(budget_window).where(budget_window.c.id == row.id).values(alerted=reached))
+        if reached > row.alerted:
             committed = ledger.money(row.committed_micro, row.currency)
             cap = ledger.money(row.cap_micro, row.currency)
             words = f"budget {budget.name} has reached {reached:.0%}: {committed} of {cap} are spent or reserved"
@@ -418,7 +427,7 @@ class Cloud(Workers):
             db.execute(insert(commitment).values(instance_id=instance_id, window_id=window.id, amount_micro=0))
         for window_id, window in old.items():
             commits.add(window, amounts.get(window_id, 0) - window.amount_micro)
-        self._commit(db, commits, guard=False)
+        self._commit(db, self._budgets(db), commits, guard=False)
         for window_id in commits.deltas:
             here = and_(commitment.c.instance_id == instance_id, commitment.c.window_id == window_id)
             db.execute(update(commitment).where(here).values(amount_micro=amounts.get(window_id, 0)))
@@ -431,19 +440,20 @@ class Cloud(Workers):
         Nothing else changes: the deadline moves when the provider has moved it (`funded`).
         """
         self._check_fence(db, fence)
-        commits, amounts = _Commits(), {}  # type: tuple[_Commits, dict[tuple[int, int], int]]
+        commits, known = _Commits(), self._budgets(db)
+        amounts: dict[tuple[int, int], int] = {}
         for row in self._machines(db, and_(instance.c.id.in_(ids), instance.c.state.in_(PAID))):
             if until <= row.committed_until:
                 continue
             old_end, end = self._committed_end(row, row.committed_until), self._committed_end(row, until)
             query = select(commitment.c.window_id, commitment.c.amount_micro).where(commitment.c.instance_id == row.id)
             held = {one.window_id: int(one.amount_micro) for one in db.execute(query)}
-            for window in self._windows(db, row.sponsors, max(row.created_at, old_end - 1), end):
+            for window in self._windows(db, known, row.sponsors, max(row.created_at, old_end - 1), end):
                 (amount,) = ledger.commit(row.price_micro, row.created_at, end, [(window.starts_at, window.ends_at)])
                 commits.add(window, amount - held.get(window.id, 0))
                 amounts[row.id, window.id] = amount
             db.execute(update(instance).where(instance.c.id == row.id).values(committed_until=until))
-        self._commit(db, commits)
+        self._commit(db, known, commits)
         for (instance_id, window_id), amount in amounts.items():
             here = and_(commitment.c.instance_id == instance_id, commitment.c.window_id == window_id)
             if db.execute(update(commitment).where(here).values(amount_micro=amount)).rowcount == 0:
@@ -564,7 +574,7 @@ class Cloud(Workers):
         known = {window.id: window for window in db.execute(query.where(commitment.c.instance_id == row.id))}
         reserved_end = self._committed_end(row, row.committed_until)
         if end > reserved_end:
-            known |= {window.id: window for window in self._windows(db, row.sponsors, reserved_end, end)}
+            known |= {window.id: window for window in self._windows(db, self._budgets(db), row.sponsors, reserved_end, end)}
         parts = {}
         for window in known.values():
             a, b = max(start, min(end, window.starts_at)), max(start, min(end, window.ends_at))
@@ -735,13 +745,8 @@ class Cloud(Workers):
                 (*bounds, committed.get((budget.name, *bounds), 0))
                 for bounds in ledger.windows(budget.window, budget.timezone, start, end)
             ]
-            for budget in self.settings.budgets
+            for budget in self._budgets(db).values()
         }
-
-    @reads
-    def budgets(self, db: Connection) -> list[dict[str, Any]]:
-        """Each budget's current window: cap, committed, spent so far, reserved, left."""
-        return [self._budget(db, budget, self.clock()) for budget in self.settings.budgets]
 
     def _budget(self, db: Connection, budget: BudgetSettings, now: float) -> dict[str, Any]:
         starts_at, ends_at = ledger.window_at(budget.window, budget.timezone, now)
@@ -773,26 +778,6 @@ class Cloud(Workers):
             used = 0 if row.launched_at is None else ledger.cost(row.price_micro, max(row.launched_at, starts_at), now)
             unspent += row.amount_micro - min(row.amount_micro, used)
         return unspent
-
-    @reads
-    def pools(self, db: Connection) -> list[dict[str, Any]]:
-        """The pools of cloud.ini with how many instances each has, and why it may not start more."""
-        counts: dict[str, dict[str, int]] = {}
-        query = select(instance.c.pool, instance.c.state, func.count().label("n")).where(instance.c.state.in_(PAID))
-        for row in db.execute(query.group_by(instance.c.pool, instance.c.state)):
-            counts.setdefault(row.pool, {})[row.state] = row.n
-        blocked = {entry.pool: entry.reason for entry in self._blocks(db) if not entry.offering}
-        names = ("name", "provider", "enabled", "min", "max", "region", "affinity", "currency")
-        shown = [{name: getattr(pool, name) for name in names} for pool in self.settings.pools]
-        return [
-            {
-                **pool,
-                "instances": counts.get(pool["name"], {}),
-                "blocked": blocked.get(pool["name"]),
-                "allowed_actions": ["resume"] if pool["name"] in blocked else [],
-            }
-            for pool in shown
-        ]
 
     @reads
     def instances(
@@ -859,12 +844,21 @@ class Cloud(Workers):
         burning = select(func.coalesce(func.sum(instance.c.price_micro), 0)).where(instance.c.state.in_(PAID))
         currency = next((pool.currency for pool in self.settings.pools), "USD")
         row = db.execute(select(leader).where(leader.c.role == ROLE, leader.c.deadline >= self.clock())).first()
+        current = overrides.in_force(db, self.settings)
+        paused = current.paused
         return {
             "instances": counts,
             "burn_micro_per_hour": int(db.execute(burning.where(instance.c.launched_at.is_not(None))).scalar_one()),
             "currency": currency,
-            "budgets": [self._budget(db, budget, self.clock()) for budget in self.settings.budgets],
-            "scaling": {"enabled": self.settings.autoscaler.enabled, "paused": False, "leader": row.holder if row else None},
+            "budgets": [self._budget(db, budget, self.clock()) for budget in current.budgets],
+            "scaling": {
+                "enabled": self.settings.autoscaler.enabled,
+                "paused": paused is not None,
+                "paused_by": paused.who if paused else "",
+                "paused_at": paused.at if paused else None,
+                "leader": row.holder if row else None,
+                "allowed_actions": ["resume" if paused else "pause"],
+            },
         }
 
 

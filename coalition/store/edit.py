@@ -173,7 +173,7 @@ class Edits(Submit):
                 old = self._requirement(db, own_set)
                 needs = {**_needs_of(old), **{name: given[name] for name in NEEDS if name in given}}
                 users, titles = ("", [title]) if is_group else (user, [])
-                payer = matching.payer(self.settings.budgets, users, titles, needs["affinity"])
+                payer = matching.payer(sets.budgets, users, titles, needs["affinity"])
                 made[key] = sets.id_of(requirement_of(needs, payer))
             become.setdefault(made[key], []).append(one)
         for set_id, those in become.items():

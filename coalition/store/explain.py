@@ -17,6 +17,7 @@ from coalition.matching import Requirement
 from coalition.model import Job
 from coalition.schema import attempt, decision, dependency, instance, job, klass, worker
 from coalition.states import JobState, WorkerState
+from coalition.store import overrides
 from coalition.store.base import reads
 from coalition.store.cloud import PAID
 from coalition.store.limits import Tokens
@@ -194,7 +195,8 @@ class Explain(Views):
 
     def _why_no_pool(self, db: Connection, need: Requirement) -> list[Reason]:
         """What keeps the pools whose machines would have all the tags from starting one."""
-        fit = [pool for pool in self.settings.pools if not need.workers and set(need.tags) <= set(pool.affinity)]
+        pools = overrides.in_force(db, self.settings).pools
+        fit = [pool for pool in pools if not need.workers and set(need.tags) <= set(pool.affinity)]
         return [because("pool", f"pool {pool.name} could start one: {self._pool_says(db, pool, need)}") for pool in fit]
 
     def _pool_says(self, db: Connection, pool: PoolSettings, need: Requirement) -> str:
@@ -203,7 +205,7 @@ class Explain(Views):
             select(func.count()).select_from(instance).where(instance.c.pool == pool.name, instance.c.state.in_(PAID))
         ).scalar_one()
         if not pool.enabled:
-            return "it is switched off in cloud.ini"
+            return "it is switched off"
         if blocked is not None:
             return f"blocked, {blocked}"
         if paid >= pool.max:
@@ -212,8 +214,9 @@ class Explain(Views):
 
     def _money_says(self, db: Connection, pool: PoolSettings, need: Requirement) -> str:
         """The hard budget that has too little left, else what the autoscaler decided last."""
-        names = matching.sponsors(pool.name, need.payer, self.settings.budgets)
-        hard = [budget for budget in self.settings.budgets if budget.hard and budget.name in names]
+        budgets = self._budgets(db).values()
+        names = matching.sponsors(pool.name, need.payer, budgets)
+        hard = [budget for budget in budgets if budget.hard and budget.name in names]
         wanted = max(1, ledger.cost(pool.price_micro + pool.overhead_per_hour_micro, 0.0, pool.funding_s))
         for budget in hard:
             left = int(self._budget(db, budget, self.clock())["left_micro"])

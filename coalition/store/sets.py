@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, insert, select
 
 from coalition import matching
+from coalition.config import BudgetSettings
 from coalition.matching import Requirement
 from coalition.model import JobSpec
 from coalition.schema import klass, reqset
+from coalition.store import overrides
 from coalition.store.base import Base, Hot
 
 AMOUNTS = ("cpus", "memory_bytes", "gpus", "gpu_memory_bytes", "exclusive")
@@ -58,6 +61,11 @@ class Sets:
         self._classes: dict[tuple[int, str, str], int] = {}
         self._known: dict[int, Requirement] = {}
 
+    @cached_property
+    def budgets(self) -> tuple[BudgetSettings, ...]:
+        """Those in force."""
+        return overrides.in_force(self.db, self.store.settings).budgets
+
     def own(self, spec: JobSpec, is_group: bool) -> int:
         """The set of what a job itself asks for. A group pays by its title, a leaf by its user, both by their tags."""
         who = spec.title if is_group else spec.user
@@ -65,7 +73,7 @@ class Sets:
         key = (is_group, who, lists, AMOUNTS_OF(spec))
         if key not in self._own:
             user, titles = ("", [spec.title]) if is_group else (spec.user, [])
-            payer = matching.payer(self.store.settings.budgets, user, titles, spec.affinity)
+            payer = matching.payer(self.budgets, user, titles, spec.affinity)
             self._own[key] = self.id_of(requirement_of(vars(spec), payer))
         return self._own[key]
 

@@ -15,8 +15,8 @@ from coalition.schema import archive, attempt, dependency, event, frame_rule, gr
 from coalition.states import JobState, WorkerState
 from coalition.store import lists, sight
 from coalition.store.base import HotIn, chunks, reads
+from coalition.store.budgets import Budgets
 from coalition.store.lists import Cursor, JobQuery
-from coalition.store.prices import Prices
 from coalition.store.tree import group_state
 from coalition.store.workers import availability
 
@@ -24,7 +24,7 @@ CHILD_IDS = HotIn(lambda ids: select(job.c.id).where(job.c.parent.in_(ids)))
 ARCHIVED_CHILD_IDS = HotIn(lambda ids: select(archive.c.job_id).where(archive.c.parent.in_(ids)))
 
 
-class Views(Prices):
+class Views(Budgets):
     """The part of the store that only reads."""
 
     @reads
