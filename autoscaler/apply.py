@@ -12,8 +12,10 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
+from autoscaler.crew import Crew, Task
 from autoscaler.decide import Launch, Plan, Renew, Terminate
 from autoscaler.reaper import Findings
 from coalition.config import PoolSettings, Settings, options_of
@@ -22,6 +24,7 @@ from coalition.store.cloud import Blocked, Decided, Found, Machine, Order
 from providers.base import (
     CAPACITY_BLOCK_S,
     Fate,
+    Launched,
     Notice,
     Offering,
     Provider,
@@ -53,13 +56,28 @@ def key_of(provider: str, region: str) -> str:
     return f"{provider}/{region}" if region else provider
 
 
+class Sending(NamedTuple):
+    """An intent on its way. `first`: nobody has sent it before."""
+
+    intent_id: int
+    request: Request
+    first: bool
+
+
 class Applier:
-    """One tick's hands. `fence` is the number of the lease under which everything is written."""
+    """One tick's hands. `fence` is the number of the lease under which everything is written, by one thread."""
 
     def __init__(
-        self, settings: Settings, store: Store, providers: Mapping[str, Provider], fence: int, clock: Callable[[], float]
+        self,
+        settings: Settings,
+        store: Store,
+        providers: Mapping[str, Provider],
+        fence: int,
+        clock: Callable[[], float],
+        crew: Crew | None = None,
     ) -> None:
         self.settings, self.store, self.providers, self.fence, self.clock = settings, store, providers, fence, clock
+        self.crew = crew or Crew()
         self.pools = {pool.name: pool for pool in settings.pools}
         self.decided: list[Decided] = []
 
@@ -119,14 +137,15 @@ class Applier:
             self._block(block.pool, "", "boot", None, block.reason)
         if plan.wishes:
             self.store.forget_wishes(plan.wishes, self.fence)
-        for launch in plan.launches:
-            self._launch(launch)
+        # All intents are written and paid for before the first of them is sent.
+        self.send([sending for launch in plan.launches if (sending := self._reserve(launch))])
         self.decided += [Decided(hold.pool, "hold", 0, hold.reason) for hold in plan.holds]
         self.store.record_decisions(self.decided, self.fence)
 
     # ------------------------------------------------------------ launch
 
-    def _launch(self, launch: Launch) -> None:
+    def _reserve(self, launch: Launch) -> Sending | None:
+        """The intent's row with its money; None where there is not enough of that."""
         pool = self.pools[launch.pool]
         request = self._request(pool, launch)
         order = Order(
@@ -152,9 +171,9 @@ class Applier:
             intent_id = self.store.reserve(order, self.fence)
         except OverBudget as error:
             self.decided.append(Decided(pool.name, "hold", 0, error.detail))
-            return
+            return None
         self.decided.append(Decided(pool.name, "launch", launch.count, launch.reason))
-        self.send(intent_id, request, first=True)
+        return Sending(intent_id, request, first=True)
 
     def _request(self, pool: PoolSettings, launch: Launch) -> Request:
         server = self.settings.server
@@ -178,35 +197,43 @@ class Applier:
 
     def resume(self) -> None:
         """Sends open intents again, with their tokens and as they were frozen."""
-        for intent in self.store.open_intents():
-            self.send(intent.id, request_of(intent.request), first=False)
+        self.send([Sending(intent.id, request_of(intent.request), first=False) for intent in self.store.open_intents()])
 
-    def send(self, intent_id: int, request: Request, *, first: bool) -> None:
-        """Asks the provider for an intent's instances, and stores the outcome. `first`: nobody has sent it before."""
-        provider = self.providers.get(key_of(request.provider, request.region))
-        late = self.clock() > request.launch_by
-        if late or provider is None:
-            if first:
-                self.store.refused(intent_id, "its time to be sent was over", self.fence)
-            return
+    def send(self, sendings: Sequence[Sending]) -> None:
+        """Asks the providers for the instances of intents, one call for each, and stores each outcome as it comes."""
+        providers = [self.providers.get(key_of(one.request.provider, one.request.region)) for one in sendings]
+        tasks = [
+            Task(one, partial(self._ask, one.request, provider), provider is not None and provider.concurrent)
+            for one, provider in zip(sendings, providers, strict=True)
+        ]
+        self.crew.run(tasks, self._keep_outcome)
+
+    def _ask(self, request: Request, provider: Provider | None) -> Launched | ProviderError:
+        """What the provider says. Called by any thread, so it stores nothing; Fenced if another server leads by now."""
+        if provider is None or self.clock() > request.launch_by:
+            return TooLate("its time to be sent was over")
         self.store.check_leader(self.fence)
         try:
-            started = provider.launch(replace(request, enrol_token=self.store.enrol_token(request.token)))
-        except Rejected as error:
-            if first:
-                self.store.refused(intent_id, f"{error.kind}: {error}", self.fence)
-            else:  # it started none, but the call before, whose answer was lost, may have: their money stays
-                log.warning("intent %d: refused when it was sent again, its money stays: %s", intent_id, error)
-            self._block_rejected(request, error)
-        except TooLate as error:
-            log.warning("intent %d: %s", intent_id, error)
-            if first:
-                self.store.refused(intent_id, str(error), self.fence)
+            return provider.launch(replace(request, enrol_token=self.store.enrol_token(request.token)))
         except ProviderError as error:
-            log.warning("intent %d: the outcome is not known, its money stays: %s", intent_id, error)
-        else:
-            found = [Found(one.k, one.id, one.launched_at) for one in started.instances]
-            self.store.launched(intent_id, found, self.fence, shortfall=started.shortfall)
+            return error
+
+    def _keep_outcome(self, sent: Sending, answer: Launched | ProviderError) -> None:
+        intent_id, request, first = sent
+        if isinstance(answer, Launched):
+            found = [Found(one.k, one.id, one.launched_at) for one in answer.instances]
+            self.store.launched(intent_id, found, self.fence, shortfall=answer.shortfall)
+        elif isinstance(answer, Rejected):
+            if first:
+                self.store.refused(intent_id, f"{answer.kind}: {answer}", self.fence)
+            else:  # it started none, but the call before, whose answer was lost, may have: their money stays
+                log.warning("intent %d: refused when it was sent again, its money stays: %s", intent_id, answer)
+            self._block_rejected(request, answer)
+        elif not isinstance(answer, TooLate):
+            log.warning("intent %d: the outcome is not known, its money stays: %s", intent_id, answer)
+        elif first:
+            log.warning("intent %d: %s", intent_id, answer)
+            self.store.refused(intent_id, str(answer), self.fence)
 
     def _block_rejected(self, request: Request, error: Rejected) -> None:
         """Keeps what was refused from being asked for again too soon, as far as the refusal reaches."""
@@ -269,13 +296,21 @@ class Applier:
             ending.setdefault(machine.provider, []).append(machine)
             if one.failed_boot:
                 self._keep_console(machine)
-        for key, some in ending.items():
-            fates = self._call_terminate(key, [machine.provider_id for machine in some])
-            for machine in some:
-                # A young one that is not found may only not be known there yet: a list tells, later.
-                age_s = self.store.clock() - (machine.launched_at or machine.created_at)
-                if fates.get(machine.provider_id) is Fate.GONE and age_s >= self.settings.autoscaler.stray_age_s:
-                    self.store.settle(machine.id, self.clock(), "it was terminated", self.fence)
+        tasks = [
+            Task(key, partial(self._call_terminate, key, [machine.provider_id for machine in some]), self._is_concurrent(key))
+            for key, some in ending.items()
+        ]
+        self.crew.run(tasks, lambda key, fates: self._settle_gone(ending[key], fates))
+
+    def _is_concurrent(self, key: str) -> bool:
+        return key in self.providers and self.providers[key].concurrent
+
+    def _settle_gone(self, machines: Sequence[Machine], fates: Mapping[str, Fate]) -> None:
+        for machine in machines:
+            # A young one that is not found may only not be known there yet: a list tells, later.
+            age_s = self.store.clock() - (machine.launched_at or machine.created_at)
+            if fates.get(machine.provider_id) is Fate.GONE and age_s >= self.settings.autoscaler.stray_age_s:
+                self.store.settle(machine.id, self.clock(), "it was terminated", self.fence)
 
     def _mark_ending(self, one: Terminate) -> bool:
         """Whether it is to be terminated: an idle one is looked at again in the same transaction."""

@@ -34,6 +34,7 @@ class Counted:
     def __init__(self, key: str, provider: Provider) -> None:
         self.key, self.provider, self.name = key, provider, provider.name
         self.deadline, self.renewable, self.settle_s = provider.deadline, provider.renewable, provider.settle_s
+        self.concurrent = provider.concurrent
 
     def check(self, pool: PoolSettings) -> Sequence[str]:
         return self._call("check", self.provider.check, pool)

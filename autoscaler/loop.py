@@ -12,14 +12,16 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from autoscaler.apply import Applier, key_of
 from autoscaler.counted import Counted
+from autoscaler.crew import Crew, Task
 from autoscaler.decide import Plan, decide
 from autoscaler.reaper import reap
 from autoscaler.snapshot import Block, Pool, Snapshot, pool_of, take
@@ -30,7 +32,7 @@ from coalition.states import InstanceState
 from coalition.store.cloud import RECONCILE, ROLE, Machine
 from coalition.store.prices import PRICES
 from providers import make
-from providers.base import Instance, Offering, Provider, ProviderError
+from providers.base import Instance, Notice, Offering, Provider, ProviderError
 from providers.prices import Book, said
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Autoscaler:
         self._sightings: dict[tuple[str, str], float] = {}
         self._handled = -1  # the backlog counter that the last tick knew
         self._ticking = threading.Lock()
+        self._crew = Crew()
         self._scheduler: BackgroundScheduler | None = None
         self._book: Book | None = None
         self._book_version = -1
@@ -104,6 +107,7 @@ class Autoscaler:
         if self._scheduler is not None:
             self._scheduler.shutdown(wait=True)
             self._scheduler = None
+        self._crew.close()
         if self._fence is not None:
             self._fence = None
             try:
@@ -173,7 +177,7 @@ class Autoscaler:
                 return False
             begun = time.monotonic()
             self._handled = self.store.counters().get("backlog", 0)
-            applier = Applier(self.settings, self.store, self.providers, self._fence, self.store.clock)
+            applier = Applier(self.settings, self.store, self.providers, self._fence, self.store.clock, self._crew)
             problem = self._unreconciled(self._reap(applier))
             self._heed(applier)
             applier.resume()
@@ -203,11 +207,14 @@ class Autoscaler:
     def _reap(self, applier: Applier) -> Set[str]:
         """Compares the providers' lists with what is stored. Which providers could be listed."""
         lists: dict[str, list[Instance]] = {}
-        for key, provider in self.providers.items():
-            try:
-                lists[key] = list(provider.list())
-            except ProviderError as error:  # a list that failed says nothing: nothing is ended, nothing declared lost
-                log.warning("%s cannot list its instances: %s", key, error)
+
+        def keep(key: str, listed: Sequence[Instance] | ProviderError) -> None:
+            if isinstance(listed, ProviderError):  # a list that failed says nothing: nothing is ended, nothing declared lost
+                log.warning("%s cannot list its instances: %s", key, listed)
+            else:
+                lists[key] = list(listed)
+
+        self._ask_all("list", keep)
         rules = self.settings.autoscaler
         findings = reap(
             self.store.machines(),
@@ -224,14 +231,22 @@ class Autoscaler:
 
     def _heed(self, applier: Applier) -> None:
         """Acts on what providers, or the machines themselves, announce that will be taken away."""
-        for key, provider in self.providers.items():
-            try:
-                notices = provider.notices()
-            except ProviderError as error:
-                log.warning("%s cannot tell what it will take away: %s", key, error)
+
+        def heed(key: str, notices: Sequence[Notice] | ProviderError) -> None:
+            if isinstance(notices, ProviderError):
+                log.warning("%s cannot tell what it will take away: %s", key, notices)
             else:
                 applier.heed(key, notices)
+
+        self._ask_all("notices", heed)
         applier.part()
+
+    def _ask_all(self, verb: str, then: Callable[[str, Any], None]) -> None:
+        """Asks all providers, those in a network at the same time; hands on what each says, also if that is an error."""
+        tasks = [
+            Task(key, partial(_answer, getattr(provider, verb)), provider.concurrent) for key, provider in self.providers.items()
+        ]
+        self._crew.run(tasks, then)
 
     def _pools(self, problem: str) -> list[Pool]:
         """The pools with their offers; none of those while there is a problem."""
@@ -272,6 +287,13 @@ def _decided(snapshot: Snapshot) -> Plan:
     plan = decide(snapshot)
     metrics.took(metrics.DECIDE_SECONDS, time.perf_counter() - begun)
     return plan
+
+
+def _answer(ask: Callable[[], Sequence[Any]]) -> Sequence[Any] | ProviderError:
+    try:
+        return ask()
+    except ProviderError as error:
+        return error
 
 
 def _is_moving(machine: Machine, now: float) -> bool:

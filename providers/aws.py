@@ -64,6 +64,7 @@ class AwsProvider:
     deadline = Deadline.SWEEPER
     renewable = True
     settle_s = 5.0
+    concurrent = True
     page = 1_000  # of a list
 
     def __init__(

@@ -179,6 +179,7 @@ class Provider(Protocol):
     deadline: Deadline
     renewable: bool  # whether `renew` can move a deadline; if not, what a launch says is all the time there is
     settle_s: float  # how soon after a change the list is worth another look
+    concurrent: bool  # whether several calls at the same time are over sooner than one after the other
 
     def check(self, pool: PoolSettings) -> Sequence[str]:
         """What would keep this pool from working, in words; empty if nothing is known. Starts nothing."""

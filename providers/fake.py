@@ -48,6 +48,7 @@ class FakeProvider:
     name = "fake"
     renewable = True
     settle_s = 0.5
+    concurrent = False  # so that a test sees one order of calls; it may be set
 
     def __init__(
         self,

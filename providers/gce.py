@@ -82,6 +82,7 @@ class GceProvider:
     deadline = Deadline.PROVIDER
     renewable = False
     settle_s = 5.0
+    concurrent = True
 
     def __init__(
         self,

@@ -95,6 +95,7 @@ class LibcloudProvider:
     deadline = Deadline.GUEST
     renewable = True
     settle_s = 5.0
+    concurrent = False  # a launch looks for its machines first, and nobody else may make any meanwhile
 
     def __init__(
         self, driver: str, arguments: Mapping[str, Any], farm: str, lag_s: float = 15.0, clock: Callable[[], float] = time.time

@@ -60,6 +60,7 @@ class LocalProvider:
     deadline = Deadline.PROVIDER
     renewable = True
     settle_s = 0.5
+    concurrent = False
 
     def __init__(self, root: Path, clock: Callable[[], float] = time.time, command: Command = worker_command) -> None:
         self.root, self.clock, self.command = root, clock, command

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, func, select
 
 from autoscaler.snapshot import chance_to_end, take
 from coalition import schema
+from coalition.config import PoolSettings
 from coalition.errors import Fenced
 from coalition.store import Store
 from coalition.store.cloud import ROLE
@@ -183,6 +185,70 @@ def test_a_list_that_lags_starts_nothing_twice_and_ends_nothing(world: World) ->
     world.tick(5, seconds=5)
     assert world.live() == 2
     assert world.states() == ["STARTING", "STARTING"]
+
+
+# ---------------------------------------------------------------- several launches at once
+
+
+def pools(count: int) -> list[PoolSettings]:
+    return [pool(name=f"p{number}", max=1) for number in range(count)]
+
+
+def a_wide_world(folder: Path, count: int) -> World:
+    """Each pool may have one machine, so that the first plan has a launch for each; the provider takes them all at once."""
+    world = World(folder, settings(folder, pools(count), [budget()]))
+    world.fake.concurrent = True
+    world.submit(2 * count)
+    return world
+
+
+def test_launches_of_one_plan_are_under_way_together_when_all_of_them_are_paid_for(tmp_path: Path) -> None:
+    world, together, seen = a_wide_world(tmp_path, 3), threading.Barrier(3, timeout=20), []
+
+    def meet(point: str) -> None:
+        if point == "launch":
+            seen.append((len(world.store.open_intents()), world.committed()))
+            together.wait()  # breaks, if one waits for another's answer
+
+    world.fake.before = meet
+    world.tick()
+    assert seen == [(3, 3 * 183_612)] * 3
+    assert world.states() == ["STARTING"] * 3
+
+
+def test_of_launches_at_once_each_has_its_own_outcome(tmp_path: Path) -> None:
+    world = a_wide_world(tmp_path, 3)
+    world.fake.faults.errors["launch"] += [Rejected(Reason.CAPACITY, "none left"), Unknown("timeout")]
+    world.tick()
+    assert sorted(world.states()) == ["FAILED", "INTENDED", "STARTING"]
+    assert world.committed() == 2 * 183_612
+    assert [block.kind for block in world.store.blocks()] == ["capacity"]
+    world.tick(2, seconds=5)
+    assert world.live() == 2
+
+
+def test_a_leader_that_is_replaced_while_several_are_under_way_starts_nothing_twice(tmp_path: Path) -> None:
+    world, together = a_wide_world(tmp_path, 3), threading.Barrier(3, timeout=20)
+
+    def lose_the_lease(point: str) -> None:
+        if point == "launch answered":
+            if together.wait() == 0:
+                world.clock.wait(20)
+                assert world.store.claim_leader(ROLE, "another", 0.0)
+            together.wait()
+
+    world.fake.before, world.scaler.lease_s = lose_the_lease, 10
+    with pytest.raises(Fenced):
+        world.scaler.tick()
+    assert world.states() == ["INTENDED"] * 3
+    assert world.live() == 3
+    world.fake.before = lambda _: None
+    world.clock.wait(1)
+    world.scaler = world.new_scaler()
+    world.tick()
+    assert world.states() == ["STARTING"] * 3
+    assert world.live() == 3
+    assert len({request.token for request in world.requests()}) == 3
 
 
 # ---------------------------------------------------------------- notices
@@ -463,17 +529,20 @@ class StoppingStore(Store):
 class StoppingWorld(World):
     """A farm that dies at the n-th moment of its autoscaler and is started again."""
 
-    def __init__(self, folder: Path, stop_at: int, restart_after_s: float) -> None:
+    def __init__(self, folder: Path, stop_at: int, restart_after_s: float, pools: Sequence[PoolSettings] = ()) -> None:
         self.stop_at, self.restart_after_s, self.moments, self.stopped = stop_at, restart_after_s, 0, False
+        self.counting = threading.Lock()
         budgets = [budget("day", 0.75), budget("all", 3.0, window="total")]
-        super().__init__(folder, settings(folder, [pool(max=3)], budgets), store=StoppingStore)
+        super().__init__(folder, settings(folder, pools or [pool(max=3)], budgets), store=StoppingStore)
         self.fake.before = lambda point: self._moment()
 
     def _moment(self) -> None:
-        self.moments += 1
-        if self.moments == self.stop_at:
-            self.stopped = True
-            raise Stop
+        with self.counting:
+            self.moments += 1
+            if self.moments != self.stop_at:
+                return
+        self.stopped = True
+        raise Stop
 
     def tick(self, count: int = 1, seconds: float = 0.0) -> None:
         for _ in range(count):
@@ -541,6 +610,22 @@ def test_wherever_it_stops_nothing_is_overspent_started_twice_or_leaked(tmp_path
             booked = db.execute(select(func.sum(schema.ledger.c.amount_micro))).scalar_one()
         spent = sum(row["spent_micro"] for row in world.store.instances(ended=True))
         assert world.fake.bill() <= booked == spent == world.committed("all"), f"stopped at {stop_at}"
+        world.store.close()
+
+
+def test_wherever_launches_at_once_stop_nothing_is_started_twice_or_leaked(tmp_path: Path) -> None:
+    def live(folder: Path, stop_at: int) -> StoppingWorld:
+        world = StoppingWorld(folder, stop_at, 11.0, pools(3))
+        world.fake.concurrent = True
+        world.submit(6)
+        world.tick(4, seconds=5)
+        return world
+
+    whole = live(tmp_path / "whole", 0)
+    for stop_at in range(1, whole.moments + 1, 1 if os.environ.get("COALITION_TEST_LONG") else 7):
+        world = live(tmp_path / str(stop_at), stop_at)
+        assert world.stopped
+        assert world.states().count("STARTING") == 3 == world.live(), f"stopped at {stop_at}: {world.states()}"
         world.store.close()
 
 

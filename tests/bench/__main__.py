@@ -25,7 +25,7 @@ import psutil
 from autoscaler.decide import decide
 from coalition.client import Client
 from tests.bench.browser import look
-from tests.bench.clouds import ec2_here, fill, import_s, launch_many, list_s
+from tests.bench.clouds import ec2_here, fill, import_s, launch_many, launch_several, list_s
 from tests.bench.farm import Rate, dispatch, enrol, idle, memory, server
 from tests.bench.old import cycles
 from tests.bench.pages import crowd
@@ -344,6 +344,10 @@ def bench_clouds(folder: Path, quick: bool) -> Iterator[Figure]:
     with ec2_here() as cloud:
         calls, seconds = launch_many(cloud, 20 if quick else 200)
         yield Figure("launch of 200 machines planned at once", calls, "calls", "1", f"{seconds:.1f} s, nearly all of it moto's")
+        offers = 10 if quick else 20
+        calls, seconds, least_s = launch_several(cloud, offers * 10, offers)
+        note = f"{calls} calls, each answered after 5 s; one after the other they would take {5 * offers} s"
+        yield Figure(f"launch of {offers * 10} machines over {offers} offers", seconds, "s", f"the rate allows {least_s:.1f} s", note)
         count = 200 if quick else 2_000
         fill(cloud, count)
         seconds, worked = list_s(cloud, count)

@@ -11,15 +11,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 
 import pytest
 
+from autoscaler.crew import Crew, Task
 from coalition.config import PoolSettings
-from providers.aws import AwsProvider
+from providers.aws import LAUNCH_BURST, LAUNCHES_PER_S, AwsProvider
 from providers.base import Request
+from providers.pacing import Bucket
 
 REGION = "us-east-1"
+LATE_S = 5.0  # so long EC2 may think about a launch
 FILL = 100  # machines a call, while the list is filled
 
 
@@ -49,7 +53,9 @@ def _serve(link: Connection) -> None:
     with aws_here() as cloud:
         cloud.gaps.prices.on_demand["c5.large"] = 0.1
         link.send((cloud.url, cloud.image()))
-        while link.recv() == "launches":
+        while (word := link.recv()) != "end":
+            if word.startswith("late "):
+                cloud.faults.script("launch", *[f"slow:{LATE_S}"] * int(word[5:]))
             link.send(cloud.faults.count("launch"))
 
 
@@ -78,6 +84,27 @@ def launch_many(stage: Stage, count: int) -> tuple[int, float]:
     seconds = time.perf_counter() - start
     assert len(started.instances) == count
     return stage.launches() - before, seconds
+
+
+def launch_several(stage: Stage, count: int, offers: int) -> tuple[int, float, float]:
+    """(calls, seconds, the least that the rate allows) for so many machines of one plan, over so many offers, each answered late.
+
+    As the autoscaler sends them: by its crew, below the rate that the provider keeps.
+    """
+    requests = [stage.request(count // offers) for _ in range(offers)]
+    stage.provider.bucket = Bucket(LAUNCHES_PER_S, LAUNCH_BURST)
+    stage.link.send(f"late {offers}")
+    stage.link.recv()
+    before, crew, started = stage.launches(), Crew(), []
+    start = time.perf_counter()
+    crew.run(
+        [Task(number, partial(stage.provider.launch, request), True) for number, request in enumerate(requests)],
+        lambda _, launched: started.extend(launched.instances),
+    )
+    seconds = time.perf_counter() - start
+    crew.close()
+    assert len(started) == count
+    return stage.launches() - before, seconds, (offers - LAUNCH_BURST) / LAUNCHES_PER_S + LATE_S
 
 
 def fill(stage: Stage, count: int) -> None:
