@@ -21,6 +21,8 @@ os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # before moto is l
 
 import boto3
 import pytest
+from moto.core.serialize import AttributePickerContext, XFormedAttributePicker
+from moto.core.utils import MISSING, get_value
 from moto.ec2.models.tags import TagBackend
 from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -61,6 +63,22 @@ def _tags(self: Any, filters: Mapping[str, Sequence[str]] | None = None) -> list
 
 
 TagBackend.describe_tags = _tags
+_keys: dict[tuple[type, str, Any], Sequence[str]] = {}
+
+
+def _picked(self: XFormedAttributePicker, context: AttributePickerContext) -> Any:
+    """moto works out by which names a field may be found for each field of each thing again; they are a class's and a shape's."""
+    place = (type(context.obj), context.key, context.shape)
+    names = _keys.get(place)
+    if names is None:
+        names = _keys[place] = tuple(dict.fromkeys(self.get_possible_keys(context)))
+    found = (value for name in names if (value := get_value(context.obj, name, MISSING)) is not MISSING)
+    value, path = next(found, None), f"{context.key_path}.{context.key}"
+    change = next((one for end, one in self.response_transformers.items() if path.endswith(end)), None)
+    return change(value) if change else value
+
+
+XFormedAttributePicker.__call__ = _picked  # type: ignore[method-assign]
 
 
 def words_of(body: bytes) -> dict[str, str]:
