@@ -13,7 +13,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from ipaddress import ip_network
 from pathlib import Path
@@ -25,6 +25,7 @@ from coalition.journal import FORMATS, Journal, a_level_list
 from coalition.model import NAME, TAG
 
 MICRO = 1_000_000
+SWEPT_SLACK_S = 120.0  # a minute between two looks of the sweeper, and as long for its own delays
 CLOUDS = ("aws", "gce", "libcloud")  # providers whose machines start from an image
 PACKAGE_ENDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 PLATFORMS = ("linux", "macos", "windows")
@@ -465,7 +466,7 @@ class AutoscalerSettings:
     enabled: bool = knob("yes", a_flag, "start and end instances of the pools")
     interval_s: float = knob("10s", a_duration, "between two decisions when nothing wakes it", low=0.2)
     slot_target_s: float = knob("180s", a_duration, "run time a new slot should find; fewer slots start for shorter work", low=1)
-    slack_s: float = knob("60s", a_duration, "paid time reserved beyond the deadline of an instance")
+    slack_s: float = knob("60s", a_duration, "paid time reserved beyond the deadline of an instance; with a pool of aws 2m or more")
     stray_age_s: float = knob("120s", a_duration, "an instance without a record is ended when seen twice past this age")
     boot_failures: int = knob("3", a_count, "failed boots in a row that stop a pool's launches", low=1)
     price_max_age_s: float = knob("7d", a_duration, "a price older than this is not known any more", low=60)
@@ -666,7 +667,18 @@ def parse(text: str, name: str = "cloud.ini", given: Given = NOTHING) -> Setting
     accounts, pools, budgets = (tuple(named[kind]) for kind in NAMED)
     settings = Settings(**parts, accounts=accounts, pools=pools, budgets=budgets)
     _check_together(settings, reader)
-    return settings
+    return _with_slack(settings, reader)
+
+
+def _with_slack(settings: Settings, reader: _Reader) -> Settings:
+    """What EC2 machines may run beyond their deadline is paid for: their sweeper looks once a minute, and takes its time."""
+    rules = settings.autoscaler
+    if rules.slack_s >= SWEPT_SLACK_S or all(pool.provider != "aws" for pool in settings.pools):
+        return settings
+    if reader.parser.has_option("autoscaler", "slack"):
+        why = "the sweeper that ends EC2 machines looks once a minute"
+        raise reader.error("autoscaler", "slack", f"{rules.slack_s:g} s is not allowed with a pool of aws: 2m or more; {why}")
+    return replace(settings, autoscaler=replace(rules, slack_s=SWEPT_SLACK_S))
 
 
 def _check_together(settings: Settings, reader: _Reader) -> None:

@@ -470,6 +470,21 @@ def test_terminate_that_answers_gone_settles_at_once(world: World) -> None:
     assert world.states()[0] == "GONE"
 
 
+def test_a_young_one_that_its_provider_does_not_know_yet_keeps_its_money(world: World) -> None:
+    world.submit(1)
+    world.tick()
+    world.store.mark_instances([1], "terminate", "ann")
+    unknown = world.fake.machines.pop("f-1")  # as where a list, and what ends machines, lag behind a launch
+    reserved = world.committed()
+    world.tick(2, seconds=10)
+    assert [verb for verb, _ in world.fake.calls].count("terminate") >= 1
+    assert world.states()[0] == "TERMINATING"
+    assert world.committed() >= reserved
+    world.fake.machines["f-1"] = unknown
+    world.tick(2, seconds=10)
+    assert world.states()[0] == "GONE"
+
+
 def test_a_stray_of_this_farm_is_ended_and_a_foreign_one_is_not(world: World) -> None:
     ours, theirs = world.fake.plant("coalition", "x" * 32), world.fake.plant("other", "y" * 32)
     world.tick()

@@ -128,6 +128,11 @@ def test_network_profile_and_disk_are_those_of_the_request(cloud: AwsCloud, rig:
     assert "Placement.AvailabilityZone" not in words
 
 
+def test_a_burstable_machine_costs_no_credits_beyond_its_price(cloud: AwsCloud, rig: FaultRig) -> None:
+    assert sent(cloud, rig, type="t3.large")["CreditSpecification.CpuCredits"] == "standard"
+    assert "CreditSpecification.CpuCredits" not in sent(cloud, rig, type="c5.large")
+
+
 def test_a_spot_machine_is_asked_for_once_at_its_ceiling_without_overhead(cloud: AwsCloud, rig: FaultRig) -> None:
     words = sent(cloud, rig, market="spot", bid_micro=43_210, price_micro=50_000)
     assert words["InstanceMarketOptions.SpotOptions.MaxPrice"] == "0.043210"

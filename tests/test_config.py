@@ -147,6 +147,10 @@ def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None
         (POOL + "subnets = subnet-12345678\n", "cloud.ini:4: [pool a] subnets: is for provider aws, and this pool's is local"),
         (POOL + "root_volume = 50G\n", "cloud.ini:4: [pool a] root_volume: is for provider "),
         ("[pool a]\nprovider = aws\n", "cloud.ini:1: [pool a] needs `region`, as its provider is aws"),
+        (
+            AWS + "[autoscaler]\nslack = 119s\n",
+            "cloud.ini:7: [autoscaler] slack: 119 s is not allowed with a pool of aws: 2m or more; the sweeper that ends",
+        ),
         (AWS.replace("types = c5.large\n", ""), "cloud.ini:1: [pool a] needs `types`, as its provider is aws"),
         (AWS.replace("image = ami-12345678\n", ""), "cloud.ini:1: [pool a] needs `image`, as its provider is aws"),
         (AWS.replace("ami-12345678", "debian"), 'cloud.ini:5: [pool a] image: "debian" is not allowed: ami-..., ssm:/PARAMETER'),
@@ -306,3 +310,10 @@ def test_passwords_in_a_databases_address_are_not_shown(address: str, shown: str
 def test_an_address_that_is_refused_is_told_without_its_password() -> None:
     told = refused("[server]\ndatabase = postgresql://farm:hunter2@db/c\n  and more\n")
     assert told.startswith('cloud.ini:2: [server] database: "postgresql://farm:***@db/c\\nand more" is not allowed')
+
+
+def test_what_the_sweeper_of_ec2_may_be_late_is_paid_for() -> None:
+    assert parse(AWS).autoscaler.slack_s == 120
+    assert parse(AWS + "[autoscaler]\nslack = 5m\n").autoscaler.slack_s == 300
+    assert parse(POOL).autoscaler.slack_s == 60
+    assert parse(POOL + "[autoscaler]\nslack = 10s\n").autoscaler.slack_s == 10

@@ -492,6 +492,20 @@ def test_time_in_which_nobody_watched_does_not_count_against_a_boot_or_a_silent_
     assert ended.reason == "its worker has been silent for 9999 s"
 
 
+def test_an_instance_whose_paid_time_is_over_is_ended_whatever_it_does() -> None:
+    over = {"funded_until": START, "committed_until": START}
+    for one, workers in (
+        (machine(**over), [worker(running=1)]),
+        (machine(state="DRAINING", **over), [worker(running=1, state="DRAINING")]),
+        (booting(provider_id="i-1", **over), []),
+    ):
+        made = plan(jobs(), instances=(one,), workers=tuple(workers))
+        assert [(end.id, end.reason, end.idle) for end in made.terminations] == [(1, "its paid time is over", False)]
+        assert made.renewals == []
+    assert not plan(jobs(), instances=(machine(funded_until=START + 1),), workers=(worker(running=1),)).terminations
+    assert not plan(instances=(machine(state="TERMINATING", **over),)).terminations, "it was asked for before"
+
+
 def test_an_instance_whose_worker_is_no_more_is_ended() -> None:
     assert [one.reason for one in plan(instances=(machine(1),)).terminations] == ["its worker is no more"]
 

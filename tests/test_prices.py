@@ -124,6 +124,15 @@ def test_the_providers_word_goes_before_what_it_said_earlier_and_that_before_oth
     assert held(price("libcloud", 1), offer=silent).price_source == "libcloud"
 
 
+def test_what_a_provider_said_before_is_no_price_of_a_machine_with_gpus_nor_beside_what_it_says_now() -> None:
+    silent = replace(OFFER, price_micro=0, price_as_of=0.0)
+    assert held(price("aws", gpus=1), offer=replace(silent, gpus=1)).price_micro == 0, "it may be of another accelerator"
+    assert held(price("aws", gpus=1), offer=silent).price_micro == 0
+    assert held(price("studio", gpus=1), offer=replace(silent, gpus=1)).price_source == "studio", "people know what they say"
+    stale = replace(OFFER, price_as_of=NOW - 8 * DAY_S)
+    assert held(price("aws", 5), offer=stale).price_micro == 0, "it is of the same machine, and dated by the offer"
+
+
 def test_a_price_of_0_or_one_that_is_too_old_is_none() -> None:
     assert held(price(micro=0)) == OFFER
     assert held(price(as_of=NOW - 8 * DAY_S)) == OFFER

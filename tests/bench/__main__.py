@@ -347,7 +347,8 @@ def bench_clouds(folder: Path, quick: bool) -> Iterator[Figure]:
         offers = 10 if quick else 20
         calls, seconds, least_s = launch_several(cloud, offers * 10, offers)
         note = f"{calls} calls, each answered after 5 s; one by one they take {5 * offers} s"
-        yield Figure(f"launch of {offers * 10} machines over {offers} offers", seconds, "s", f"the rate allows {least_s:.1f} s", note)
+        what = f"launch of {offers * 10} machines over {offers} offers"
+        yield Figure(what, seconds, "s", f"the rate allows {least_s:.1f} s", note)
         count = 200 if quick else 2_000
         fill(cloud, count)
         seconds, ours, theirs = list_s(cloud, count)
