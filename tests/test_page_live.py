@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from coalition.client import Client
+from coalition.model import Price
 from tests.fakes.server import HandWorker, RealServer
 from tests.polling import poll_until
 from tests.test_page import FLAGS, ROOT, SCREENSHOTS, in_browser, run
@@ -371,6 +372,86 @@ def test_pools_and_budgets_are_shown_with_their_limits(live: Live) -> None:
     page.get_by_role("link", name="Money", exact=True).click()
     expect(page.locator(".budget")).to_contain_text("$10.00 left of $10.00")
     expect(page.get_by_text("Nothing was spent on cloud machines in this time.").first).to_be_visible()
+
+
+def test_a_budget_is_changed_with_its_effect_shown_before(live: Live) -> None:
+    page = live.open("/?view=money")
+    budget = page.locator(".budget", has_text="day")
+    budget.get_by_role("button", name="Change", exact=True).click()
+    budget.get_by_label("Cap of day").fill("25.5")
+    expect(budget.get_by_role("status")).to_contain_text("$10.00 left now, $25.50 then.")
+    assert live.client.budget("day")["cap_micro"] == 10_000_000
+    budget.get_by_role("button", name="Change", exact=True).click()
+    expect(budget).to_contain_text("$25.50 left of $25.50")
+    expect(budget).to_contain_text("changed just now")
+    assert live.client.budget("day")["cap_micro"] == 25_500_000
+    budget.get_by_role("button", name="Back to cloud.ini").click()
+    budget.locator(".question").get_by_role("button", name="Back to cloud.ini").click()
+    expect(budget).to_contain_text("$10.00 left of $10.00")
+
+
+def test_a_budget_is_made_and_deleted_and_a_wrong_one_told_by_its_field(live: Live) -> None:
+    page = live.open("/?view=money")
+    page.get_by_role("button", name="New budget").click()
+    form = page.get_by_role("form", name="New budget")
+    form.get_by_label("Name of the new budget").fill("anns")
+    form.get_by_label("Cap of the new budget").fill("7")
+    form.get_by_label("What the new budget is for").fill("nobody:ann")
+    expect(form.get_by_role("alert")).to_contain_text("applies_to: 'nobody:ann' is not allowed")
+    form.get_by_label("What the new budget is for").fill("user:ann")
+    expect(form.get_by_role("status")).to_contain_text("$7.00 will be left.")
+    form.get_by_role("button", name="Make it").click()
+    made = page.locator(".budget", has_text="anns")
+    expect(made).to_contain_text("user:ann · month · hard cap")
+    made.get_by_role("button", name="Delete").click()
+    made.locator(".question").get_by_role("button", name="Delete").click()
+    expect(made).to_have_count(0)
+    assert [budget["name"] for budget in live.client.budgets()] == ["day"]
+
+
+def test_pools_are_drained_and_resumed_and_scaling_is_paused(live: Live) -> None:
+    page = live.open("/?view=cloud")
+    pool = page.locator("li.pool")
+    pool.get_by_role("button", name="Drain").click()
+    pool.locator(".question").get_by_role("button", name="Drain").click()
+    expect(pool).to_contain_text("it starts nothing until it is resumed")
+    pool.get_by_role("button", name="Resume").click()
+    expect(pool.get_by_role("button", name="Drain")).to_be_visible()
+    page.get_by_role("button", name="Pause scaling").click()
+    page.locator(".question").get_by_role("button", name="Pause scaling").click()
+    expect(page.locator("section.pools")).to_contain_text("no machines are started")
+    assert live.client.farm()["scaling"]["paused"]
+    page.get_by_role("button", name="Resume scaling").click()
+    expect(page.get_by_role("button", name="Pause scaling")).to_be_visible()
+    assert not live.client.farm()["scaling"]["paused"]
+
+
+def test_machines_are_asked_for_by_hand(live: Live) -> None:
+    page = live.open("/?view=cloud")
+    pool = page.locator("li.pool")
+    pool.get_by_role("button", name="Launch by hand").click()
+    pool.get_by_role("spinbutton").fill("3")
+    pool.get_by_role("button", name="Ask for them").click()
+    expect(page.locator(".toast")).to_contain_text("3 machines asked for in pool cloud")
+    (told, *_) = live.client.events(kind="pool.ask_launch")
+    assert told["text"] == "3 in pool cloud, by hand"
+
+
+def test_prices_are_found_by_their_words_and_unknown_ones_say_so(live: Live) -> None:
+    common = {"provider": "aws", "region": "r", "market": "spot", "source": "studio", "currency": "USD", "as_of": 1.6e9}
+    live.client.put_prices(
+        [
+            Price(zone="r-a", type="c5.large", price_micro=38_000, cpus=2, memory_bytes=4 << 30, **common),
+            Price(zone="r-b", type="m5.large", price_micro=0, cpus=2, memory_bytes=8 << 30, **common),
+        ]
+    )
+    page = live.open("/?view=cloud")
+    rows = page.locator(".prices tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("$0.0380$0.01902 cpus4.0 GB".replace(" GB", "\u202fGB"))
+    page.get_by_label("Find prices").fill("r-b M5")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("not known")
 
 
 # ---------------------------------------------------------------- for everybody

@@ -450,6 +450,8 @@ def create_app(farm: Farm) -> Flask:
     route("/jobs/<int:job_id>/timeline", lambda job_id: {"timeline": []})
     route("/workers/<int:worker_id>/explain", lambda worker_id: {"reasons": []})
     route("/pools", lambda: {"pools": []})
+    route("/prices", lambda: {"prices": []})
+    route("/budgets", lambda: {"budgets": farm.budgets()})
     route("/events", lambda: {"events": []})
     route("/limits", lambda: {"limits": []})
     route("/affinities", lambda: {"affinities": []})

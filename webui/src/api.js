@@ -159,6 +159,16 @@ export const events = async (query) => (await get('/events', query)).events
 
 export const pools = async () => (await get('/pools')).pools
 export const resumePools = (names) => post('/pools/resume', { names })
+export const drainPools = (names) => post('/pools/drain', { names })
+export const launch = (pool, count, offering = '') => post('/pools/launch', { pool, count, offering })
+export const pauseScaling = () => post('/scaling/pause', {})
+export const resumeScaling = () => post('/scaling/resume', {})
+export const prices = async () => (await get('/prices')).prices
+export const budgets = async () => (await get('/budgets')).budgets
+const rehearsal = ({ dryRun = false } = {}) => ({ dry_run: dryRun || null })
+export const createBudget = (fields, how) => post('/budgets', fields, rehearsal(how))
+export const editBudget = (name, fields, how) => call('PATCH', `/budgets/${encodeURIComponent(name)}`, fields, rehearsal(how))
+export const deleteBudget = (name, how) => call('DELETE', `/budgets/${encodeURIComponent(name)}`, {}, rehearsal(how))
 export const instances = async (query) => (await get('/instances', query)).instances
 export const drainInstances = (ids) => post('/instances/drain', { ids })
 export const terminateInstances = (ids) => post('/instances/terminate', { ids })

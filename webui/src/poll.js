@@ -19,6 +19,7 @@ const TOPICS = {
   tree: ['jobs'],
   timeline: ['jobs'],
   pools: ['instances', 'money'],
+  budgets: ['money'],
   limits: ['limits', 'jobs'],
   'explain-worker': ['jobs', 'workers', 'limits'],
   children: ['jobs'],

@@ -1,8 +1,26 @@
 // Spend against each budget: what is gone, what is promised to machines that run, and where it ends.
+import { useState } from 'preact/hooks'
+import * as api from '../api.js'
 import { digitsFor, money } from '../format.js'
-import { Ago, Bar, Empty, Section } from '../parts.jsx'
+import { ChangeBudget } from '../money/BudgetForms.jsx'
+import { Actions, Ago, Bar, Empty, Section } from '../parts.jsx'
+
+function actionsOf(budget, onEdit) {
+  const back = budget.source === 'cloud.ini'
+  const known = {
+    edit: { label: 'Change', run: async () => onEdit() },
+    delete: {
+      label: back ? 'Back to cloud.ini' : 'Delete',
+      confirm: back ? `Let what cloud.ini says of budget ${budget.name} hold again?` : `Delete budget ${budget.name}? What it capped is capped by others only.`,
+      run: () => api.deleteBudget(budget.name),
+    },
+  }
+  return (budget.allowed_actions || []).filter((key) => known[key]).map((key) => ({ name: key, ...known[key] }))
+}
 
 function Budget({ budget }) {
+  const [editing, setEditing] = useState(false)
+  const actions = actionsOf(budget, () => setEditing(true))
   const { currency, spent_micro: spent, reserved_micro: reserved, cap_micro: cap, left_micro: left } = budget
   const show = (micro) => money(micro, currency, digitsFor(cap, Math.min(spent || cap, reserved || cap)))
   const label = `${show(spent)} spent and ${show(reserved)} reserved of ${show(cap)}`
@@ -34,18 +52,25 @@ function Budget({ budget }) {
             window ends <Ago at={budget.ends_at} />
           </span>
         )}
+        {budget.changed_at && (
+          <span class="of">
+            changed <Ago at={budget.changed_at} /> {budget.changed_by && `by ${budget.changed_by}`}
+          </span>
+        )}
+        {!editing && actions.length > 0 && <Actions actions={actions} label={`Actions for budget ${budget.name}`} />}
       </div>
+      {editing && <ChangeBudget budget={budget} onDone={() => setEditing(false)} />}
     </li>
   )
 }
 
-export function Budgets({ farm }) {
-  if (!farm) return null
+export function Budgets({ budgets, children }) {
+  if (!budgets) return null
   return (
     <Section name="budgets" title="Budgets">
-      {farm.budgets.length ? (
+      {budgets.length ? (
         <ul class="plain-list">
-          {farm.budgets.map((budget) => (
+          {budgets.map((budget) => (
             <Budget key={budget.name} budget={budget} />
           ))}
         </ul>
@@ -54,6 +79,7 @@ export function Budgets({ farm }) {
           No budgets. A <code>[budget NAME]</code> in cloud.ini caps what pools may spend.
         </Empty>
       )}
+      {children}
     </Section>
   )
 }

@@ -123,7 +123,7 @@ export function Farm({ farm }) {
       </div>
       <div>
         <Fleet farm={farm} />
-        <Budgets farm={farm} />
+        <Budgets budgets={farm?.budgets} />
         <Decisions farm={farm} limit={8} />
       </div>
     </div>

@@ -1,4 +1,5 @@
 // Cloud machines: since when, at what price, and why.
+import { useState } from 'preact/hooks'
 import * as api from '../api.js'
 import { count, money, moneyCell, rough } from '../format.js'
 import { Actions, Ago, Empty, Fault, Lasting, Loading, Section, State } from '../parts.jsx'
@@ -19,7 +20,20 @@ function actionsOf(instance) {
   return instance.allowed_actions.filter((key) => known[key]).map((key) => ({ name: key, ...known[key] }))
 }
 
+// What a machine printed while it booted, kept when it did not come up.
+function Console({ id }) {
+  const { data, error } = useLive(`events:console:${id}`, () => api.events({ instance: id, kind: 'instance.console', limit: 1 }), 15)
+  return (
+    <>
+      <Fault error={error} />
+      {data?.length === 0 && <span class="of">No console text is kept: that is done where a machine did not come up.</span>}
+      {data?.length > 0 && <pre class="console">{data[0].text}</pre>}
+    </>
+  )
+}
+
 function Instance({ instance }) {
+  const [open, setOpen] = useState(false)
   const { currency } = instance
   return (
     <div class="row" role="row">
@@ -39,11 +53,17 @@ function Instance({ instance }) {
           {instance.pool} · {instance.offering}
         </span>
         <span>{instance.reason}</span>
-        {instance.funded_until && (
+        {instance.funded_until && !instance.ended_at && (
           <span class="paid">
             <Ago at={instance.funded_until} words={paidWords} />
           </span>
         )}
+        {instance.ended_at && (
+          <button type="button" class="plain" aria-expanded={open} onClick={() => setOpen(!open)}>
+            Console
+          </button>
+        )}
+        {open && <Console id={instance.id} />}
       </span>
       <span role="cell" class="tools">
         <Actions actions={actionsOf(instance)} label={`Actions for instance ${instance.id}`} />
@@ -52,10 +72,24 @@ function Instance({ instance }) {
   )
 }
 
-export function Instances() {
-  const { data, error } = useLive('instances', api.instances)
+const ENDED = 100 // are shown of those that ended, at most
+
+export function Instances({ withEnded = false }) {
+  const [all, setAll] = useState(false)
+  const { data, error } = useLive(all ? 'instances:all' : 'instances', () => api.instances(all ? { all: 1, limit: ENDED } : {}))
+  const paid = (data || []).filter((instance) => !instance.ended_at).length
+  const aside = (
+    <>
+      {paid > 0 && `${count(paid)} paid for`}
+      {withEnded && (
+        <label>
+          <input type="checkbox" checked={all} onChange={(event) => setAll(event.target.checked)} /> and those that ended
+        </label>
+      )}
+    </>
+  )
   return (
-    <Section name="instances" title="Instances" aside={data?.length > 0 && `${count(data.length)} paid for`}>
+    <Section name="instances" title="Instances" aside={aside}>
       <Fault error={error} />
       {!data && !error && <Loading />}
       {data?.length === 0 && <Empty>No cloud machines. They start when jobs wait that the machines at hand cannot take, and a budget allows it.</Empty>}

@@ -5,9 +5,15 @@ import { duration, money, moneyCell } from '../format.js'
 import { save, toCsv } from '../jobs/csv.js'
 import { Actions, Bar, Empty, Fault, Loading, Section } from '../parts.jsx'
 import { now, useLive } from '../poll.js'
+import { NewBudget } from '../money/BudgetForms.jsx'
 import { Budgets } from './Budgets.jsx'
 
-const SPANS = { 7: 'a week', 30: '30 days', 90: '90 days', 0: 'ever' }
+const SPANS = [
+  [7, 'a week'],
+  [30, '30 days'],
+  [90, '90 days'],
+  [0, 'ever'],
+]
 const PARTS = [
   ['run_micro', 'work', 'spent'],
   ['boot_micro', 'boot', 'warn'],
@@ -92,12 +98,13 @@ function Sum({ days }) {
   )
 }
 
-export function Money({ farm }) {
+export function Money({ farm, server }) {
   const [days, setDays] = useState(30)
+  const { data: budgets, error } = useLive('budgets', api.budgets)
   const spans = (
     <span class="modes" role="group" aria-label="Time">
-      {Object.entries(SPANS).map(([length, word]) => (
-        <button key={length} type="button" class="plain" aria-pressed={days === Number(length)} onClick={() => setDays(Number(length))}>
+      {SPANS.map(([length, word]) => (
+        <button key={length} type="button" class="plain" aria-pressed={days === length} onClick={() => setDays(length)}>
           {word}
         </button>
       ))}
@@ -105,7 +112,8 @@ export function Money({ farm }) {
   )
   return (
     <>
-      <Budgets farm={farm} />
+      <Fault error={error} />
+      <Budgets budgets={budgets}>{server.rights?.includes('budgets') && <NewBudget currency={farm?.currency} />}</Budgets>
       <Section name="money" title="Spend" aside={spans}>
         <Sum days={days} />
       </Section>
