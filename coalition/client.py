@@ -371,7 +371,15 @@ class Client:
         """Collects different changes of different jobs, to be sent in one call: see Edits."""
         return Edits(self._send_edits)
 
-    def _send_edits(self, edits: Sequence[Edit]) -> int:
+    def edit_each(self, edits: Iterable[Edit | Mapping[str, Any]]) -> Changed:
+        """POST /jobs/edits: different changes of different jobs, all made in their order, or none.
+
+        Each is {"ids": [...], "changes": {...}}, or has a `filter` instead of `ids`.
+        """
+        each = [edit if isinstance(edit, Edit) else from_dict(Edit, edit, f"edits[{index}]") for index, edit in enumerate(edits)]
+        return self._send_edits(each)
+
+    def _send_edits(self, edits: Sequence[Edit]) -> Changed:
         return Changed.of(self._send("POST", "/jobs/edits", {"edits": [_sparse(edit) for edit in edits]}))
 
     def move(self, ids: Ids = (), parent: int = 0, *, filter: str = "", partial: bool = False, dry_run: bool = False) -> Changed:
@@ -415,6 +423,13 @@ class Client:
     def attempts(self, job: int) -> list[Attempt]:
         """GET /jobs/{id}/attempts, newest first."""
         return [_read(Attempt, attempt) for attempt in self._list(f"/jobs/{int(job)}/attempts", "attempts")]
+
+    def all_attempts(
+        self, *, job: int | None = None, worker: str | None = None, since: float | None = None, limit: int | None = None
+    ) -> list[Attempt]:
+        """GET /attempts: those of all jobs, newest first; of one job, of the worker of that name, or begun `since` then."""
+        query = {"job": job, "worker": worker, "since": _second(since), "limit": limit}
+        return [_read(Attempt, attempt) for attempt in self._list("/attempts", "attempts", query)]
 
     def explain(self, job: int) -> dict[str, Any]:
         """GET /jobs/{id}/explain: {job, state, reasons: [{code, text}...]}, the most telling reason first."""
@@ -485,7 +500,8 @@ class Client:
 
         `on_progress` is called with all of them whenever one has changed. Paused jobs are waited for, and so are those that
         depend on others. They are looked at each `poll_s` seconds, and more often while they are young or nearly over. A
-        server that is away is waited for, up to `patience_s`. TimeoutError after `timeout_s`; NotFound when one is deleted.
+        server that is away is waited for, up to `patience_s` and no longer than `timeout_s`. TimeoutError after `timeout_s`;
+        NotFound when one is deleted.
         """
         wanted = _ids(ids)
         until = None if timeout_s is None else time.monotonic() + timeout_s
@@ -495,7 +511,8 @@ class Client:
             started = time.monotonic()
             before = dict(seen)
             for job in (x for x in wanted if x not in seen or not ended(seen[x])):
-                seen[job] = self._patiently(patience_s, self.job, job)
+                left_s = patience_s if until is None else min(patience_s, until - time.monotonic())
+                seen[job] = self._patiently(left_s, self.job, job)
             if on_progress and seen != before:
                 on_progress([seen[job] for job in wanted])
             if all(ended(job) for job in seen.values()):
@@ -515,7 +532,8 @@ class Client:
             except (ServerUnreachable, Unavailable) as error:
                 if time.monotonic() >= until:
                     raise
-                time.sleep(min(error.retry_after_s if isinstance(error, Unavailable) else 1.0, patience_s))
+                pause_s = error.retry_after_s if isinstance(error, Unavailable) else 1.0
+                time.sleep(max(0.0, min(pause_s, until - time.monotonic())))
 
     def rows(self, name: str, *, fields: Iterable[str] | str | None = None, **query: Any) -> Iterator[dict[str, Any]]:
         """GET of any list, such as "jobs", "attempts" or "jobs/7/attempts", as plain objects, fetched as they are consumed.

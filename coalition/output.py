@@ -128,12 +128,29 @@ def columns(text: str) -> list[Column]:
     return [Column(word.rstrip(">*").replace("_", " "), word.endswith(">"), word.endswith("*")) for word in text.split()]
 
 
+PASSING = {"AGE", "SEEN", "LOAD", "FREE"}  # columns whose change alone is no news
+
+
+class News:
+    """What was shown at the look before, of a list that is watched: where there is no terminal, only what is new is printed."""
+
+    def __init__(self) -> None:
+        self._shown: set[object] = set()
+
+    def of(self, keys: Sequence[object]) -> list[int]:
+        """The places of those that were not there at the look before."""
+        fresh = [index for index, key in enumerate(keys) if key not in self._shown]
+        self._shown = set(keys)
+        return fresh
+
+
 @dataclass(frozen=True)
 class Screen:
-    """Standard output in the form that was asked for."""
+    """Standard output in the form that was asked for; of a list that is watched, `news` keeps what was shown."""
 
     json: bool = False
     quiet: bool = False
+    news: News | None = None
 
     @property
     def terminal(self) -> bool:
@@ -142,12 +159,18 @@ class Screen:
     def table(self, facts: Any, heads: str, rows: Iterable[Sequence[object]], none: str) -> None:
         """`facts` as JSON, or rows under `heads` (see `columns`), or the words `none`. Quiet: the first column only."""
         cells = [[clean("" if cell is None else cell) for cell in row] for row in rows]
+        if self.news and not self.json and (self.quiet or not self.terminal):
+            lasting = [index for index, head in enumerate(columns(heads)) if head.name not in PASSING]
+            keys = [row[0] if self.quiet else tuple(row[index] for index in lasting) for row in cells]
+            cells = [cells[index] for index in self.news.of(keys)]
+            none = ""
         if self.json:
             self.document(facts)
         elif self.quiet:
             self._write(row[0] for row in cells)
         elif not cells:
-            print(none, file=sys.stderr)
+            if none:
+                print(none, file=sys.stderr)
         elif self.terminal:
             _rich_table(columns(heads), cells)
         else:
@@ -162,7 +185,8 @@ class Screen:
             self._write(value for _, value in shown[:1])
         else:
             width = max(len(name) for name, _ in shown)
-            self._write(f"{name:<{width}}  {value}" for name, value in shown)
+            lines = [f"{name:<{width}}  {value}" for name, value in shown]
+            self._write([lines[index] for index in self.news.of(lines)] if self.news and not self.terminal else lines)
 
     def said(self, facts: Any, text: str) -> None:
         """`facts` as JSON, or a line of text; nothing when quiet."""
@@ -172,11 +196,16 @@ class Screen:
             self._write([clean(text)])
 
     def document(self, facts: Any) -> None:
-        print(json.dumps(facts, indent=2))
+        """JSON, on many lines; of what is watched a line each time that it differs."""
+        if self.news is None:
+            print(json.dumps(facts, indent=2))
+        else:
+            text = json.dumps(facts)
+            self._write([text] if self.news.of([text]) else [])
 
     def _write(self, lines: Iterable[str]) -> None:
         for line in lines:
-            print(line)
+            print(line, flush=self.news is not None)
 
 
 def _plain_table(heads: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterable[str]:

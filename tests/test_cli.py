@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import shlex
 import signal
 import socket
@@ -23,10 +21,11 @@ from coalition.cli import cli
 from coalition.client import Client
 from coalition.errors import Conflict, Unavailable
 from coalition.model import Dependency
-from tests.commands import coalition, document
+from tests.commands import coalition, document, verbs
 from tests.fakes.api import Answer, Api, refusal
 from tests.fakes.server import HandWorker, RealServer
 from tests.polling import poll_until
+from tests.terminal import on_terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -244,6 +243,8 @@ LISTS = [
     "decisions",
     "events",
     "archive",
+    "attempts",
+    "server",
     "token list",
     "user list",
     "status",
@@ -416,30 +417,6 @@ def test_jobs_are_a_table_that_fits_a_terminal_of_80_columns(farm: Client) -> No
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
     assert "…" in plain
     assert max(len(line) for line in plain.splitlines()) <= 80
-
-
-def on_terminal(words: list[str], until: str, then: signal.Signals | None) -> tuple[int, str]:
-    """Runs the command on a terminal of 80 columns, with a signal once it has shown `until`; its code and all it showed."""
-    outer, inner = pty.openpty()
-    variables = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
-    running = subprocess.Popen(
-        [sys.executable, "-m", "coalition", *words], cwd=ROOT, env=variables, stdin=inner, stdout=inner, stderr=inner
-    )
-    os.close(inner)
-    shown = ""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if not select.select([outer], [], [], 0.1)[0]:
-            continue
-        try:
-            shown += os.read(outer, 65_536).decode()
-        except OSError:  # the other side is closed
-            break
-        if then and until in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown):
-            running.send_signal(then)
-            then = None
-    os.close(outer)
-    return running.wait(20), shown
 
 
 # ---------------------------------------------------------------- exit codes
@@ -623,15 +600,8 @@ def test_the_help_names_every_verb_and_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def verbs(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, verb in group.commands.items():
-        yield (*before, name), verb
-        if isinstance(verb, click.Group):
-            yield from verbs(verb, (*before, name))
-
-
 def test_every_verb_and_every_option_has_its_help_and_takes_the_common_options() -> None:
-    for name, verb in verbs(cli):
+    for name, verb in verbs():
         assert verb.help, name
         options = [option for option in verb.params if isinstance(option, click.Option)]
         assert [option.name for option in options if not option.help] == [], name

@@ -7,10 +7,24 @@ from typing import Any
 
 import click
 
-from coalition.cli.frame import DURATION, IDS, LIMIT, Call, Written, amounts, careful, cli, texts
+from coalition.cli.frame import (
+    COMPLETE_INSTANCES,
+    COMPLETE_POOLS,
+    DURATION,
+    INSTANCES,
+    LIMIT,
+    Call,
+    Written,
+    amounts,
+    careful,
+    cli,
+    texts,
+    watched,
+)
 
 
 @cli.command()
+@watched("jobs", "workers", "instances", "money")
 @click.pass_obj
 def status(call: Call) -> None:
     """Show the farm at a glance."""
@@ -32,6 +46,7 @@ def status(call: Call) -> None:
 
 
 @cli.group(invoke_without_command=True)
+@watched("instances", "decisions")
 @click.pass_context
 def pools(context: click.Context) -> None:
     """List the pools: what may be started, and what stops it."""
@@ -51,7 +66,7 @@ def _pool_row(pool: Mapping[str, Any]) -> list[object]:
 
 
 @pools.command("resume")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=COMPLETE_POOLS)
 @click.pass_obj
 def pools_resume(call: Call, names: Sequence[str]) -> None:
     """Let pools start instances again after failed boots or refusals."""
@@ -59,6 +74,7 @@ def pools_resume(call: Call, names: Sequence[str]) -> None:
 
 
 @cli.group(invoke_without_command=True)
+@watched("instances", "money")
 @click.option("--all", "ended", is_flag=True, help="Those that ended, too.")
 @click.option("--pool", metavar="NAME", help="Of this pool.")
 @click.option("--state", metavar="STATE", help="In this state.")
@@ -81,8 +97,22 @@ def _instance_row(instance: Mapping[str, Any]) -> list[object]:
     return [*facts, price, age(instance.get("created_at")), spent, instance.get("reason")]
 
 
+@instances.command("show")
+@click.argument("instance", type=int, metavar="ID", shell_complete=COMPLETE_INSTANCES)
+@click.pass_obj
+def instances_show(call: Call, instance: int) -> None:
+    """Show one machine, also one that is gone."""
+    from coalition.output import moment
+
+    facts = call.client().instance(instance)
+    price, spent = amounts(facts, "price spent")
+    named = ("id", "pool", "offering", "state", "slots", "worker_name", "reason", "provider_id", "zone")
+    times = [(name.removesuffix("_at"), moment(value)) for name, value in facts.items() if name.endswith("_at") and value]
+    call.screen.details(facts, [*((n, facts.get(n)) for n in named), ("per hour", price), ("spent", spent), *times])
+
+
 @instances.command("drain")
-@IDS
+@INSTANCES
 @careful
 @click.pass_obj
 def instances_drain(call: Call, /, ids: Sequence[int], **given: bool) -> int:
@@ -91,7 +121,7 @@ def instances_drain(call: Call, /, ids: Sequence[int], **given: bool) -> int:
 
 
 @instances.command("terminate")
-@IDS
+@INSTANCES
 @careful
 @click.pass_obj
 def instances_terminate(call: Call, /, ids: Sequence[int], **given: bool) -> int:
@@ -108,7 +138,7 @@ def pause_scaling(call: Call) -> None:
 
 
 @cli.command()
-@click.argument("pools", nargs=-1, metavar="[POOL...]")
+@click.argument("pools", nargs=-1, metavar="[POOL...]", shell_complete=COMPLETE_POOLS)
 @click.pass_obj
 def resume(call: Call, pools: Sequence[str]) -> None:
     """Let machines be started again, after `pause-scaling`; with POOL, in pools that were drained or blocked."""
@@ -120,7 +150,7 @@ def resume(call: Call, pools: Sequence[str]) -> None:
 
 
 @cli.command()
-@click.argument("pools", nargs=-1, required=True, metavar="POOL...")
+@click.argument("pools", nargs=-1, required=True, metavar="POOL...", shell_complete=COMPLETE_POOLS)
 @click.pass_obj
 def drain(call: Call, pools: Sequence[str]) -> None:
     """Start nothing more in pools, and end their machines as their jobs end; `coalition resume POOL` undoes it."""
@@ -129,6 +159,7 @@ def drain(call: Call, pools: Sequence[str]) -> None:
 
 
 @cli.group(invoke_without_command=True)
+@watched("money")
 @click.pass_context
 def budget(context: click.Context) -> None:
     """Show what is spent, reserved and left of every budget, or change budgets."""
@@ -136,6 +167,10 @@ def budget(context: click.Context) -> None:
         return
     call: Call = context.obj
     found = call.client().budgets()
+    _budgets(call, {"budgets": found}, found)
+
+
+def _budgets(call: Call, facts: Any, found: Sequence[Mapping[str, Any]]) -> None:
     heads = "NAME* FOR WINDOW KIND CAP> SPENT> RESERVED> LEFT> FROM"
     rows = (
         [
@@ -146,7 +181,7 @@ def budget(context: click.Context) -> None:
         ]
         for entry in found
     )
-    call.screen.table({"budgets": found}, heads, rows, "no budgets in the configuration")
+    call.screen.table(facts, heads, rows, "no budgets in the configuration")
 
 
 def _source(entry: Mapping[str, Any]) -> str:
@@ -163,6 +198,15 @@ SHARES = Written("shares", "a_share_list")
 HARD = click.option("--hard/--soft", default=None, help="Whether it can stop machines, or only warns.")
 ALERT = click.option("--alert", type=SHARES, metavar="SHARES", help="Shares of the cap that are told, such as '50%, 80%'.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would start, stop or be forbidden, and change nothing.")
+
+
+@budget.command("show")
+@click.argument("name")
+@click.pass_obj
+def budget_show(call: Call, name: str) -> None:
+    """Show one budget."""
+    found = call.client().budget(name)
+    _budgets(call, found, [found])
 
 
 @budget.command("add")
@@ -243,7 +287,8 @@ def ledger(call: Call, since: float | None, group_by: str) -> None:
 
 
 @cli.command()
-@click.option("--pool", metavar="NAME", help="About this pool.")
+@watched("decisions")
+@click.option("--pool", metavar="NAME", help="About this pool.", shell_complete=COMPLETE_POOLS)
 @LIMIT
 @click.pass_obj
 def decisions(call: Call, pool: str | None, limit: int) -> None:

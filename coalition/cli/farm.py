@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalition.cli.frame import DURATION, LIMIT, Call, cli, config_file, texts
+from coalition.cli.frame import COMPLETE_JOBS, DURATION, JOB, LIMIT, Call, cli, config_file, texts, watched
 from coalition.rights import SCOPES
 
 if TYPE_CHECKING:
@@ -113,7 +113,19 @@ def worker(call: Call, /, only_test: bool, **options: Any) -> int:
 
 
 @cli.command()
-@click.option("--job", type=int, metavar="ID", help="About this job.")
+@click.pass_obj
+def server(call: Call) -> None:
+    """Show the server, and who you are to it."""
+    client = call.client()
+    facts = {"address": client.url, **client.info()}
+    facts.pop("csrf", None)
+    rights = ", ".join(facts.get("rights", ()))
+    call.screen.details(facts, [*((name, value) for name, value in facts.items() if name != "rights"), ("rights", rights)])
+
+
+@cli.command()
+@watched("events")
+@click.option("--job", type=int, metavar="ID", help="About this job.", shell_complete=COMPLETE_JOBS)
 @click.option("--below", is_flag=True, help="About all that is below the job, too.")
 @click.option("--worker", type=int, metavar="ID", help="About this worker.")
 @click.option("--instance", type=int, metavar="ID", help="About this instance.")
@@ -132,7 +144,8 @@ def events(call: Call, /, **filters: Any) -> None:
 
 
 @cli.command()
-@click.argument("job", type=int, metavar="ID")
+@watched("jobs", "events")
+@JOB
 @LIMIT
 @click.pass_obj
 def timeline(call: Call, job: int, limit: int) -> None:
@@ -169,6 +182,18 @@ def archive(call: Call, /, group: int | None, limit: int, **filters: Any) -> Non
         for entry in found
     )
     call.screen.table({"jobs": found}, "ID> TITLE* USER ENDED RUN> ARCHIVED", rows, "nothing is archived")
+
+
+@cli.command()
+@click.argument("job", type=int, metavar="ID")
+@click.pass_obj
+def archived(call: Call, job: int) -> None:
+    """Show a job of the archive, as it was."""
+    from coalition.output import moment
+
+    facts = call.client().archived(job)
+    shown = {name: moment(value) if name.endswith("_at") and value else value for name, value in facts.items()}
+    call.screen.details(facts, [(name, value) for name, value in shown.items() if not isinstance(value, (list, dict))])
 
 
 @cli.group()

@@ -6,9 +6,11 @@ Exit codes: 0 done; 1 the job failed, or the server refused; 2 wrong usage, inpu
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +33,10 @@ from coalition.errors import (
 if TYPE_CHECKING:
     from coalition.client import Changed, Client
     from coalition.model import Rehearsal
-    from coalition.output import Screen
+    from coalition.output import News, Screen
 
+WATCH_S = 0.5  # between two looks, at least
+LOOK_S = 15  # and at most: ages go on
 DONE, FAILED, USAGE, NO_SERVER, NOT_ALLOWED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EXIT_CODES: tuple[tuple[type[Exception], int], ...] = (
     (BadInput, USAGE),
@@ -57,11 +61,15 @@ class Call:
     ca: str | None = None
     json: bool = False
     quiet: bool = False
+    news: News | None = None  # of what is watched
+    over: int | None = None  # a verb that is watched sets the exit code with which that ends
+    _client: Client | None = None
 
     def client(self) -> Client:
         from coalition.client import Client
 
-        return Client(self.server, self.secret(), ca=self.ca)
+        self._client = self._client or Client(self.server, self.secret(), ca=self.ca)
+        return self._client
 
     def secret(self) -> str | None:
         """The token given by text or by file, else None; then the client looks at COALITION_TOKEN."""
@@ -76,7 +84,7 @@ class Call:
     def screen(self) -> Screen:
         from coalition.output import Screen
 
-        return Screen(self.json, self.quiet)
+        return Screen(self.json, self.quiet, self.news)
 
     def changed(self, count: int, thing: str = "job") -> None:
         self.screen.said({"changed": count}, f"{count} {thing}{'' if count == 1 else 's'} changed")
@@ -197,21 +205,93 @@ class Written(click.ParamType):  # type: ignore[type-arg]  # generic since click
             self.fail(f'"{value[:80]}" is not {error}', param, context)
 
 
+def watched(*topics: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a verb the option --watch: it is done again when something of these topics changes (coalition/server/changes.py)."""
+
+    def wrap(verb: Callable[..., Any]) -> Callable[..., Any]:
+        @click.option(
+            "--watch", is_flag=True, help="Show it again whenever it changes, until Ctrl-C; without a terminal what is new."
+        )
+        @functools.wraps(verb)
+        def look(*arguments: Any, watch: bool, **options: Any) -> Any:
+            context = click.get_current_context()
+            if watch and context.invoked_subcommand:
+                raise click.UsageError("--watch is for the list")
+            show = functools.partial(verb, *arguments, **options)
+            call = context.find_object(Call)
+            return _watch(call, show, set(topics)) if watch and call else show()
+
+        return look
+
+    return wrap
+
+
+def _watch(call: Call, show: Callable[[], Any], topics: set[str]) -> int:
+    """Shows it until Ctrl-C, or until it is over; a server that is away is waited for, and that is said once."""
+    from coalition.output import News
+
+    call.news = News()
+    client = call.client()
+    cursor = client.changes()["cursor"]
+    changed, said = topics, False
+    while True:
+        try:
+            if changed & topics or call.screen.terminal:
+                if not (call.json or call.quiet):
+                    click.clear()  # of a terminal only
+                show()
+            if call.over is not None:
+                return call.over
+            told = client.changes(cursor, wait_s=LOOK_S)
+            pause = WATCH_S if told["changed"] else max(WATCH_S, told["poll_s"])
+            cursor, changed, said = told["cursor"], set(told["changed"]), False
+        except (ServerUnreachable, Unavailable) as error:
+            if not said:
+                print(f"coalition: {error}; trying again", file=sys.stderr)
+            changed, pause, said = topics, 2 * WATCH_S, True
+        time.sleep(pause)
+
+
+def _choices(ask: Callable[[Client], Iterable[tuple[object, str]]]) -> Callable[..., list[Any]]:
+    """Completes an argument by what the server knows; by nothing where there is none."""
+
+    def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        from coalition.client import DEFAULT_SERVER, Client
+
+        call = context.find_object(Call) or Call()
+        try:
+            server = call.server or os.environ.get("COALITION_SERVER") or DEFAULT_SERVER  # Tab searches no network
+            found = list(ask(Client(server, call.secret(), 2.0, ca=call.ca)))
+        except (CoalitionError, click.ClickException):
+            return []
+        return [CompletionItem(str(name), help=text) for name, text in found if str(name).startswith(typed)]
+
+    return complete
+
+
+COMPLETE_JOBS = _choices(lambda client: ((job.id, f"{job.state} {job.title}") for job in client.jobs(sort="-id", limit=200)))
+COMPLETE_WORKERS = _choices(lambda client: ((worker.name, worker.state) for worker in client.workers()))
+COMPLETE_LIMITS = _choices(lambda client: ((limit.name, f"{limit.used} used") for limit in client.limits()))
+COMPLETE_POOLS = _choices(lambda client: ((pool["name"], pool.get("provider", "")) for pool in client.pools()))
+COMPLETE_INSTANCES = _choices(lambda client: ((one["id"], f"{one['state']} {one['pool']}") for one in client.instances()))
 DURATION = Written("duration", "a_duration")
 SIZE = Written("size", "a_size")
-IDS = click.argument("ids", nargs=-1, required=True, type=int, metavar="ID...")
+IDS = click.argument("ids", nargs=-1, required=True, type=int, metavar="ID...", shell_complete=COMPLETE_JOBS)
+INSTANCES = click.argument("ids", nargs=-1, required=True, type=int, metavar="ID...", shell_complete=COMPLETE_INSTANCES)
 CAREFUL: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
     click.option("--partial", is_flag=True, help="Leave out what is refused; else one refusal refuses all."),
     click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing."),
 )
 SELECTION: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
-    click.argument("ids", nargs=-1, type=int, metavar="[ID...]"),
+    click.argument("ids", nargs=-1, type=int, metavar="[ID...]", shell_complete=COMPLETE_JOBS),
     click.option(
         "--filter", metavar="TEXT", default="", help="Instead of ids: all jobs that fit, such as 'state:ERROR user:ann'."
     ),
     *CAREFUL,
 )
-JOB = click.argument("job", type=int, metavar="ID")
+JOB = click.argument("job", type=int, metavar="ID", shell_complete=COMPLETE_JOBS)
 LIMIT = click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
 
 

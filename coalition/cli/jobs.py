@@ -5,18 +5,35 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from coalition.cli.frame import DONE, DURATION, FAILED, IDS, JOB, LIMIT, SIZE, Call, cli, parts, selecting, written
+from coalition.cli.frame import (
+    COMPLETE_JOBS,
+    COMPLETE_WORKERS,
+    DONE,
+    DURATION,
+    FAILED,
+    IDS,
+    JOB,
+    LIMIT,
+    SIZE,
+    Call,
+    cli,
+    parts,
+    selecting,
+    watched,
+    written,
+)
 
 if TYPE_CHECKING:
     from coalition.client import Client
-    from coalition.model import Job, JobSpec
+    from coalition.model import Attempt, Job, JobSpec
 
 
 def _environment(context: click.Context, option: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
@@ -185,6 +202,29 @@ def edit(context: click.Context, /, ids: Sequence[int], filter: str, partial: bo
 
 
 @cli.command()
+@click.argument("file", type=click.File("rb"))
+@click.pass_obj
+def edits(call: Call, file: BinaryIO) -> int:
+    """Change different jobs in different ways, all or none, by a JSON FILE; - is the input.
+
+    \b
+        [{"ids": [12, 13], "changes": {"priority": 200}},
+         {"filter": "user:ann state:ERROR", "changes": {"retries": 3}}]
+    """
+    import json
+
+    from coalition.errors import BadInput
+
+    try:
+        wanted = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{file.name}: is not JSON: {error}") from None
+    if not isinstance(wanted, list):
+        raise BadInput(f"{file.name}: is no list of changes")
+    return call.acted(call.client().edit_each(wanted))
+
+
+@cli.command()
 @selecting
 @click.option("--to", "parent", type=int, required=True, metavar="ID", help="The group; 0 is the top.")
 @click.pass_obj
@@ -256,7 +296,8 @@ def delete(call: Call, /, **given: Any) -> int:
 
 
 @cli.command()
-@click.argument("group", type=int, default=0, metavar="[GROUP]")
+@watched("jobs")
+@click.argument("group", type=int, default=0, metavar="[GROUP]", shell_complete=COMPLETE_JOBS)
 @click.option("--all", "deep", is_flag=True, help="At every level, not only in GROUP or at the top.")
 @click.option(
     "--state", metavar="STATE,STATE", multiple=True, callback=tags_of, help="WAITING, PENDING, WORKING, FINISHED, ERROR."
@@ -313,21 +354,58 @@ def _currency(call: Call, client: Client, amounts: Iterable[int]) -> str:
 
 
 @cli.command()
+@watched("jobs")
 @JOB
 @click.pass_obj
 def job(call: Call, job: int) -> None:
-    """Show one job and its attempts."""
+    """Show one job and its attempts. With --watch until it is over; then exit 1 if it failed."""
+    from coalition.client import ended
     from coalition.model import to_dict
 
     client = call.client()
     found, attempts = client.job(job), client.attempts(job)
+    if ended(found):
+        call.over = FAILED if found.state == "ERROR" else DONE
     currency = _currency(call, client, [found.cost_micro])
     facts = {**to_dict(found), "attempts": to_dict(attempts)}
     call.screen.details(facts, _job_details(found, currency))
     if attempts and not (call.json or call.quiet):
         print()
-        heads = "ATTEMPT> STATE WORKER RUN> EXIT> REASON*"
-        call.screen.table(None, heads, (_attempt_row(attempt) for attempt in attempts), "")
+        _attempts(call, attempts)
+
+
+def _attempts(call: Call, attempts: Sequence[Attempt], *, facts: Any = None, jobs: bool = False) -> None:
+    heads = "ATTEMPT> STATE WORKER RUN> EXIT> REASON*"
+    rows = (_attempt_row(attempt) + ([attempt.job] if jobs else []) for attempt in attempts)
+    call.screen.table(facts, f"{heads} JOB>" if jobs else heads, rows, "no attempts")
+
+
+@cli.command()
+@watched("jobs")
+@click.option("--job", type=int, metavar="ID", help="Of this job.", shell_complete=COMPLETE_JOBS)
+@click.option("--worker", metavar="NAME", help="Of this worker.", shell_complete=COMPLETE_WORKERS)
+@click.option("--since", type=DURATION, metavar="DURATION", help="Begun in the last time, such as 2h.")
+@LIMIT
+@click.pass_obj
+def attempts(call: Call, job: int | None, worker: str | None, since: float | None, limit: int) -> None:
+    """List attempts, of all jobs, newest first."""
+    from coalition.model import to_dict
+
+    begun = None if since is None else time.time() - since
+    found = call.client().all_attempts(job=job, worker=worker, since=begun, limit=min(limit, 1_000))
+    _attempts(call, found, facts={"attempts": to_dict(found)}, jobs=True)
+
+
+@cli.command()
+@click.argument("attempt", type=int, metavar="ID")
+@click.pass_obj
+def attempt(call: Call, attempt: int) -> None:
+    """Show one attempt."""
+    from coalition.model import to_dict
+    from coalition.output import duration
+
+    facts: dict[str, Any] = to_dict(call.client().attempt(attempt))
+    call.screen.details(facts, [(name, duration(value) if name == "run_s" else value) for name, value in facts.items()])
 
 
 def _job_details(job: Job, currency: str) -> list[tuple[str, object]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from coalition.cli.frame import Call, cli
+from coalition.cli.frame import COMPLETE_LIMITS, Call, cli, watched
 from coalition.model import to_dict
 
 
 @cli.group(invoke_without_command=True)
+@watched("limits", "jobs")
 @click.pass_context
 def limits(context: click.Context) -> None:
     """List the limits: tokens, such as licences, that jobs hold while they run."""
@@ -25,8 +26,28 @@ def limits(context: click.Context) -> None:
     )
 
 
+NAME = click.argument("name", shell_complete=COMPLETE_LIMITS)
+
+
 def _scope(per_host: bool) -> str:
     return "each machine" if per_host else "the farm"
+
+
+@limits.command("show")
+@NAME
+@click.pass_obj
+def limits_show(call: Call, name: str) -> None:
+    """Show one limit."""
+    limit = call.client().limit(name)
+    maximum = "not defined" if limit.maximum is None else limit.maximum
+    pairs = [
+        ("name", limit.name),
+        ("used", limit.used),
+        ("maximum", maximum),
+        ("of", _scope(limit.per_host)),
+        ("waiting", limit.waiting),
+    ]
+    call.screen.details(to_dict(limit), pairs)
 
 
 @limits.command("set")
@@ -40,7 +61,7 @@ def limits_set(call: Call, name: str, maximum: int, per_host: bool) -> None:
 
 
 @limits.command("delete")
-@click.argument("name")
+@NAME
 @click.pass_obj
 def limits_delete(call: Call, name: str) -> None:
     """Forget a limit; jobs that name it wait until it is defined again."""

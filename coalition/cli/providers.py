@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coalition.cli.farm import CONFIG_HELP, server_parts
-from coalition.cli.frame import DONE, FAILED, IDS, Call, cli, config_file
+from coalition.cli.frame import DONE, FAILED, INSTANCES, Call, cli, config_file
 from coalition.cli.prices import chosen
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def cloud_launch(call: Call, pool: str, count: int, offering: str) -> None:
 
 
 @cloud.command("terminate")
-@IDS
+@INSTANCES
 @click.pass_obj
 def cloud_terminate(call: Call, ids: Sequence[int]) -> None:
     """End machines now, by their numbers in `coalition instances`; their jobs run again elsewhere."""

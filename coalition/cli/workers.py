@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalition.cli.frame import DURATION, Call, careful, cli, parts, texts, written
+from coalition.cli.frame import COMPLETE_JOBS, COMPLETE_WORKERS, DURATION, Call, careful, cli, parts, texts, watched, written
 
 if TYPE_CHECKING:
     from coalition.client import Client
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 @cli.group(invoke_without_command=True)
+@watched("workers", "jobs")
 @click.pass_context
 def workers(context: click.Context) -> None:
     """List the workers, or change them."""
@@ -40,7 +41,7 @@ def _worker_row(worker: Worker) -> list[object]:
     return [worker.id, worker.name, state, busy, affinity, f"{worker.load:.1f}", free, age(worker.seen_at), held, worker.note]
 
 
-WORKERS = click.argument("names", nargs=-1, required=True, metavar="NAME|ID...")
+WORKERS = click.argument("names", nargs=-1, required=True, metavar="NAME|ID...", shell_complete=COMPLETE_WORKERS)
 
 
 def _worker_ids(client: Client, names: Sequence[str]) -> list[int]:
@@ -54,6 +55,36 @@ def _worker_ids(client: Client, names: Sequence[str]) -> list[int]:
 
         raise click.UsageError(f"no worker {unknown[0]}; {nearest(unknown[0], known)}")
     return [known[name] if name in known else int(name) for name in names]
+
+
+@workers.command("show")
+@click.argument("name", metavar="NAME|ID", shell_complete=COMPLETE_WORKERS)
+@click.pass_obj
+def workers_show(call: Call, name: str) -> None:
+    """Show one worker."""
+    from coalition.model import to_dict
+    from coalition.output import age, size
+
+    client = call.client()
+    found = client.worker(_worker_ids(client, [name])[0])
+    facts = {name: size(value) if name.endswith("_bytes") else value for name, value in found.facts.items()}
+    pairs: list[tuple[str, object]] = [
+        ("id", found.id),
+        ("name", found.name),
+        ("state", found.state if found.active else f"{found.state} (off)"),
+        ("reason", found.reason),
+        ("note", found.note),
+        ("busy", f"{found.running}/{found.slots}"),
+        ("jobs", ", ".join(map(str, found.jobs))),
+        ("affinity", " | ".join(",".join(line) for line in found.affinity)),
+        ("machine", ", ".join(f"{name.removesuffix('_bytes')} {value}" for name, value in facts.items() if value)),
+        ("version", found.version),
+        ("load", f"{found.load:.1f}"),
+        ("hours", f"{found.hours} {found.timezone}" if found.hours else ""),
+        ("finished", f"{found.finished}, {found.errors} errors"),
+        ("seen", f"{age(found.seen_at)} ago"),
+    ]
+    call.screen.details(to_dict(found), pairs)
 
 
 @workers.command("drain")
@@ -113,6 +144,7 @@ def workers_edit(context: click.Context, /, names: Sequence[str], partial: bool,
 
 
 @cli.command()
+@watched("workers", "jobs")
 @click.pass_obj
 def affinities(call: Call) -> None:
     """List the tags in use, with the workers and jobs that have them."""
@@ -122,8 +154,8 @@ def affinities(call: Call) -> None:
 
 
 @cli.command()
-@click.argument("job", type=int, required=False)
-@click.option("--worker", metavar="NAME|ID", help="Why this worker is idle, instead.")
+@click.argument("job", type=int, required=False, shell_complete=COMPLETE_JOBS)
+@click.option("--worker", metavar="NAME|ID", shell_complete=COMPLETE_WORKERS, help="Why this worker is idle, instead.")
 @click.pass_obj
 def explain(call: Call, job: int | None, worker: str | None) -> None:
     """Say why a job, or the jobs of a group, are not running; or why a worker is idle."""

@@ -45,6 +45,7 @@ class Api:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.answers: dict[tuple[str, str], list[Reply]] = {}
+        self.otherwise: Reply | None = None  # to what no answer was told for; else that it is not there
         self.connections = 0
         self._lock = threading.Lock()
         self._server = _Server(self)
@@ -74,7 +75,7 @@ class Api:
         with self._lock:
             self.requests.append(request)
             queue = self.answers.get((request.method, request.path), [])
-            reply = queue.pop(0) if len(queue) > 1 else queue[0] if queue else missing(request.path)
+            reply = queue.pop(0) if len(queue) > 1 else queue[0] if queue else self.otherwise or missing(request.path)
         return reply if isinstance(reply, Answer) else reply(request)
 
 
