@@ -473,3 +473,47 @@ def test_people_sign_in_with_a_password_and_out_again(show: Show, tmp_path: Path
         page.reload()
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_label("Name")).to_be_visible()
+
+
+@in_browser
+def test_an_admin_makes_users_gives_them_roles_and_removes_them(show: Show, tmp_path: Path) -> None:
+    with RealServer(tmp_path, auth="local") as server:
+        server.store.create_account("eve", "correct horse battery", "admin")
+        page = show.open(f"{server.url}/?view=settings")
+        page.get_by_label("Name").fill("eve")
+        page.get_by_label("Password").fill("correct horse battery")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_label("Name of the new user").fill("ann")
+        page.get_by_label("Password of the new user").fill("short")
+        page.get_by_role("button", name="New user").click()
+        expect(page.get_by_role("form", name="New user").get_by_role("alert")).to_be_visible()
+        page.get_by_label("Password of the new user").fill("staple battery horse")
+        page.get_by_role("button", name="New user").click()
+        page.get_by_label("Role of ann").select_option("wrangler")
+        expect(page.locator(".toast")).to_contain_text("ann is wrangler now")
+        assert {one["name"]: one["role"] for one in server.store.accounts()} == {"eve": "admin", "ann": "wrangler"}
+        expect(page.locator(".users tr", has_text="eve").get_by_role("button", name="Remove")).to_have_count(0)
+        page.locator(".users tr", has_text="ann").get_by_role("button", name="Remove").click()
+        page.locator(".question").get_by_role("button", name="Remove").click()
+        expect(page.locator(".users tbody tr")).to_have_count(1)
+
+
+@in_browser
+def test_people_change_their_own_password(show: Show, tmp_path: Path) -> None:
+    with RealServer(tmp_path, auth="local") as server:
+        server.store.create_account("ann", "correct horse battery", "user")
+        page = show.open(f"{server.url}/?view=settings")
+        page.get_by_label("Name").fill("ann")
+        page.get_by_label("Password").fill("correct horse battery")
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_label("Your password now").fill("not that one at all")
+        page.get_by_label("Your new password").fill("staple battery horse")
+        page.get_by_role("button", name="Change", exact=True).click()
+        expect(page.get_by_role("form", name="Your password").get_by_role("alert")).to_be_visible()
+        page.get_by_label("Your password now").fill("correct horse battery")
+        page.get_by_role("button", name="Change", exact=True).click()
+        expect(page.get_by_label("Name")).to_be_visible()
+        page.get_by_label("Name").fill("ann")
+        page.get_by_label("Password").fill("staple battery horse")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.locator(".corner .user")).to_have_text("ann")

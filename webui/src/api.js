@@ -178,3 +178,9 @@ export const decisions = async (limit) => (await get('/decisions', { limit })).d
 export const tokens = async () => (await get('/tokens')).tokens
 export const createToken = (fields) => post('/tokens', fields)
 export const deleteToken = (id) => call('DELETE', `/tokens/${encodeURIComponent(id)}`)
+
+export const users = async () => (await get('/users')).users
+export const createUser = (name, password, role) => post('/users', { name, password, role })
+export const editUser = (name, fields) => call('PATCH', `/users/${encodeURIComponent(name)}`, fields)
+export const deleteUser = (name) => call('DELETE', `/users/${encodeURIComponent(name)}`, {})
+export const changePassword = (old, fresh) => post('/password', { old, new: fresh })
