@@ -760,13 +760,15 @@ class Client:
         expires_s: float | None = None,
         name: str | None = None,
         scope: Sequence[str] = (),
+        networks: Sequence[str] = (),
     ) -> dict[str, Any]:
         """POST /tokens: a new one of kind user, enrol or site: {id, token}. Its text is told this once.
 
-        `scope` narrows what one of kind user may do, to some of the rights of its role: see coalition/rights.py.
+        `scope` narrows what one of kind user may do, to some of the rights of its role: see coalition/rights.py. One for workers
+        may be used from `networks` only, such as 10.1.0.0/16. One of kind enrol ends after a week unless it says when.
         """
         fields: dict[str, Any] = {"kind": kind, "user": user, "role": role, "uses": uses, "expires_s": expires_s, "name": name}
-        fields |= {"scope": list(scope)} if scope else {}
+        fields |= {"scope": list(scope) or None, "networks": list(networks) or None}
         return self._send("POST", "/tokens", {name: value for name, value in fields.items() if value is not None})
 
     def delete_token(self, token: str) -> int:

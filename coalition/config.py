@@ -437,6 +437,7 @@ class WorkerSettings:
     wait_s: float = knob("10s", a_duration, "how long an idle worker's call may wait for a job", high=60)
     grace_s: float = knob("10s", a_duration, "between SIGTERM and SIGKILL of a job that is stopped")
     umask: int = knob("002", an_octal, "umask of jobs")
+    credential_s: float = knob("24h", a_duration, "after so long a worker gets another credential; 0: never")
     environment: tuple[str, ...] = knob("", a_pair_list, "NAME=value pairs given to every job")
 
 

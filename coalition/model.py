@@ -612,6 +612,7 @@ class SyncReply:
     funded_for_s: float | None
     next_sync_s: float
     taken_in_s: float | None = None
+    credential: str = ""  # a new one, to be used from now on; the one before holds until it is
 
 
 @dataclass(frozen=True)

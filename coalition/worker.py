@@ -26,7 +26,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -699,6 +699,10 @@ class Agent:
         if reply.funded_for_s is not None:
             self._funded_until = flight.funded_from + reply.funded_for_s
             self._write_deadline()
+        if reply.credential and self._enrolled is not None:
+            self._known = {**self._known, "credential": reply.credential}
+            self._state.write("credential", self._known)  # first: until the new one is used the one before holds, too
+            self._enrolled = replace(self._enrolled, credential=reply.credential)
         if reply.taken_in_s is not None:
             self._hear(flight.sent_at + reply.taken_in_s)
         self._take(reply.leases, now)

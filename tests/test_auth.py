@@ -13,7 +13,7 @@ from flask import Flask
 from coalition.config import AuthSettings, parse
 from coalition.errors import ConfigError
 from coalition.server.app import create_app
-from coalition.server.auth import in_networks
+from coalition.store.workers import in_networks
 from tests.builders import Agent, Caller, Clock, WatchedStore, settings
 
 IN = "in"  # let in: whatever the route then says, it is neither 401 nor 403

@@ -213,9 +213,10 @@ def token() -> None:
     "--scope", multiple=True, type=click.Choice(SCOPES), help="Of the role's rights only this (kind user); may be repeated."
 )
 @click.option("--uses", type=int, help="How many workers may enrol with it (kind enrol).")
-@click.option("--expires", "expires_s", type=DURATION, metavar="DURATION", help="When it ends, such as 30d.")
+@click.option("--expires", "expires_s", type=DURATION, metavar="DURATION", help="When it ends, such as 30d (enrol: after 7d).")
+@click.option("--from", "networks", multiple=True, metavar="NETWORK", help="Where workers with it may be; may be repeated.")
 @click.pass_obj
-def token_create(call: Call, /, kind: str, scope: Sequence[str], **options: Any) -> None:
+def token_create(call: Call, /, kind: str, scope: Sequence[str], networks: Sequence[str], **options: Any) -> None:
     """Make a token, and print it: this once.
 
     \b
@@ -223,7 +224,7 @@ def token_create(call: Call, /, kind: str, scope: Sequence[str], **options: Any)
     enrol: lets so many workers join
     site:  lets any number of workers join; a file on the machines at hand
     """
-    made = call.client().create_token(kind, scope=scope, **options)
+    made = call.client().create_token(kind, scope=scope, networks=networks, **options)
     if call.json:
         call.screen.document(made)
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from coalition.config import LOOPBACK
 from coalition.errors import BadInput, NotAllowed, NotAuthenticated
 from coalition.model import Job
 from coalition.rights import ALL, ROLES, narrowed, roles_with, within
+from coalition.store.workers import in_networks
 
 if TYPE_CHECKING:
     from coalition.server.dispatcher import Session
@@ -414,13 +414,3 @@ def _without_actions(row: T) -> T:
     if isinstance(row, dict):
         return cast(T, {**row, "allowed_actions": []})
     return cast(T, replace(cast(Any, row), allowed_actions=()))
-
-
-def in_networks(address: str | None, networks: Iterable[str]) -> bool:
-    """Whether an address lies in one of the networks."""
-    try:
-        peer = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(peer, "ipv4_mapped", None) or peer
-    return any(mapped in ipaddress.ip_network(network) for network in networks)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -32,7 +32,7 @@ from coalition.model import Lease, Sync, SyncReply
 from coalition.states import InstanceState, WorkerState
 from coalition.store.dispatch import TAKING, Beat
 from coalition.store.results import Call, Outcome
-from coalition.store.workers import WorkerRow, hash_secret
+from coalition.store.workers import OFFER_S, WorkerRow, hash_secret
 
 if TYPE_CHECKING:
     from coalition.store import Store
@@ -82,7 +82,14 @@ class Session:
     parked: threading.Event | None = None
     wanted: int = 0  # leases, by the call that is parked
     ahead: bool = True  # does it take leases that wait for a slot
+    used: str = ""  # hash of the credential that the last call brought
+    offer: str = ""  # a new credential, for the next reply
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def is_proved(self, key: str, now: float) -> bool:
+        """Whether this is the hash of its credential, or of the one before while that holds."""
+        before = self.row.old_until is None or now < self.row.old_until
+        return key == self.key or (before and key == self.row.old_key)
 
 
 class Answer(Protocol):
@@ -179,16 +186,20 @@ class Dispatcher:
         if session := self.known(worker_id, credential):
             return session
         name, _, secret = credential.partition(".")
-        session = self._open_session(worker_id) if name == f"w{worker_id}" else None
-        if session is None or session.key != hash_secret(secret):
+        session, key = self._open_session(worker_id) if name == f"w{worker_id}" else None, hash_secret(secret)
+        if session is None or not session.is_proved(key, self.clock()):
             raise NotAuthenticated("the worker's credential is not known here; it must enrol again")
+        session.used = key
         return session
 
     def known(self, worker_id: int, credential: str) -> Session | None:
         """The session of a worker that proves who it is, if it has one here; nothing is read."""
         name, _, secret = credential.partition(".")
         session = self.sessions.get(worker_id) if name == f"w{worker_id}" else None
-        return session if session and session.key == hash_secret(secret) else None
+        if session is None or not session.is_proved(key := hash_secret(secret), self.clock()):
+            return None
+        session.used = key
+        return session
 
     def session_of(self, worker_id: int) -> Session:
         """The session of a worker for whom the caller vouches; NotAuthenticated when it was deleted."""
@@ -219,9 +230,10 @@ class Dispatcher:
         """Reads a worker again after somebody changed workers or what they hold."""
         fleet = self._versions.get("fleet", 0)
         found = self.store.worker_row(session.row.id)
-        if found is None or found[1] != session.key:
+        if found is None or not _still(session, *found):
             self.sessions.pop(session.row.id, None)
             raise NotAuthenticated("the worker was deleted or has enrolled anew")
+        session.key = found[1]
         session.row, session.fleet, session.known, session.dry = found[0], fleet, False, -1
         self._read_instance(session)
 
@@ -244,7 +256,7 @@ class Dispatcher:
         """Whether `begin` reads and writes nothing, and takes the call."""
         current = call.epoch == session.row.epoch and call.seq > session.seq
         known = session.fleet == self._versions.get("fleet", 0) and not self._is_notice(session, call)
-        return current and known and not self._goes_home(session)
+        return current and known and not self._goes_home(session) and not self._is_due(session)
 
     def begin(self, session: Session, call: Sync) -> Turn:
         """Takes a call in. StaleCall as `sync`."""
@@ -256,6 +268,8 @@ class Dispatcher:
             session.known = False
         if self._is_notice(session, call):
             self._announce(session, call)
+        if self._is_due(session):
+            self._renew(session)
         ready, want = self._versions.get("ready", 0), self._want(session, call)
         request = self._request(session, call, want) if self._needs_store(session, call, want) else None
         return Turn(session, call, want, ready, request)
@@ -265,7 +279,7 @@ class Dispatcher:
         session, call = turn.session, turn.call
         if turn.request:
             self._remember(turn, outcome)
-        nothing = (
+        nothing = not session.offer and (
             turn.want and call.wait_s and not self._leaving.is_set() and not (outcome.leases or outcome.stop or call.finished)
         )
         if nothing and self._may_park.acquire(blocking=False):  # else too many wait already
@@ -353,6 +367,27 @@ class Dispatcher:
         words = "its cloud takes the machine back, as the machine was told"
         self.store.announce(session.row.instance_id, session.taken_at, session.row.name, words)
 
+    def _is_due(self, session: Session) -> bool:
+        """Whether its credential is to be changed, or it has just used the new one."""
+        row, every_s = session.row, self.settings.worker.credential_s
+        if not session.used:  # somebody else vouches for it
+            return False
+        waiting, age_s = bool(row.old_key) and row.old_until is None, self.clock() - row.credential_at
+        if session.used != session.key:
+            return waiting and age_s > OFFER_S  # the answer with the new one was lost
+        return waiting or 0 < every_s < age_s
+
+    def _renew(self, session: Session) -> None:
+        """Gives it another credential with the next reply; the one before holds until it is used, and for a moment more."""
+        row = session.row
+        if session.used == session.key and row.old_key and row.old_until is None:
+            session.row = replace(row, old_until=self.store.confirm_credential(row.id))
+            return
+        made = self.store.change_credential(row.id, session.used)
+        if made is not None:
+            session.offer, session.key = made, hash_secret(made.partition(".")[2])
+            session.row = replace(row, old_key=session.used, old_until=None, credential_at=self.clock())
+
     def _at_once(self, session: Session, call: Sync) -> int:
         """How many new leases could start at once."""
         queued = sum(not running.started for running in call.running)
@@ -425,7 +460,10 @@ class Dispatcher:
         desired = "exit" if session.ending else "drain" if row.state == WorkerState.DRAINING or not row.active else "run"
         funded = None if session.funded_until is None else max(0.0, session.funded_until - self.clock())
         taken = None if session.taken_at is None else max(0.0, session.taken_at - self.clock())
-        return SyncReply(outcome.leases, outcome.stop, outcome.refused, desired, funded, self.settings.worker.sync_s, taken)
+        offer, session.offer = session.offer, ""
+        return SyncReply(
+            outcome.leases, outcome.stop, outcome.refused, desired, funded, self.settings.worker.sync_s, taken, offer
+        )
 
     # ------------------------------------------------------------ waiting in the call
 
@@ -608,3 +646,8 @@ def _ring(session: Session) -> None:
     with session.lock:
         if session.parked:
             session.parked.set()
+
+
+def _still(session: Session, row: WorkerRow, key: str) -> bool:
+    """Whether a session is that of the worker as it is now, whose credential another process may have changed."""
+    return key == session.key or bool(session.used and session.used in (key, row.old_key) and row.epoch == session.row.epoch)

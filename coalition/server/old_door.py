@@ -11,10 +11,10 @@ from urllib.parse import parse_qsl
 
 from coalition.config import LOOPBACK
 from coalition.model import SyncReply
-from coalition.server import auth
 from coalition.server.dispatcher import Session, Turn
 from coalition.server.old_workers import Agent, Agents, Machine, Run, exit_code, exit_words, lease_text, machine_of
 from coalition.server.requests import Request, answer
+from coalition.store.workers import in_networks
 
 FORM = "application/x-www-form-urlencoded"
 BROWSERS = ("origin", "sec-fetch-site")  # sent by no old worker
@@ -50,7 +50,7 @@ def _is_let_in(agents: Agents, read: Request, peer: str) -> bool:
         return False
     if rules.mode == "none":
         return bool(LOOPBACK.match(fields["host"].partition(":")[0]))
-    return auth.in_networks(peer, rules.legacy_networks)
+    return in_networks(peer, rules.legacy_networks)
 
 
 def _form(read: Request) -> dict[str, str]:

@@ -18,6 +18,7 @@ from coalition.server.rows import PAGING, newest_first, shared
 from coalition.store.archive import ArchiveQuery
 
 blueprint = Blueprint("system", __name__)
+ENROL_S = 7 * 86_400.0  # how long an enrolment token holds that does not say
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class NewToken:
     expires_s: float | None = spec(None, low=1)
     name: str = spec("", length=64, check=lambda v: None if v.isprintable() else "holds control characters")
     scope: Sequence[str] = spec((), length=len(SCOPES))
+    networks: Sequence[str] = spec((), length=16)
 
 
 @blueprint.get("/api/v1/server")
@@ -105,8 +107,8 @@ def tokens() -> Response:
 @blueprint.post("/api/v1/tokens")
 def create_token() -> Response:
     wanted = web.body(NewToken)
-    if wanted.kind == "enrol" and wanted.uses is None:
-        wanted = replace(wanted, uses=1)
+    if wanted.kind == "enrol":
+        wanted = replace(wanted, uses=wanted.uses or 1, expires_s=wanted.expires_s or ENROL_S)
     text = web.farm().store.create_token(**vars(wanted), who=g.identity.name)
     return web.reply({"id": text.partition(".")[0], "token": text}, 201)
 

@@ -11,18 +11,20 @@ from flask import Blueprint, Response, g, request
 
 from coalition.config import Settings
 from coalition.discovery import prove
-from coalition.errors import BadInput, NotFound
+from coalition.errors import BadInput, NotAuthenticated, NotFound, TooManyTries
 from coalition.model import MAX_INT, PROTOCOL, Challenge, Enrol, Enrolled, Proof, Result, Selection, Sync, WorkerEdit
 from coalition.server import log_keeping, web
-from coalition.server.auth import for_caller, in_networks
+from coalition.server.auth import for_caller
 from coalition.server.dispatcher import Session
 from coalition.server.rows import PAGING, shared, whole
 from coalition.store.bulk import Action
+from coalition.store.workers import Admission, in_networks
 
 blueprint = Blueprint("workers", __name__)
 
 LOOPBACKS = ("127.0.0.0/8", "::1/128")
 OLDEST_PROTOCOL = 1
+REFUSED_ENROLMENTS = 50  # from an address, before each further try has to wait longer
 
 
 @blueprint.get("/workers")
@@ -114,7 +116,7 @@ def enrol() -> Response:
         raise BadInput(
             fields={"protocol": f"{wanted.protocol} is too old; update the worker to speak {OLDEST_PROTOCOL} or later"}
         )
-    admission = farm.store.enrol(wanted, open_door=_door_is_open(farm.settings))
+    admission = _admitted(farm, wanted, request.remote_addr or "")
     settings = farm.settings
     return web.reply(
         Enrolled(
@@ -133,6 +135,19 @@ def enrol() -> Response:
         ),
         201,
     )
+
+
+def _admitted(farm: web.Farm, wanted: Enrol, address: str) -> Admission:
+    """Lets the worker in; TooManyTries where too many were refused from its address, except for one that brings a credential."""
+    key = f"enrol @{address}"
+    wait_s = 0.0 if wanted.credential else farm.store.must_wait({key: REFUSED_ENROLMENTS})
+    if wait_s:
+        raise TooManyTries(f"too many workers were refused; try again in {wait_s:.0f} s", wait_s)
+    try:
+        return farm.store.enrol(wanted, open_door=_door_is_open(farm.settings), address=address)
+    except NotAuthenticated:
+        farm.store.count_try({key: REFUSED_ENROLMENTS})
+        raise
 
 
 def _door_is_open(settings: Settings) -> bool:

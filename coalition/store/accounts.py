@@ -169,17 +169,26 @@ class Accounts(Workers):
 
         After so many as are free, each further one doubles the wait.
         """
-        now = self.clock()
-        recent = select(failure).where(failure.c.key.in_(free), failure.c.last_at > now - FORGIVEN_S)
-        seen = {row.key: row for row in db.execute(recent)}
-        over = [row for row in seen.values() if row.tries >= free[row.key]]
-        wait_s = max((row.last_at + _wait_s(row.tries - free[row.key]) - now for row in over), default=0.0)
-        if wait_s > 0:
-            return float(wait_s)
+        now, seen = self.clock(), self._tried(db, free)
+        if (wait_s := self._left_s(seen, free)) > 0:
+            return wait_s
         db.execute(delete(failure).where(failure.c.key.in_(free)))
         tries = {key: seen[key].tries + 1 if key in seen else 1 for key in sorted(free)}
         db.execute(insert(failure), [{"key": key, "tries": count, "last_at": now} for key, count in tries.items()])
         return 0.0
+
+    @reads
+    def must_wait(self, db: Connection, free: dict[str, int]) -> float:
+        """How long who comes under these keys has to wait; nothing is counted."""
+        return max(0.0, self._left_s(self._tried(db, free), free))
+
+    def _tried(self, db: Connection, free: dict[str, int]) -> dict[str, Any]:
+        recent = select(failure).where(failure.c.key.in_(free), failure.c.last_at > self.clock() - FORGIVEN_S)
+        return {row.key: row for row in db.execute(recent)}
+
+    def _left_s(self, seen: dict[str, Any], free: dict[str, int]) -> float:
+        over = [row for row in seen.values() if row.tries >= free[row.key]]
+        return float(max((row.last_at + _wait_s(row.tries - free[row.key]) - self.clock() for row in over), default=0.0))
 
     @writes
     def forgive_try(self, db: Connection, own: str, shared: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,6 +28,8 @@ from coalition.store.tree import Changes
 from coalition.words import counted
 
 TOKEN_KINDS = ("user", "enrol", "site")
+OFFER_S = 10.0  # before another credential is given to a worker that did not take the last one
+OVERLAP_S = 60.0  # the old one holds after the new one was used, for calls that are on their way
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,9 @@ class WorkerRow:
     available: Availability
     load: float
     used_at: float | None
+    old_key: str = ""  # hash of the credential before, which holds until `old_until`; None: until the new one was used
+    old_until: float | None = None
+    credential_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,9 +106,13 @@ class Workers(Dispatch):
         secret: str | None = None,
         name: str = "",
         scope: Sequence[str] = (),
+        networks: Sequence[str] = (),
         who: str = "",
     ) -> str:
-        """A new token's text, "id.secret"; only its hash is kept. `scope` narrows the rights of its role."""
+        """A new token's text, "id.secret"; only its hash is kept.
+
+        `scope` narrows the rights of its role; from `networks` only one that is for workers may be used.
+        """
         if kind not in TOKEN_KINDS:
             raise BadInput(fields={"kind": f"{kind!r} is not allowed; allowed: {', '.join(TOKEN_KINDS)}"})
         if kind == "user" and role not in rights.ROLES:
@@ -111,7 +121,10 @@ class Workers(Dispatch):
             raise BadInput(fields={"user": "is missing; a user token says whose it is"})
         if wrong := [one for one in scope if one not in rights.SCOPES]:
             raise BadInput(fields={"scope": f"{wrong[0][:40]!r} is not allowed; allowed: {', '.join(rights.SCOPES)}"})
+        if networks and (kind == "user" or problem_of(networks)):
+            raise BadInput(fields={"networks": problem_of(networks) or "are for tokens of workers: enrol, site"})
         values = {"user": user, "role": role, "uses_left": uses, "intent_id": intent_id, "name": name, "scope": ",".join(scope)}
+        values["networks"] = ",".join(networks)
         text = self._write_token(db, kind, expires_s, secret, **values)
         shown = f"{kind} token {text.partition('.')[0]}" + (f" {name!r}" if name else "") + (f" for {user}" if user else "")
         self._event(db, "token.create", who, shown)
@@ -178,17 +191,20 @@ class Workers(Dispatch):
     # ------------------------------------------------------------ enrolment
 
     @writes
-    def enrol(self, db: Connection, request: Enrol, *, open_door: bool = False) -> Admission:
+    def enrol(self, db: Connection, request: Enrol, *, open_door: bool = False, address: str = "") -> Admission:
         """Lets a worker in by its old credential, a token, or (`open_door`) its network; its older leases are put back.
 
         NotAuthenticated without any of them; Conflict when a live worker has the name.
         """
         now = self.clock()
         old = db.execute(select(worker).where(worker.c.name == request.name)).first()
-        # The session is known to that one agent: a repeat after a lost answer spends no second token.
         same_session = bool(old and hmac.compare_digest(old.session.encode(), request.session.encode()))
-        known = same_session or bool(old and request.credential and _proves(request.credential, old.id, old.credential))
-        grant = None if known else self._spend_token(db, request, open_door)
+        # The session is known to that one agent: a repeat after a lost answer spends no second token. Once the worker was heard
+        # of it is no repeat, but an old message that somebody sends again.
+        repeat = old is not None and same_session and old.seen_at <= old.credential_at
+        proof = _proof(request.credential, old, now) if old and request.credential else ""
+        known = repeat or bool(proof)
+        grant = None if known else self._spend_token(db, request, open_door, address)
         if old and not known and self._alive(old, now):
             raise Conflict(
                 f"a live worker is named {request.name}; choose another name, or wait {self.settings.worker.lease_s:.0f} s"
@@ -196,6 +212,7 @@ class Workers(Dispatch):
         secret = secrets.token_urlsafe(32)
         epoch = old.epoch + (not same_session) if old else 1
         worker_id = self._write_worker(db, request, old, hash_secret(secret), epoch, now)
+        db.execute(update(worker).where(worker.c.id == worker_id).values(old_credential=proof, old_until=now, credential_at=now))
         if old and not same_session:
             self._bump(db, "fleet")  # the agent of before must get nothing more
             changes = Changes()
@@ -212,13 +229,15 @@ class Workers(Dispatch):
         quiet = row.state in (WorkerState.TIMEOUT, WorkerState.TERMINATED)
         return not quiet and now - row.seen_at < self.settings.worker.lease_s
 
-    def _spend_token(self, db: Connection, request: Enrol, open_door: bool) -> TokenRow | None:
+    def _spend_token(self, db: Connection, request: Enrol, open_door: bool, address: str) -> TokenRow | None:
         """The token that lets the worker in, one use less; None where the door is open."""
         if request.token:
             token_id, _, secret = request.token.partition(".")
             row = self._token(db, token_id, used_up=True)
             if row is None or row.kind not in ("enrol", "site") or not hmac.compare_digest(row.key, hash_secret(secret)):
                 raise NotAuthenticated("the enrolment token is not known, used up or expired; create one: coalition token create")
+            if row.networks and not in_networks(address, row.networks):
+                raise NotAuthenticated(f"this enrolment token is for {', '.join(row.networks)}, and not for {address or 'here'}")
             if row.uses_left is not None and not self._rebinds(db, row, request):
                 spent = update(token).where(token.c.id == row.id, token.c.uses_left > 0).values(uses_left=token.c.uses_left - 1)
                 if db.execute(spent).rowcount == 0:
@@ -270,6 +289,31 @@ class Workers(Dispatch):
             values["affinity"] = lines
         db.execute(update(worker).where(worker.c.id == old.id).values(values))
         return int(old.id)
+
+    @writes
+    def change_credential(self, db: Connection, worker_id: int, proved: str) -> str | None:
+        """A new credential for a worker that proved itself by the hash of its old one, which holds until the new one is used.
+
+        None if it has just been given another, which may be on its way yet.
+        """
+        now = self.clock()
+        row = db.execute(select(worker).where(worker.c.id == worker_id)).first()
+        again = row is not None and proved == row.old_credential and row.old_until is None and now - row.credential_at > OFFER_S
+        if row is None or not (again or proved == row.credential):
+            return None
+        secret = secrets.token_urlsafe(32)
+        values = {"credential": hash_secret(secret), "old_credential": proved, "old_until": None, "credential_at": now}
+        db.execute(update(worker).where(worker.c.id == worker_id).values(values))
+        self._event(db, "worker.credential", "server", "got another credential", worker_id=worker_id)
+        return f"w{worker_id}.{secret}"
+
+    @writes
+    def confirm_credential(self, db: Connection, worker_id: int) -> float:
+        """The worker has used its new credential: until when the one before holds."""
+        until = self.clock() + OVERLAP_S
+        waiting = and_(worker.c.id == worker_id, worker.c.old_until.is_(None))
+        db.execute(update(worker).where(waiting).values(old_until=until))
+        return until
 
     # ------------------------------------------------------------ fleet
 
@@ -404,9 +448,35 @@ class Workers(Dispatch):
         return sorted(counts.values(), key=lambda entry: str(entry["tag"]))
 
 
-def _proves(credential: str, worker_id: int, stored: str) -> bool:
+def _proof(credential: str, row: Any, now: float) -> str:
+    """The hash of a credential that proves the worker of a row: its own, or the one before where the answer may be lost."""
     name, _, secret = credential.partition(".")
-    return name == f"w{worker_id}" and hmac.compare_digest(stored, hash_secret(secret))
+    key = hash_secret(secret)
+    if name != f"w{row.id}":
+        return ""
+    before = row.old_until is None or now < row.old_until or row.seen_at <= row.credential_at
+    good = hmac.compare_digest(row.credential, key) or (before and hmac.compare_digest(row.old_credential, key))
+    return key if good else ""
+
+
+def problem_of(networks: Sequence[str]) -> str:
+    """What is wrong with networks; nothing if all are some."""
+    for network in networks:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            return f"{network[:40]!r} is no network such as 10.0.0.0/8"
+    return "are too long" if len(",".join(networks)) > 255 else ""
+
+
+def in_networks(address: str | None, networks: Iterable[str]) -> bool:
+    """Whether an address lies in one of the networks."""
+    try:
+        peer = ipaddress.ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(peer, "ipv4_mapped", None) or peer
+    return any(mapped in ipaddress.ip_network(network) for network in networks)
 
 
 def _worker_select() -> Any:
@@ -432,6 +502,9 @@ def _worker_row(row: Any, running: int) -> WorkerRow:
         availability(row),
         row.load,
         row.used_at,
+        row.old_credential,
+        row.old_until,
+        row.credential_at,
     )
 
 
