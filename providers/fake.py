@@ -39,6 +39,7 @@ class Faults:
     lost_answers: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     partial: list[int] = field(default_factory=list)  # how many of the next orders are filled
     hidden_lists: int = 0  # how many lists do not show the next instances yet
+    bare_lists: int = 0  # how many of the next lists say no more than they must
     stubborn: int = 0  # how many calls to terminate fail
 
 
@@ -80,9 +81,9 @@ class FakeProvider:
         return self.offers or (own,)
 
     def launch(self, request: Request) -> Launched:
-        self._record("launch", request)
         if self.clock() > request.launch_by:
             raise TooLate("launch_by is past")
+        self._record("launch", request)
         with self._lock:
             count = min(request.count, self.faults.partial.pop(0)) if self.faults.partial else request.count
             if request.token not in self.orders:
@@ -101,8 +102,9 @@ class FakeProvider:
                     machine.hidden -= 1
                 else:
                     shown.append(self._seen(machine))
+            bare, self.faults.bare_lists = self.faults.bare_lists > 0, max(0, self.faults.bare_lists - 1)
         self._answer("list")
-        return shown
+        return [replace(one, pool="", launched_at=None) for one in shown] if bare else shown
 
     def terminate(self, ids: Sequence[str]) -> Mapping[str, Fate]:
         self._record("terminate", tuple(ids))

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timezone
 
 import pytest
 
@@ -15,7 +16,7 @@ from coalition.config import PoolSettings
 from providers.aws import AwsProvider
 from providers.aws_sweeper import sweep
 from providers.base import Fate, Reason, Rejected, Scope, TooLate, Unknown
-from tests.contract_faults import FaultRig, ProviderFaults
+from tests.contract_faults import FaultRig, NetworkFaults
 from tests.contract_provider import ProviderContract
 from tests.fakes.aws_cloud import REGION, AwsCloud, aws_here, words_of
 from tests.polling import poll_until
@@ -63,12 +64,16 @@ def rig(cloud: AwsCloud, shared: AwsProvider, pool: PoolSettings) -> Iterator[Fa
         poll_until(lambda: time.time() > end)
         sweep(cloud.client("ec2"), "coalition", time.time())
 
+    queue = cloud.queue("announced")
+    shared.queues = (queue,)
     rig = FaultRig(
         shared, time.time, wait, pool, offer, cloud.faults, cloud.reclaim,
         lambda farm: cloud.plant({"coalition:farm": farm, "coalition:token": "x"}, pool.image),
+        lambda id: cloud.warn(queue, id, f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"),
     )  # fmt: skip
     yield rig
     assert cloud.faults.left() == {}
+    shared.notices()  # what was read is taken from the queue
     cloud.reset()
 
 
@@ -78,7 +83,7 @@ class TestAwsContract(ProviderContract):
         return rig
 
 
-class TestAwsFaults(ProviderFaults):
+class TestAwsFaults(NetworkFaults):
     @pytest.fixture
     def rig(self, rig: FaultRig) -> FaultRig:
         return rig
@@ -268,6 +273,16 @@ def test_the_console_is_what_ec2_kept(rig: FaultRig) -> None:
     (one,) = rig.provider.launch(rig.request()).instances
     assert "Linux version" in rig.provider.console(one.id)
     assert rig.provider.console("i-0123456789abcdef0") == ""
+
+
+def test_what_a_list_lacks_is_told_once(cloud: AwsCloud, rig: FaultRig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.started()
+    provider = fresh(cloud)
+    cloud.faults.bare(2)
+    provider.list()
+    provider.list()
+    (told,) = [record.message for record in caplog.records if "is listed without" in record.message]
+    assert "this is told once" in told
 
 
 def test_one_that_is_not_there_keeps_no_other_from_being_ended(rig: FaultRig) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
-from providers.base import Life, Reason, Rejected, Unknown
+from providers.base import Life, Notice, Reason, Rejected, Scope, Unknown
 from providers.fake import FakeProvider
+from tests.contract_faults import FaultRig, NetworkFaults
 from tests.contract_provider import ProviderContract, Rig
 
 
@@ -25,6 +28,59 @@ class TestFakeContract(ProviderContract):
     def rig(self) -> Rig:
         clock = Clock()
         return Rig(FakeProvider(clock=clock), clock, clock.wait)
+
+
+REFUSALS = {
+    "capacity": (Reason.CAPACITY, Scope.OFFERING),
+    "quota": (Reason.QUOTA, Scope.REGION),
+    "throttle": (Reason.THROTTLE, Scope.REGION),
+    "auth": (Reason.AUTH, Scope.PROVIDER),
+    "invalid": (Reason.INVALID, Scope.OFFERING),
+}
+
+
+@dataclass
+class Scripted:
+    """What a cloud's fault layer does, in the words of the provider in memory."""
+
+    fake: FakeProvider
+
+    def script(self, verb: str, *faults: str) -> None:
+        for fault in faults:
+            kind, _, value = fault.partition(":")
+            if kind == "lost_after":
+                self.fake.faults.lost_answers[verb] += 1
+            elif kind == "partial":
+                self.fake.faults.partial.append(int(value))
+            elif kind in REFUSALS:
+                reason, scope = REFUSALS[kind]
+                wait_s = 5.0 if reason is Reason.THROTTLE else None
+                self.fake.faults.errors[verb].append(Rejected(reason, "by the script", scope, wait_s))
+            else:
+                self.fake.faults.errors[verb].append(Unknown(kind))
+
+    def hide(self, lists: int) -> None:
+        self.fake.faults.hidden_lists = lists
+
+    def bare(self, lists: int) -> None:
+        self.fake.faults.bare_lists = lists
+
+    def count(self, verb: str) -> int:
+        return sum(call == verb for call, _ in self.fake.calls)
+
+
+class TestFakeFaults(NetworkFaults):
+    @pytest.fixture
+    def rig(self) -> FaultRig:
+        clock = Clock()
+        fake = FakeProvider(clock=clock)
+
+        def announce(id: str) -> None:
+            fake.pending_notices.append(Notice(id, clock() + 120, "wanted back"))
+
+        rig = FaultRig(fake, clock, clock.wait, faults=Scripted(fake), reclaim=fake.lose, announce=announce)
+        rig.plant = lambda farm: fake.plant(farm, "x" * 32)
+        return rig
 
 
 @pytest.fixture

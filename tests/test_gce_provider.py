@@ -20,7 +20,7 @@ from providers.gce_catalog import gpu_name
 from providers.gce_order import label, read_label
 from providers.names import Names
 from tests.cloud_world import World, budget, settings
-from tests.contract_faults import FaultRig, ProviderFaults
+from tests.contract_faults import FaultRig, NetworkFaults
 from tests.contract_provider import ProviderContract
 from tests.fakes.gce_server import PRICES, PROJECT, REGION, GceCloud, failed
 
@@ -73,7 +73,7 @@ def rig(cloud: GceCloud) -> FaultRig:
     def wait(seconds: float) -> None:
         CLOCK.now += seconds + 30  # Google's shortest time of a machine
 
-    return FaultRig(provider, CLOCK, wait, POOL, offer, cloud.faults, cloud.preempt, cloud.plant)
+    return FaultRig(provider, CLOCK, wait, POOL, offer, cloud.faults, cloud.preempt, cloud.plant, cloud.preempt)
 
 
 class TestGceContract(ProviderContract):
@@ -82,7 +82,7 @@ class TestGceContract(ProviderContract):
         return rig
 
 
-class TestGceFaults(ProviderFaults):
+class TestGceFaults(NetworkFaults):
     @pytest.fixture
     def rig(self, rig: FaultRig) -> FaultRig:
         return rig

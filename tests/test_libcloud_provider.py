@@ -22,7 +22,7 @@ from providers.base import Deadline, Fate, Life, Reason, Rejected, Unknown
 from providers.libcloud import LibcloudProvider
 from providers.libcloud_deploy import Deployer
 from providers.libcloud_driver import TAGS, USER_DATA, ZONES, Driver, driver_class, known_drivers, pairs
-from tests.contract_faults import FaultRig, ProviderFaults
+from tests.contract_faults import FaultRig, NetworkFaults
 from tests.contract_provider import ProviderContract
 from tests.fakes.openstack_server import NO_HOST, OpenstackCloud
 from tests.polling import poll_until
@@ -79,7 +79,7 @@ class TestLibcloudContract(ProviderContract):
         return rig
 
 
-class TestLibcloudFaults(ProviderFaults):
+class TestLibcloudFaults(NetworkFaults):
     @pytest.fixture
     def rig(self, rig: FaultRig) -> FaultRig:
         return rig

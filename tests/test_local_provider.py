@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,8 @@ import pytest
 
 from providers.base import Fate, Life, Request, Unknown
 from providers.local import MARK, LocalProvider, worker_command
+from providers.local_supervisor import write_atomically
+from tests.contract_faults import FaultRig, ProviderFaults
 from tests.contract_provider import ProviderContract, Rig
 from tests.polling import poll_until
 
@@ -61,6 +64,52 @@ class TestLocalContract(ProviderContract):
     @pytest.fixture
     def rig(self, root: Path) -> Rig:
         return rig_of(provider(root))
+
+
+class BrokenDisk:
+    """Instances whose folders cannot be made, on a script: the first of an order, or all but the first."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.next: list[str] = []
+
+    def command(self, request: Request, id: str, folder: Path) -> Sequence[str]:
+        if self.next and (self.next[0] == "lost_before" or id.endswith("-1")):
+            del self.next[0]
+            raise OSError("the disk is full")
+        return ["sh", "-c", "exec sleep 600"]
+
+    def script(self, verb: str, *faults: str) -> None:
+        assert verb == "launch"
+        self.next += faults
+
+    def hide(self, lists: int) -> None:
+        raise NotImplementedError("no list lags behind here")
+
+    bare = hide
+
+    def count(self, verb: str) -> int:
+        """What was started, or asked of those."""
+        return len(list(self.root.glob("*/instance.json"))) if verb == "launch" else 0
+
+
+class TestLocalFaults(ProviderFaults):
+    @pytest.fixture
+    def rig(self, root: Path) -> FaultRig:
+        disk = BrokenDisk(root)
+        made = LocalProvider(root, command=disk.command)
+
+        def reclaim(id: str) -> None:
+            os.kill(int((root / id / "pid").read_text()), signal.SIGKILL)
+            for process in of_instance(id):
+                process.kill()
+
+        def announce(id: str) -> None:
+            write_atomically(root / id / "notice", repr(time.time() + 30))
+
+        rig = FaultRig(made, time.time, faults=disk, reclaim=reclaim, announce=announce)
+        rig.plant = lambda farm: made.launch(replace(rig.request(), farm=farm)).instances[0].id
+        return rig
 
 
 def running(rig: Rig, token: str) -> None:
