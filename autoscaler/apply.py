@@ -340,8 +340,7 @@ class Applier:
             text = provider.console(machine.provider_id)
         except ProviderError as error:
             text = f"its console could not be read: {error}"
-        if text:
-            self.store.keep_console(machine.id, text, self.fence)
+        self.store.keep_console(machine.id, text or "its console is empty", self.fence)
 
 
 def request_of(text: str) -> Request:

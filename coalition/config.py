@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from coalition import wishes
 from coalition.errors import ConfigError, nearest
 from coalition.journal import FORMATS, Journal, a_level_list
 from coalition.model import NAME, TAG
@@ -244,6 +245,20 @@ def a_target(text: str) -> str:
     return text
 
 
+def an_address_list(text: str) -> tuple[str, ...]:
+    for address in a_list(text):
+        if not wishes.ADDRESS.match(address):
+            raise ValueError(f'"{address}": addresses such as ann@studio.example, with commas between them')
+    return a_list(text)
+
+
+def a_domain_list(text: str) -> tuple[str, ...]:
+    for domain in a_list(text):
+        if not wishes.ADDRESS.match(f"a@{domain}"):
+            raise ValueError(f'"{domain}": domains such as studio.example, with commas between them')
+    return a_list(text)
+
+
 def one_of(*names: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in names:
@@ -261,6 +276,15 @@ def some_of(*names: str) -> Callable[[str], tuple[str, ...]]:
             if part not in names:
                 raise ValueError(f'"{part}": {nearest(part, names)}')
         return a_list(text)
+
+    return read
+
+
+def any_of(*names: str) -> Callable[[str], tuple[str, ...]]:
+    """Some of the names, or none."""
+
+    def read(text: str) -> tuple[str, ...]:
+        return some_of(*names)(text) if a_list(text) else ()
 
     return read
 
@@ -549,6 +573,33 @@ class BudgetSettings:
 
 
 @dataclass(frozen=True)
+class MailSettings:
+    host: str = knob("", a_text, "the SMTP server; empty: no mail is sent")
+    port: int = knob("587", a_count, "its port", low=1, high=65_535)
+    security: str = knob("starttls", one_of("starttls", "tls", "none"), "none only where nobody can listen")
+    ca: str = knob("", a_text, "a file of certificates that its own is checked against; empty: the system's")
+    user: str = knob("", a_text, "who logs in there; empty: nobody")
+    password_file: str = knob("", a_text, "a file, for its owner only, of the password; else COALITION_MAIL_PASSWORD")
+    sender: tuple[str, ...] = knob("", an_address_list, "what mail comes from, such as farm@studio.example")
+    domains: tuple[str, ...] = knob("", a_domain_list, "of the users' addresses; jobs may name others in these only")
+    jobs: tuple[str, ...] = knob("error, finished", any_of("error", "finished"), "what users are told of trees that do not say")
+    first: int = knob("0", a_count, "and whether that so many of their jobs are finished; 0: no")
+    to: tuple[str, ...] = knob("", an_address_list, "who looks after the farm")
+    events: tuple[str, ...] = knob("budget, sick, boot", any_of(*wishes.KINDS), "what they are told")
+    interval_s: float = knob("5m", a_duration, "between two mails to the same address; what happens meanwhile is in one")
+
+
+@dataclass(frozen=True)
+class WebhookSettings:
+    name: str
+    line: int
+    url: str = knob("https://chat.studio.example/hook", a_url, "where it is sent, by POST", required=True)
+    secret_file: str = knob("", a_text, "a file, for its owner only, of the key that signs; else COALITION_WEBHOOK_SECRET")
+    ca: str = knob("", a_text, "a file of certificates that the address's own is checked against; empty: the system's")
+    events: tuple[str, ...] = knob("budget, sick, boot", any_of(*wishes.KINDS), "what is told")
+
+
+@dataclass(frozen=True)
 class PathRule:
     """One place under its name on each platform; a worker replaces the others' prefix by its own, and $(NAME) too."""
 
@@ -569,10 +620,12 @@ class Settings:
     scheduler: SchedulerSettings = SchedulerSettings()
     keep: KeepSettings = KeepSettings()
     autoscaler: AutoscalerSettings = AutoscalerSettings()
+    mail: MailSettings = MailSettings()
     paths: tuple[PathRule, ...] = ()
     accounts: tuple[LibcloudSettings, ...] = ()
     pools: tuple[PoolSettings, ...] = ()
     budgets: tuple[BudgetSettings, ...] = ()
+    webhooks: tuple[WebhookSettings, ...] = ()
 
     @property
     def data_dir(self) -> Path:
@@ -608,8 +661,14 @@ SINGLE: dict[str, type] = {
     "scheduler": SchedulerSettings,
     "keep": KeepSettings,
     "autoscaler": AutoscalerSettings,
+    "mail": MailSettings,
 }
-NAMED: dict[str, type] = {"libcloud": LibcloudSettings, "pool": PoolSettings, "budget": BudgetSettings}
+NAMED: dict[str, type] = {
+    "libcloud": LibcloudSettings,
+    "pool": PoolSettings,
+    "budget": BudgetSettings,
+    "webhook": WebhookSettings,
+}
 LOOPBACK = re.compile(r"^(127\.\d+\.\d+\.\d+|::1|localhost)\Z")
 
 
@@ -665,8 +724,8 @@ def parse(text: str, name: str = "cloud.ini", given: Given = NOTHING) -> Setting
         else:
             valid = [*SINGLE, "paths", *(f"{k} NAME" for k in NAMED)]
             raise reader.error(section, None, f"unknown section [{section}]; {nearest(f'{kind} NAME' if label else kind, valid)}")
-    accounts, pools, budgets = (tuple(named[kind]) for kind in NAMED)
-    settings = Settings(**parts, accounts=accounts, pools=pools, budgets=budgets)
+    accounts, pools, budgets, webhooks = (tuple(named[kind]) for kind in NAMED)
+    settings = Settings(**parts, accounts=accounts, pools=pools, budgets=budgets, webhooks=webhooks)
     _check_together(settings, reader)
     return _with_slack(settings, reader)
 
@@ -693,7 +752,10 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
         raise reader.error("log_store", "bucket", "is needed, as `kind` is s3")
     if settings.worker.lease_s <= settings.worker.sync_s:
         raise reader.error("worker", "lease", "must be longer than `sync`")
-    for kind, named in (("libcloud", settings.accounts), ("pool", settings.pools), ("budget", settings.budgets)):
+    if settings.mail.host and len(settings.mail.sender) != 1:
+        raise reader.error("mail", "sender", "is needed, one address, as there is a `host`")
+    groups: tuple[tuple[Any, ...], ...] = (settings.accounts, settings.pools, settings.budgets, settings.webhooks)
+    for kind, named in zip(NAMED, groups, strict=True):
         seen: dict[str, int] = {}
         for entry in named:
             if entry.name in seen:
@@ -913,11 +975,13 @@ SECTIONS = {
     "scheduler": "Who goes first, and what happens after errors.",
     "keep": "What is kept, and for how long.",
     "autoscaler": "When instances of the pools below are started and ended.",
+    "mail": "Who is told of what by mail; of single jobs their `notify` says it.",
     "paths": "One place under its name on each platform. A worker replaces the other platforms' prefix by its own, in commands,\n"
     "# folders and environments; $(SHOWS) works as well. NAME = linux:PATH | macos:PATH | windows:PATH",
     "libcloud": "One section [libcloud NAME] for each account at a cloud of libcloud's; NAME is the `region` of its pools.",
     "pool": "One section [pool NAME] for each kind of machine that may be started.",
     "budget": "One section [budget NAME] for each cap. With a hard one, money is reserved before a machine starts.",
+    "webhook": "One section [webhook NAME] for each address that is told by HTTP, signed.",
 }
 PATHS_EXAMPLE = "#shows = linux:/mnt/shows | macos:/Volumes/shows | windows:S:\\shows\n"
 
@@ -969,6 +1033,8 @@ def describe(settings: Settings) -> Iterator[Knob]:
         yield from _described(f"pool {pool.name}", pool)
     for budget in settings.budgets:
         yield from _described(f"budget {budget.name}", budget)
+    for hook in settings.webhooks:
+        yield from _described(f"webhook {hook.name}", hook)
 
 
 def _described(section: str, values: Any) -> Iterator[Knob]:

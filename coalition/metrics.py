@@ -62,6 +62,8 @@ PROVIDER_CALLS = Metric(
 LOG_BYTES = Metric("coalition_log_written_bytes_total", "counter", "Bytes of jobs' logs that were kept.")
 LOG_INS = Metric("coalition_logins_total", "counter", "Log-ins by name and password.", ("outcome",))
 
+NOTICES = Metric("coalition_notices_sent_total", "counter", "Mails and calls of webhooks.", ("channel", "outcome"))
+
 COUNTED: tuple[Metric, ...] = (
     HTTP_REQUESTS,
     HTTP_SECONDS,
@@ -74,6 +76,7 @@ COUNTED: tuple[Metric, ...] = (
     PROVIDER_CALLS,
     LOG_BYTES,
     LOG_INS,
+    NOTICES,
 )
 
 BUILD = Metric("coalition_build_info", "gauge", "1, with the version of the server that answers.", ("version",))
@@ -91,8 +94,9 @@ BUDGET = ("budget", "currency")
 CAP = Metric("coalition_budget_cap", "gauge", "The cap of a budget's window, in units of its currency.", BUDGET)
 SPENT = Metric("coalition_budget_spent", "gauge", "Spent in the window so far, in units of the currency.", BUDGET)
 RESERVED = Metric("coalition_budget_reserved", "gauge", "Reserved for machines that run, in units of the currency.", BUDGET)
+UNSENT = Metric("coalition_notices_waiting", "gauge", "What is to be told and was not sent yet.", ("channel",))
 
-LOOKED_UP: tuple[Metric, ...] = (BUILD, JOBS, QUEUE, WORKERS, SLOTS, INSTANCES, CAP, SPENT, RESERVED)
+LOOKED_UP: tuple[Metric, ...] = (BUILD, JOBS, QUEUE, WORKERS, SLOTS, INSTANCES, CAP, SPENT, RESERVED, UNSENT)
 ALL = (*COUNTED, *LOOKED_UP)
 
 Sample = tuple[Metric, tuple[str, ...], float]

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
+from coalition import wishes
 from coalition.errors import BadInput, nearest
 from coalition.hours import hours_complaint, zone_complaint
 
@@ -193,6 +194,7 @@ class JobSpec:
     licence_patterns: Sequence[str] = spec(tuple, length=64, check=_patterns, help="of lines that mean: no licence, try later")
     licence_codes: Sequence[int] = spec(tuple, length=64, help="exit codes that mean: no licence, try later")
     note: str = spec("", length=1_000, check=_text)
+    notify: Sequence[str] = spec(tuple, length=32, check=wishes.problem, help="error, finished, first:N, none, addresses")
     frames: str | None = spec(None, length=MAX_TEXT)
     chunk: int = spec(1, low=1, high=MAX_FRAMES, help="frames of one job of a frame range")
     group: bool = False
@@ -234,6 +236,7 @@ class JobChanges:
     licence_patterns: Sequence[str] | None = spec(None, length=64, check=lambda v: _patterns(v or ()))
     licence_codes: Sequence[int] | None = spec(None, length=64)
     note: str | None = spec(None, length=1_000, check=_text)
+    notify: Sequence[str] | None = spec(None, length=32, check=lambda v: wishes.problem(v or ()))
 
 
 @dataclass(frozen=True)
@@ -304,6 +307,7 @@ class Job:
     chunk: int | None = None  # of a frame range
     skipped: bool = False  # FINISHED by hand
     note: str = ""
+    notify: Sequence[str] = ()  # empty: what the farm says of trees
 
 
 @dataclass(frozen=True)

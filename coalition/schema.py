@@ -272,6 +272,38 @@ submission = _table(
     Index("ix_submission_created_at", "created_at"),
 )
 
+# Jobs that somebody wants to hear of, with what was told of them.
+watch = _table(
+    "watch",
+    Column("job_id", Id, primary_key=True, autoincrement=False),
+    Column("notify", LongText, nullable=False),  # JSON list of its words; empty: what the farm says of trees
+    Column("first", Integer, nullable=False),  # so many finished below it are told; 0: not
+    Column("told_end", Boolean, nullable=False, server_default=false()),
+    Column("told_errors", Integer, nullable=False, server_default="0"),
+    Column("told_first", Boolean, nullable=False, server_default=false()),
+)
+
+# What is on its way to somebody, and what was sent lately.
+notice = _table(
+    "notice",
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("at", Seconds, nullable=False),
+    Column("channel", String(8), nullable=False),  # mail, webhook
+    Column("target", String(255), nullable=False),  # an address, or a webhook's name
+    Column("kind", String(16), nullable=False),  # of wishes.KINDS
+    Column("job_id", Id),
+    _text("title", 255),
+    Column("text", LongText, nullable=False),
+    _text("path", 255),  # of the page
+    Column("due_at", Seconds, nullable=False),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    _text("claimed_by", 32),  # who sends it
+    Column("claimed_until", Seconds, nullable=False, server_default="0"),
+    Column("sent_at", Seconds),
+    _text("why", 500),  # it is late
+    Index("ix_notice_sent_at_due_at", "sent_at", "due_at"),
+)
+
 # ---------------------------------------------------------------- workers, identity, history
 
 worker = _table(

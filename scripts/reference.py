@@ -25,7 +25,7 @@ from scripts.licences import found
 
 ROOT = Path(__file__).resolve().parent.parent
 EVENT = re.compile(
-    r"""["']((?:job|worker|instance|pool|budget|limit|token|user|group|farm|offering|server|log|prices)\.[a-z_]+)["']"""
+    r"""["']((?:job|worker|instance|pool|budget|limit|token|user|group|farm|offering|server|log|notice|prices)\.[a-z_]+)["']"""
 )
 
 

@@ -62,7 +62,7 @@ def test_every_knob_is_in_the_shipped_file_with_its_help() -> None:
 def test_uncommenting_everything_gives_the_defaults_too() -> None:
     text = re.sub(r"^#(?=[\w\[])", "", documented(), flags=re.MULTILINE)
     read = parse(text)
-    assert dataclasses.replace(read, paths=(), accounts=(), pools=(), budgets=()) == Settings()
+    assert dataclasses.replace(read, paths=(), accounts=(), pools=(), budgets=(), webhooks=()) == Settings()
     assert read.paths == (PathRule("SHOWS", "/mnt/shows", "/Volumes/shows", "S:\\shows"),)
     assert read.pools == (PoolSettings(name="example", line=read.pools[0].line, provider="local"),)
     assert read.budgets == (BudgetSettings(name="example", line=read.budgets[0].line, amount_micro=200_000_000),)
@@ -261,7 +261,7 @@ def test_settings_written_as_described_are_read_back() -> None:
         lines += [] if header in lines else [header]
         lines.append(f"{knob.key} = {knob.value}")
     again = parse("\n".join(lines))
-    named = {"accounts": (), "pools": (), "budgets": ()}
+    named = {"accounts": (), "pools": (), "budgets": (), "webhooks": ()}
     assert dataclasses.replace(again, **named) == dataclasses.replace(read, **named)
     assert dataclasses.replace(again.accounts[0], line=0) == dataclasses.replace(read.accounts[0], line=0)
     assert dataclasses.replace(again.pools[0], line=0) == dataclasses.replace(read.pools[0], line=0)

@@ -34,6 +34,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "limits": st.dictionaries(NAMES, st.integers(1, 9), max_size=3),
     "workers": WORKERS,
     "not_workers": WORKERS,
+    "notify": st.sampled_from([(), ("none",), ("error", "first:3"), ("ann@studio.example",)]),
     "error_patterns": PATTERNS,
     "licence_patterns": PATTERNS,
     "progress_pattern": st.none() | st.sampled_from(["", "%percent", "frame (%one)"]),

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from coalition.cli import cloud, database, farm, init, jobs, limits, prices, providers, red_button, simulate, top, users, workers
+from coalition.cli import (
+    cloud,
+    database,
+    farm,
+    init,
+    jobs,
+    limits,
+    notify,
+    prices,
+    providers,
+    red_button,
+    simulate,
+    top,
+    users,
+    workers,
+)
 from coalition.cli.frame import cli
 
 __all__ = [
@@ -16,6 +31,7 @@ __all__ = [
     "jobs",
     "limits",
     "main",
+    "notify",
     "prices",
     "providers",
     "red_button",

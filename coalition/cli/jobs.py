@@ -122,6 +122,13 @@ FIELDS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     click.option("--max-running", type=int, help="Of a group or frame range: so many of its jobs at a time."),
     click.option("--decrease-priority-after", type=int, help="Of a group: after so many errors it comes after its siblings."),
     click.option("--note", help="A remark, shown with it."),
+    click.option(
+        "--notify",
+        metavar="WHAT,...",
+        multiple=True,
+        callback=tags_of,
+        help="Who is told of what: error, finished, first:N, addresses; none for nobody.",
+    ),
 ]
 
 

@@ -16,6 +16,7 @@ PIECE = 500  # rows of one transaction
 ARCHIVED = 200  # jobs of one transaction: a tenth of a second at most
 KEYS_S = 86_400.0  # the Idempotency-Key of a submission is known at least so long
 ENDED_S = 60.0  # log-ins that are over
+TOLD_S = 86_400.0  # what was sent; it says when somebody was last written to
 PAUSE_S = 0.01  # between them, for those who wait for their turn
 
 
@@ -35,6 +36,7 @@ class Housekeeper(Rounds):
         self.archive()
         self._forget(KEYS_S, self.store.forget_submissions)
         self._forget(ENDED_S, self.store.forget_sessions)
+        self._forget(TOLD_S, self.store.forget_notices)
         return self._forget(self.settings.keep.events_s, self.store.forget_events)
 
     def archive(self) -> int:

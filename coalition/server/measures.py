@@ -73,6 +73,7 @@ def samples(store: Store) -> Iterator[Sample]:
     yield metrics.SLOTS, ("free",), max(0, total - busy)
     for pool in store.pools():
         yield from ((metrics.INSTANCES, (pool["name"], state), count) for state, count in pool["instances"].items())
+    yield from ((metrics.UNSENT, (channel,), count) for channel, count in store.unsent_counts().items())
     for budget in store.budgets():
         yield from _money(budget)
 

@@ -25,7 +25,7 @@ from coalition import discovery, journal, metrics
 from coalition.config import Settings
 from coalition.errors import ConfigError
 from coalition.schema_version import prepare
-from coalition.server import log_keeping
+from coalition.server import log_keeping, notifier
 from coalition.server.app import create_app
 from coalition.server.housekeeping import Housekeeper
 from coalition.store import Store
@@ -56,6 +56,7 @@ def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
     _must_be_free(settings)
     make_data_dir(settings)
     log_keeping.check(settings)
+    notifier.check(settings)
     prepare(settings)
     if path := first_token(settings):
         print(f"the first admin's token is in {path}", flush=True)
@@ -197,6 +198,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         self.running = [farm.dispatcher, farm.changes, Housekeeper(self.settings, self.store), logs]
         if self.questions:
             self.running.append(discovery.Responder(self.settings, self._key_of, self.questions))
+        self.running += notifier.notifiers(self.settings, self.store)
         self.running += [make(self.settings, self.store) for make in self.extras]
         for one in self.running:
             one.start()

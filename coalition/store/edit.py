@@ -87,6 +87,8 @@ class Edits(Submit):
             self._edit_requirements(db, ids, given)
         if "priority" in given:
             self._lift(db, ids, "priority given by hand", who, keep=True)
+        if "notify" in given:
+            self._watch(db, ids, given["notify"])
         if "max_running" in given:
             self._limit_groups(db, ids, given["max_running"])
         if "parent" in given:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import BigInteger, Connection, Double, bindparam, case, cast, delete, func, or_, select, update
 
-from coalition.schema import attempt, dependency, group_count, group_inherited, job, spec
+from coalition.schema import attempt, dependency, group_count, group_inherited, job, spec, watch
 from coalition.states import ENDED_JOBS, JOB, AttemptState, JobState, after
 from coalition.store.append import Appends
 from coalition.store.base import HotIn, chunks, writes
@@ -72,7 +72,7 @@ STOPPED_MS = HotIn(
 )
 DELETES = [
     HotIn(lambda ids, column=column: delete(column.table).where(column.in_(ids)))  # type: ignore[misc]
-    for column in (job.c.id, spec.c.job_id, dependency.c.job_id)
+    for column in (job.c.id, spec.c.job_id, dependency.c.job_id, watch.c.job_id)
 ]
 DELETES_OF_GROUPS = [
     HotIn(lambda ids, column=column: delete(column.table).where(column.in_(ids)))  # type: ignore[misc]

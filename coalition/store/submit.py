@@ -14,10 +14,11 @@ from coalition import frames
 from coalition.errors import BadInput, TooLarge
 from coalition.frames import Piece
 from coalition.model import DEFAULT_PRIORITY, MAX_CHILDREN, MAX_TITLE, Dependency, JobSpec
-from coalition.schema import farm_limit, group_count, group_inherited, job, ready, spec, submission
+from coalition.schema import farm_limit, group_count, group_inherited, job, ready, spec, submission, watch
 from coalition.states import JobState
 from coalition.store.base import Hot, writes
 from coalition.store.dependencies import Dependencies, Edge, Frame, Waits, cannot_be, holds_of
+from coalition.store.notices import Notices
 from coalition.store.sets import Sets, group_limit
 from coalition.store.tree import COLUMN_OF, FARM, MAX_DEPTH, Above, Chains, Changes, path_below
 
@@ -64,6 +65,7 @@ class Rows:
     ready: list[tuple[int, int]] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
     limits: list[dict[str, Any]] = field(default_factory=list)
+    watches: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Once:
     digest: str
 
 
-class Submit(Dependencies):
+class Submit(Dependencies, Notices):
     """How jobs come in."""
 
     @writes
@@ -190,6 +192,8 @@ class Submit(Dependencies):
             db.execute(insert(group_count), [{"group_id": group["group_id"]} for group in rows.groups])
         if rows.limits:
             db.execute(insert(farm_limit), rows.limits)
+        if rows.watches:
+            db.execute(insert(watch), rows.watches)
 
 
 class Adding:
@@ -227,6 +231,8 @@ class Adding:
         self.rows.jobs.append((entry.id, parent, entry.is_group, *order, None, None, None, *rules))
         template = Template.of(one)
         self.rows.specs.append(template.row(entry.id, parent, self.now, one.note, one.chunk if entry.frames else None))
+        if row := self.store.watch_row(entry.id, one, parent):
+            self.rows.watches.append(row)
         if entry.frames:
             leaf = JobSpec(user=one.user)
             own = self.sets.own(leaf, is_group=False)

@@ -11,7 +11,19 @@ from sqlalchemy import ColumnElement, Connection, func, or_, select
 
 from coalition.errors import NotFound
 from coalition.model import UNTIL, Attempt, Counts, Dependency, Job, Worker
-from coalition.schema import archive, attempt, dependency, event, frame_rule, group_count, group_inherited, job, spec, worker
+from coalition.schema import (
+    archive,
+    attempt,
+    dependency,
+    event,
+    frame_rule,
+    group_count,
+    group_inherited,
+    job,
+    spec,
+    watch,
+    worker,
+)
 from coalition.states import JobState, WorkerState
 from coalition.store import lists, sight
 from coalition.store.base import HotIn, chunks, reads
@@ -171,6 +183,7 @@ class Views(Budgets):
             chunk=row.chunk,
             skipped=row.skipped,
             note=row.note,
+            notify=tuple(json.loads(row.notify)) if row.notify else (),
             **rules,
         )
 
@@ -400,12 +413,14 @@ def job_rows() -> Any:
             worker.c.name.label("worker_name"),
             above.c.paused.label("above_paused"),
             above.c.holds.label("above_holds"),
+            watch.c.notify,
         )
         .join(spec, spec.c.job_id == job.c.id)
         .outerjoin(group_count, group_count.c.group_id == job.c.id)
         .outerjoin(attempt, attempt.c.id == job.c.attempt_id)
         .outerjoin(worker, worker.c.id == attempt.c.worker_id)
         .outerjoin(above, above.c.group_id == job.c.parent)
+        .outerjoin(watch, watch.c.job_id == job.c.id)
     )
 
 
