@@ -6,8 +6,8 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from coalition.config import PLATFORMS
 from coalition.errors import BadInput
+from coalition.values import PLATFORMS
 
 PLATFORM = {"darwin": "macos", "win32": "windows"}.get(sys.platform, "linux")
 MAX_TEXT = 131_072  # characters of a command or a value once substituted; Linux takes no longer argument

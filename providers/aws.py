@@ -21,7 +21,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from coalition.config import MICRO, PoolSettings
+from coalition.config import PoolSettings
+from coalition.values import MICRO
 from providers import bootstrap
 from providers.aws_catalog import Catalog, Price, Type
 from providers.aws_errors import ALREADY_SENT, DRY_RUN, NO_INSTANCE, answered, code_of, translated

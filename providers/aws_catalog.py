@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from coalition.config import MICRO, PoolSettings
+from coalition.config import PoolSettings
+from coalition.values import MICRO
 from providers.aws_errors import translated
 from providers.base import Reason, Rejected
 

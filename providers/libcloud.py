@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 from libcloud.compute.base import Node, NodeLocation, NodeSize
 from libcloud.compute.types import NodeState
 
-from coalition.config import MICRO, PoolSettings
+from coalition.config import PoolSettings
+from coalition.values import MICRO
 from providers import bootstrap
 from providers.base import (
     LAUNCH_WINDOW_S,

@@ -16,9 +16,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
 
-from coalition.config import a_currency, a_money, a_size
 from coalition.errors import BadInput, nearest
 from coalition.model import Price
+from coalition.values import a_currency, a_money, a_size
 from providers.base import Offering
 
 T = TypeVar("T")

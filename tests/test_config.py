@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coalition import config
+from coalition import config, values
 from coalition.config import (
     NAMED,
     SINGLE,
@@ -224,17 +224,17 @@ def test_values_of_the_command_line_go_before_the_files_and_are_checked_alike(tm
 @pytest.mark.parametrize(
     ("read", "text", "value"),
     [
-        (config.a_duration, "90", 90.0),
-        (config.a_duration, "1.5h", 5_400.0),
-        (config.a_duration, "7d", 604_800.0),
-        (config.a_size, "512", 512),
-        (config.a_size, "2G", 2**31),
-        (config.a_money, "12.50", 12_500_000),
-        (config.a_money, "0.000001", 1),
-        (config.an_octal, "027", 0o27),
-        (config.a_flag, "No", False),
-        (config.a_share_list, "50%, 100%", (0.5, 1.0)),
-        (config.a_list, " a,, b ", ("a", "b")),
+        (values.a_duration, "90", 90.0),
+        (values.a_duration, "1.5h", 5_400.0),
+        (values.a_duration, "7d", 604_800.0),
+        (values.a_size, "512", 512),
+        (values.a_size, "2G", 2**31),
+        (values.a_money, "12.50", 12_500_000),
+        (values.a_money, "0.000001", 1),
+        (values.an_octal, "027", 0o27),
+        (values.a_flag, "No", False),
+        (values.a_share_list, "50%, 100%", (0.5, 1.0)),
+        (values.a_list, " a,, b ", ("a", "b")),
     ],
 )
 def test_notation(read: config.Callable[[str], object], text: str, value: object) -> None:
@@ -243,13 +243,13 @@ def test_notation(read: config.Callable[[str], object], text: str, value: object
 
 @given(st.integers(0, 10**9 - 1).map(float) | st.integers(0, 10**6).map(lambda n: n / 1_000))
 def test_durations_are_written_as_they_are_read(seconds: float) -> None:
-    assert config.a_duration(config.write(seconds, config.a_duration)) == seconds
+    assert values.a_duration(config.write(seconds, config.a_duration)) == seconds
 
 
 @given(st.integers(0, 10**15))
 def test_sizes_and_money_are_written_as_they_are_read(number: int) -> None:
-    assert config.a_size(config.write(number, config.a_size)) == number
-    assert config.a_money(config.write(number, config.a_money)) == number
+    assert values.a_size(config.write(number, config.a_size)) == number
+    assert values.a_money(config.write(number, config.a_money)) == number
 
 
 def test_settings_written_as_described_are_read_back() -> None:

@@ -12,9 +12,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from coalition.config import a_duration, a_size
 from coalition.errors import BadInput, nearest
 from coalition.model import JobSpec, defaults, from_dict
+from coalition.values import a_duration, a_size
 
 UNITS: Mapping[str, Callable[[str], object]] = {"_s": a_duration, "_bytes": a_size}
 FIELDS = tuple(defaults(JobSpec))

@@ -59,7 +59,8 @@ def _settings(file: str | None, cap: str | None) -> Settings:
     from dataclasses import replace
 
     from autoscaler.simulate import default_pool
-    from coalition.config import BudgetSettings, Settings, a_money, load
+    from coalition.config import BudgetSettings, Settings, load
+    from coalition.values import a_money
 
     settings = load(file) if file else Settings()
     pools = settings.pools or (default_pool(),)

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from coalition.config import NAME_OF_SECTION, WINDOWS, BudgetSettings, a_currency, a_target, a_timezone, one_of
+from coalition.config import WINDOWS, BudgetSettings
 from coalition.errors import BadInput, NotFound, nearest
 from coalition.model import MAX_INT, Price, Selection, spec
 from coalition.server import web
@@ -16,6 +16,7 @@ from coalition.server.auth import for_caller
 from coalition.server.rows import PAGING, newest_first, shared, whole
 from coalition.server.workers import act
 from coalition.states import InstanceState
+from coalition.values import NAME_OF_SECTION, a_currency, a_target, a_timezone, one_of
 
 blueprint = Blueprint("cloud", __name__)
 

@@ -18,8 +18,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coalition import rights
-from coalition.config import LdapSettings, filled
+from coalition.config import LdapSettings
 from coalition.errors import ConfigError, Unavailable
+from coalition.values import filled
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # ldap3 asks pyasn1 by an old name

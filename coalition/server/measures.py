@@ -10,7 +10,6 @@ from flask import Blueprint, Response
 
 import coalition
 from coalition import metrics
-from coalition.config import MICRO
 from coalition.errors import CoalitionError
 from coalition.matching import Requirement
 from coalition.metrics import Sample
@@ -19,6 +18,7 @@ from coalition.server import web
 from coalition.server.web import Farm
 from coalition.store import Store
 from coalition.store.base import probe
+from coalition.values import MICRO
 
 blueprint = Blueprint("measures", __name__)
 
