@@ -83,9 +83,11 @@ def notify_list(call: Call, file: str | None) -> None:
     from coalition.output import age
 
     with server_parts():
+        from coalition.schema_version import current, require
         from coalition.store import Store
     store = Store(load(config_file(file)))
     try:
+        require(current(store))
         rows = store.unsent()
     finally:
         store.close()
