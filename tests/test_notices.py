@@ -297,5 +297,3 @@ def test_a_notice_is_kept_once_and_not_for_what_ends_already(tmp_path: Path) -> 
     last = world.store.machines()[-1]
     world.store.end_instances([last.id], "by hand", world.scaler._fence or 0)
     assert not world.store.announce(last.id, world.clock() + 30, "w", "it ends")
-
-

@@ -27,10 +27,12 @@ from coalition.client import Client
 from tests.bench.browser import look
 from tests.bench.clouds import ec2_here, fill, import_s, launch_many, launch_several, list_s
 from tests.bench.farm import Rate, dispatch, enrol, idle, memory, server
+from tests.bench.logs import MB, disk, read_ms, write
 from tests.bench.old import cycles
 from tests.bench.pages import crowd
 from tests.bench.tick import large
 from tests.databases import SERVERS
+from tests.fakes.server import HandWorker
 
 CONNECTIONS = 32
 TURNS = 3  # of what is set side by side on a noisy machine
@@ -368,6 +370,26 @@ def bench_decide(_folder: Path, _quick: bool) -> Iterator[Figure]:
     yield Figure("decide(), 100,000 jobs, 1,500 offers", min(times), "ms", "150 ms", note)
 
 
+def bench_log(folder: Path, quick: bool) -> Iterator[Figure]:
+    """A log of 1 GB and more over the API's routes: how fast, and what the server's memory and disk hold of it."""
+    sent = 160 if quick else 1_088
+    for kept in (64, 128 if quick else 1_024):
+        with server(folder / f"{kept}", lease="2h", log_max=f"{kept}M") as address:
+            client, hand = Client(address, timeout_s=60), HandWorker(address)
+            job = client.submit(title="talkative", command="x")
+            attempt = hand.take()[0]["attempt"]
+            hand.write(attempt, b"")
+            done = write(hand, attempt, sent, memory)
+            piece = client.log(job, offset=-1)
+            what = f"a log of {sent:,} MB, log_max {kept:,} MB"
+            note = f"kept {done.sizes[-1] / MB:,.0f} MB, cut at byte {piece.cut or 0:,}"
+            yield Figure(f"{what}: written", sent / done.seconds, "MB/s", "a worker's share", note)
+            yield Figure("  the server's memory grew by", done.grew_bytes / MB, "MB", "32 MB, whatever the log")
+            yield Figure("  on its disk", disk(folder / f"{kept}" / "data" / "logs") / MB, "MB", f"{kept:,} MB and a line")
+            for name, p95 in read_ms(client, job, piece.size):
+                yield Figure(f"  read {name}, p95", p95, "ms", "20 ms")
+
+
 BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "dispatch": bench_dispatch,
     "clouds": bench_clouds,
@@ -382,6 +404,7 @@ BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "decide": bench_decide,
     "pages": bench_pages,
     "browser": bench_browser,
+    "log": bench_log,
 }
 
 

@@ -45,7 +45,6 @@ class Stage:
         self.link.send("launches")
         return int(self.link.recv())
 
-
     def worked(self) -> float:
         """Seconds of processor time that the stand-in has used."""
         self.link.send("worked")

@@ -66,8 +66,9 @@ class HandWorker:
         self.running += [lease["attempt"] for lease in leases]
         return leases
 
-    def write(self, attempt: int, data: bytes, offset: int = 0) -> None:
-        self._call("PUT", f"/attempts/{attempt}/log?offset={offset}", data)
+    def write(self, attempt: int, data: bytes, offset: int = 0) -> int:
+        """Sends a piece of a log; how much of the log the server has now."""
+        return int(self._call("PUT", f"/attempts/{attempt}/log?offset={offset}", data)["size"])
 
     def end(self, attempt: int, exit_code: int = 0, log: bytes = b"") -> None:
         self.running.remove(attempt)
