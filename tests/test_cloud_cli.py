@@ -38,9 +38,9 @@ def test_cloud_check_says_what_a_launch_would_cost(file: Path) -> None:
     assert report["problems"] == []
     assert report["deadline"] == "sweeper"
     (offer,) = report["offers"]
-    assert (offer["name"], offer["price_micro"], offer["launch_micro"]) == ("c5.large/us-east-1a/on-demand", 100_000, 50_000)
+    assert (offer["name"], offer["price_micro"], offer["launch_micro"]) == ("c5.large/us-east-1a/on-demand", 100_000, 51_667)
     told = coalition("cloud", "check", "render", "--config", str(file)).stdout
-    assert "0.10 USD  0.0500 USD" in told
+    assert "0.10 USD  0.0517 USD" in told
     assert "the sweeper ends its machines when nobody else does" in told
 
 
