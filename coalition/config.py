@@ -29,6 +29,7 @@ from coalition.values import (
     NAME_OF_SECTION,
     PLATFORMS,
     SWEPT_SLACK_S,
+    a_command_list,
     a_count,
     a_currency,
     a_directory_list,
@@ -40,6 +41,7 @@ from coalition.values import (
     a_list_of,
     a_money,
     a_mount_list,
+    a_name_list,
     a_network_list,
     a_package_list,
     a_pair_list,
@@ -216,6 +218,16 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True)
+class CommandSettings:
+    """[commands], and [commands NAME] of a user."""
+
+    name: str = ""
+    line: int = 0
+    allow: tuple[str, ...] = knob("", a_command_list, "regular expressions, one a line: one must fit all of a command")
+    environment: tuple[str, ...] = knob("", a_name_list, "variables that jobs may set, such as SHOT, NUKE_*; empty: any")
+
+
+@dataclass(frozen=True)
 class SchedulerSettings:
     fair: str = knob("no", one_of("no", "user", "group"), "share the farm within a priority by user, by top group, or not at all")
     fair_half_life_s: float = knob("24h", a_duration, "use counts half as much after so long", low=1)
@@ -372,6 +384,8 @@ class Settings:
     autoscaler: AutoscalerSettings = AutoscalerSettings()
     mail: MailSettings = MailSettings()
     paths: tuple[PathRule, ...] = ()
+    commands: CommandSettings = CommandSettings()
+    commands_of: tuple[CommandSettings, ...] = ()
     accounts: tuple[LibcloudSettings, ...] = ()
     pools: tuple[PoolSettings, ...] = ()
     budgets: tuple[BudgetSettings, ...] = ()
@@ -408,12 +422,14 @@ SINGLE: dict[str, type] = {
     "log": LogSettings,
     "log_store": LogStoreSettings,
     "worker": WorkerSettings,
+    "commands": CommandSettings,
     "scheduler": SchedulerSettings,
     "keep": KeepSettings,
     "autoscaler": AutoscalerSettings,
     "mail": MailSettings,
 }
 NAMED: dict[str, type] = {
+    "commands": CommandSettings,
     "libcloud": LibcloudSettings,
     "pool": PoolSettings,
     "budget": BudgetSettings,
@@ -474,8 +490,8 @@ def parse(text: str, name: str = "cloud.ini", given: Given = NOTHING) -> Setting
         else:
             valid = [*SINGLE, "paths", *(f"{k} NAME" for k in NAMED)]
             raise reader.error(section, None, f"unknown section [{section}]; {nearest(f'{kind} NAME' if label else kind, valid)}")
-    accounts, pools, budgets, webhooks = (tuple(named[kind]) for kind in NAMED)
-    settings = Settings(**parts, accounts=accounts, pools=pools, budgets=budgets, webhooks=webhooks)
+    commands, accounts, pools, budgets, webhooks = (tuple(named[kind]) for kind in NAMED)
+    settings = Settings(**parts, commands_of=commands, accounts=accounts, pools=pools, budgets=budgets, webhooks=webhooks)
     _check_together(settings, reader)
     return _with_slack(settings, reader)
 
@@ -504,7 +520,8 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
         raise reader.error("worker", "lease", "must be longer than `sync`")
     if settings.mail.host and len(settings.mail.sender) != 1:
         raise reader.error("mail", "sender", "is needed, one address, as there is a `host`")
-    groups: tuple[tuple[Any, ...], ...] = (settings.accounts, settings.pools, settings.budgets, settings.webhooks)
+    named_ones = (settings.commands_of, settings.accounts, settings.pools, settings.budgets, settings.webhooks)
+    groups: tuple[tuple[Any, ...], ...] = named_ones
     for kind, named in zip(NAMED, groups, strict=True):
         seen: dict[str, int] = {}
         for entry in named:
@@ -722,6 +739,7 @@ SECTIONS = {
     "log": "What the server says of itself. Tokens and passwords are never in it.",
     "log_store": "Where the logs of jobs are kept; `log_max` in [server] and `logs` in [keep] say how much and for how long.",
     "worker": "What workers are told when they enrol.",
+    "commands": "What jobs may run; a section [commands NAME] adds what one user may. Without any rule: everything.",
     "scheduler": "Who goes first, and what happens after errors.",
     "keep": "What is kept, and for how long.",
     "autoscaler": "When instances of the pools below are started and ended.",
@@ -742,7 +760,7 @@ def documented() -> str:
     for section, kind in SINGLE.items():
         parts.append(f"# {SECTIONS[section]}\n[{section}]\n{_documented_knobs(kind)}")
     parts.append(f"# {SECTIONS['paths']}\n[paths]\n{PATHS_EXAMPLE}")
-    for section, kind in NAMED.items():
+    for section, kind in ((section, kind) for section, kind in NAMED.items() if section not in SINGLE):
         parts.append(f"# {SECTIONS[section]}\n#[{section} example]\n{_documented_knobs(kind)}")
     return "\n".join(parts)
 
@@ -777,6 +795,8 @@ def describe(settings: Settings) -> Iterator[Knob]:
     for rule in settings.paths:
         places = " | ".join(f"{platform}:{getattr(rule, platform)}" for platform in PLATFORMS if getattr(rule, platform))
         yield Knob("paths", rule.name.lower(), places, None, "a place on each platform")
+    for rules in settings.commands_of:
+        yield from _described(f"commands {rules.name}", rules)
     for account in settings.accounts:
         yield from _described(f"libcloud {account.name}", account)
     for pool in settings.pools:
@@ -827,6 +847,7 @@ WRITERS: dict[Callable[[str], Any], Callable[[Any], str]] = {
     a_size: write_size,
     a_money: write_money,
     an_octal: lambda mode: f"{mode:03o}",
+    a_command_list: "\n    ".join,
     a_share: lambda share: f"{share:.0%}",
     a_share_list: lambda shares: ", ".join(f"{share:.0%}" for share in shares),
 }

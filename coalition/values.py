@@ -133,6 +133,24 @@ def filled(text: str, user: str, dn: str) -> str:
     return re.sub(r"\{user\}|__login__|\{dn\}", lambda match: dn if match[0] == "{dn}" else user, text)
 
 
+def a_command_list(text: str) -> tuple[str, ...]:
+    """One regular expression a line."""
+    patterns = tuple(line.strip() for line in text.split("\n") if line.strip())
+    for pattern in patterns:
+        try:
+            re.compile(a_text(pattern))
+        except re.error as error:
+            raise ValueError(f"{pattern[:80]!r} is no regular expression: {error}") from None
+    return patterns
+
+
+def a_name_list(text: str) -> tuple[str, ...]:
+    for name in a_list(text):
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*\*?", name):
+            raise ValueError(f"{name!r}: names of variables, or what they begin with and a *, with commas between them")
+    return a_list(text)
+
+
 def an_attribute(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", text):
         raise ValueError("the name of an attribute, such as uid or sAMAccountName")

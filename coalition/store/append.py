@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from coalition.states import JobState
 from coalition.store.base import writes
 from coalition.store.dependencies import Frame, holds_of
 from coalition.store.edit import Edits
-from coalition.store.submit import Adding, Template, pieces_of
+from coalition.store.submit import Adding, Template, commands_of, pieces_of
 from coalition.store.tree import Changes
 
 NAMED = 10  # frames that are there already
@@ -47,6 +48,8 @@ class Appends(Edits):
         pieces = pieces_of(more.frames, more.chunk or row.chunk or 1, "frames")
         self._refuse_present(db, group, pieces)
         template = self._template(db, group, row, more)
+        if template.command is not None:
+            self.commands.check(template.user, commands_of(template.command, pieces), json.loads(template.environment))
         first = self._allocate(db, "job", len(pieces))
         changes = Changes()
         frames = [Frame(first + at, group, piece, str(JobState.WAITING)) for at, piece in enumerate(pieces)]

@@ -60,6 +60,7 @@ from coalition import schema
 from coalition.config import Settings
 from coalition.errors import ConfigError, Unavailable
 from coalition.store import faults
+from coalition.store.commands import CommandRules
 
 log = logging.getLogger("coalition.store")
 P = ParamSpec("P")
@@ -81,6 +82,7 @@ class Base:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
         self.clock = clock
+        self.commands = CommandRules(settings)
         self.url = address_of(settings)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self._turn = threading.Lock()  # of this process's writers: a fair queue, and one connection for all of them

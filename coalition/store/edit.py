@@ -11,10 +11,11 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from coalition import matching
 from coalition.errors import BadInput
+from coalition.frames import filler
 from coalition.matching import Requirement
 from coalition.model import JobChanges
 from coalition.schema import job, spec
-from coalition.store.base import HotIn, writes
+from coalition.store.base import HotIn, chunks, writes
 from coalition.store.dependencies import FRAMES_BY_ID, NEED_ANY, RECOUNT, Frame
 from coalition.store.sets import AMOUNTS, NEEDS, Sets, group_limit, requirement_of
 from coalition.store.submit import OF_GROUPS, RULES, Submit, Template, rules_json
@@ -81,6 +82,7 @@ class Edits(Submit):
         given = {name: value for name, value in vars(changed).items() if value is not None}
         ranges = {row[0]: Template(*row[1:]) for row in RANGES.all(db, ids)}
         self._check_edit(IDS.all(db, ids), ranges, given)
+        self._check_commands(db, ids, ranges, given)
         self._edit_fields(db, ids, given)
         self._edit_frames(db, ranges, given)
         if given.keys() & {*NEEDS, "user", "title"}:
@@ -111,6 +113,26 @@ class Edits(Submit):
             problems["changes.command"] = "is empty; a job needs a command"
         if problems:
             raise BadInput(fields=problems)
+
+    def _check_commands(
+        self, db: Connection, ids: Sequence[int], ranges: Mapping[int, Template], given: Mapping[str, Any]
+    ) -> None:
+        """NotAllowed where a job would get what its user may not run, or a user what he may not: of frames, too."""
+        if self.commands.is_open or not given.keys() & {"command", "environment", "user"}:
+            return
+        commands: dict[str, set[str]] = {}
+        columns = (spec.c.user, spec.c.command, spec.c.environment, job.c.first_frame, job.c.last_frame)
+        jobs = select(*columns).join(job, job.c.id == spec.c.job_id)
+        for where, those in ((job.c.id, [one for one in ids if one not in ranges]), (job.c.parent, sorted(ranges))):
+            for row in (row for chunk in chunks(those) for row in db.execute(jobs.where(where.in_(chunk)))):
+                user, command = given.get("user", row.user), given.get("command", row.command if "user" in given else None)
+                if where is job.c.parent and "command" in given:
+                    command = filler(given["command"])(row.first_frame, row.last_frame)
+                commands.setdefault(user, set()).update([command] if command else [])
+                environment = given.get("environment", json.loads(row.environment) if "user" in given else {})
+                self.commands.check(user, (), environment)
+        for user, those_of_user in commands.items():
+            self.commands.check(user, those_of_user, {})
 
     def _edit_fields(self, db: Connection, ids: Sequence[int], given: Mapping[str, Any]) -> None:
         """The columns of the jobs themselves."""

@@ -84,6 +84,12 @@ class Once:
     digest: str
 
 
+def commands_of(command: str, pieces: Sequence[Piece]) -> Iterable[str]:
+    """What is run: the command, or that of the first and last frames, between which only numbers differ."""
+    fill = frames.filler(command)
+    return [fill(piece[0], piece[1]) for piece in (pieces[0], pieces[-1])] if pieces else [command]
+
+
 class Submit(Dependencies, Notices):
     """How jobs come in."""
 
@@ -125,6 +131,9 @@ class Submit(Dependencies, Notices):
 
     def _submit(self, db: Connection, specs: Sequence[JobSpec], who: str) -> Submitted:
         entries = _flatten(specs)
+        for entry in entries:
+            if entry.spec.command is not None:
+                self.commands.check(entry.spec.user, commands_of(entry.spec.command, entry.frames), entry.spec.environment)
         count = sum(1 + len(entry.frames) for entry in entries)
         following = self._allocate(db, "job", count) if entries else 0
         for entry in entries:
