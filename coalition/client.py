@@ -48,6 +48,7 @@ from coalition.model import (
     Rehearsal,
     ResetSelection,
     Selection,
+    ShownPrice,
     SkipSelection,
     Worker,
     WorkerChanges,
@@ -676,9 +677,9 @@ class Client:
         """POST /pools/launch: asks for machines by hand; decisions() tells what came of it."""
         return int(_part(self._send("POST", "/pools/launch", {"pool": pool, "count": count, "offering": offering}), "changed"))
 
-    def prices(self, **filters: str | None) -> list[Price]:
+    def prices(self, **filters: str | None) -> list[ShownPrice]:
         """GET /prices: what machines cost, who said so and when. Filters: provider, region, type."""
-        return [_read(Price, price) for price in self._list("/prices", "prices", filters)]
+        return [_read(ShownPrice, price) for price in self._list("/prices", "prices", filters)]
 
     def put_prices(self, prices: Iterable[Price]) -> int:
         """POST /prices: each takes the place of what its source said of the same thing."""

@@ -374,6 +374,13 @@ class Price:
 
 
 @dataclass(frozen=True)
+class ShownPrice(Price):
+    """A price as the server shows it. `unknown` says why it does not count as one; empty if it does."""
+
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
 class Selection:
     """Which workers or instances an action is for."""
 

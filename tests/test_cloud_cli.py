@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coalition.model import Price, to_dict
+from coalition.model import ShownPrice, to_dict
 from tests.commands import coalition, document
 from tests.fakes.api import Answer, Api
 from tests.fakes.aws_cloud import REGION, AwsCloud, aws_here
@@ -86,9 +86,11 @@ def test_prices_are_imported_listed_and_refreshed(file: Path, tmp_path: Path, mo
         table.write_text("type,price,as_of\nc5.large,0.09,2026-03-01\nm5.large,0.11,2026-03-01\n")
         coalition("prices", "import", str(table), "--provider", "aws", "--region", REGION)
         coalition("prices", "refresh", "--config", str(file))
-        listed = [Price(**one) for one in document("prices", "list", "--type", "c5.large")["prices"]]
+        listed = [ShownPrice(**one) for one in document("prices", "list", "--type", "c5.large")["prices"]]
         assert [(one.source, one.price_micro) for one in listed] == [("studio", 90_000), ("aws", 100_000)]
+        assert ("older than 7 days" in listed[0].unknown, listed[1].unknown) == (True, "")
         told = coalition("prices").stdout
+        assert told.count("not known: it is older than 7 days (price_max_age)") == 2
         assert "m5.large" in told
         assert "studio" in told
         table.write_text("type,price,as_of\nc5.large,cheap,2026-03-01\n")

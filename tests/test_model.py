@@ -140,6 +140,7 @@ def base_of(kind: type) -> dict[str, Any]:
         model.Result: {"state": "FINISHED"},
         model.Dependency: {"on": 1, "until": "finished"},
         model.Price: {"currency": "USD"},
+        model.ShownPrice: {"currency": "USD"},
     }
     return {**base, **special.get(kind, {})}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -438,20 +439,22 @@ def test_machines_are_asked_for_by_hand(live: Live) -> None:
 
 
 def test_prices_are_found_by_their_words_and_unknown_ones_say_so(live: Live) -> None:
-    common = {"provider": "aws", "region": "r", "market": "spot", "source": "studio", "currency": "USD", "as_of": 1.6e9}
+    common = {"provider": "aws", "region": "r", "market": "spot", "source": "studio", "currency": "USD", "as_of": time.time()}
     live.client.put_prices(
         [
             Price(zone="r-a", type="c5.large", price_micro=38_000, cpus=2, memory_bytes=4 << 30, **common),
             Price(zone="r-b", type="m5.large", price_micro=0, cpus=2, memory_bytes=8 << 30, **common),
+            Price(zone="r-c", type="r5.large", price_micro=50_000, **{**common, "as_of": 1.6e9}),
         ]
     )
     page = live.open("/?view=cloud")
     rows = page.locator(".prices tbody tr")
-    expect(rows).to_have_count(2)
+    expect(rows).to_have_count(3)
+    expect(rows.last).to_contain_text("$0.0500not known: it is older than 7 days (price_max_age)")
     expect(rows.first).to_contain_text("$0.0380$0.01902 cpus4.0 GB".replace(" GB", "\u202fGB"))
     page.get_by_label("Find prices").fill("r-b M5")
     expect(rows).to_have_count(1)
-    expect(rows).to_contain_text("not known")
+    expect(rows).to_contain_text("not known: it is 0")
 
 
 # ---------------------------------------------------------------- for everybody

@@ -33,10 +33,16 @@ def prices_list(call: Call, /, **filters: str | None) -> None:
     found = call.client().prices(**filters)
     names = ("provider", "region", "zone", "type", "market")
     rows = (
-        [*(getattr(one, name) for name in names), money(one.price_micro, one.currency), one.source, moment(one.as_of)]
+        [
+            *(getattr(one, name) for name in names),
+            money(one.price_micro, one.currency),
+            one.source,
+            moment(one.as_of),
+            one.unknown and f"not known: {one.unknown}",
+        ]
         for one in found
     )
-    heads = "PROVIDER REGION ZONE TYPE* MARKET PER_HOUR> SOURCE AS_OF"
+    heads = "PROVIDER REGION ZONE TYPE* MARKET PER_HOUR> SOURCE AS_OF NOTE"
     call.screen.table({"prices": to_dict(found)}, heads, rows, "no prices are kept")
 
 

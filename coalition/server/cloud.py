@@ -10,7 +10,7 @@ from flask import Blueprint, Response, g, request
 
 from coalition.config import WINDOWS, BudgetSettings
 from coalition.errors import BadInput, NotFound, nearest
-from coalition.model import MAX_INT, Price, Selection, spec
+from coalition.model import MAX_INT, Price, Selection, ShownPrice, spec
 from coalition.server import web
 from coalition.server.auth import for_caller
 from coalition.server.rows import PAGING, newest_first, shared, whole
@@ -85,8 +85,18 @@ def launch() -> Response:
 @shared
 def prices() -> Response:
     web.refuse_unknown("provider", "region", "type", "sort", *PAGING)
-    found = web.farm().store.prices(web.word("provider") or "", web.word("region") or "", web.word("type") or "")
+    store = web.farm().store
+    limit_s, now = store.settings.autoscaler.price_max_age_s, store.clock()
+    kept = store.prices(web.word("provider") or "", web.word("region") or "", web.word("type") or "")
+    found = [ShownPrice(**vars(one), unknown=_unknown(one, now, limit_s)) for one in kept]
     return whole("prices", found, "type provider region zone market source", ("type", "price_micro", "as_of"))
+
+
+def _unknown(price: Price, now: float, limit_s: float) -> str:
+    """Why nothing is started at a price, in words; empty if something may be."""
+    if price.price_micro <= 0:
+        return "it is 0"
+    return f"it is older than {limit_s / 86_400:g} days (price_max_age)" if now - price.as_of > limit_s else ""
 
 
 @blueprint.post("/prices")

@@ -249,7 +249,7 @@ OPERATIONS: dict[str, Operation] = {
     "cloud.launch": Operation("Asks for machines by hand, within the budgets", CHANGED, cloud.LaunchWish),
     "cloud.prices": Operation(
         "What machines cost, who said so and when",
-        _list("prices", model.Price),
+        _list("prices", model.ShownPrice),
         query={**_sorted_by("type", "price_micro", "as_of"), **dict.fromkeys(("provider", "region", "type"), TEXT)},
     ),
     "cloud.put_prices": Operation("Brings prices", CHANGED, cloud.PriceList),

@@ -16,7 +16,10 @@ function Row({ price }) {
       <th scope="row">{price.type}</th>
       <td>{price.zone || price.region}</td>
       <td>{price.market}</td>
-      <td class="number">{price.price_micro ? money(price.price_micro, price.currency, 4) : <span class="warn">not known</span>}</td>
+      <td class="number">
+        {!!price.price_micro && money(price.price_micro, price.currency, 4)}
+        {price.unknown && <div class="warn">not known: {price.unknown}</div>}
+      </td>
       <td class="number part">{per}</td>
       <td class="number part">{price.cpus ? `${count(price.cpus)} cpus` : ''}</td>
       <td class="number part">{price.memory_bytes ? bytes(price.memory_bytes) : ''}</td>
