@@ -44,6 +44,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "ids": st.lists(st.integers(-MAX_INT, MAX_INT), min_size=1, max_size=3).map(tuple),
     "currency": st.from_regex(r"[A-Z]{3}", fullmatch=True),
     "market": st.sampled_from(["spot", "on-demand"]),
+    "nonce": st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
     "session": st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
     "name": st.from_regex(r"[\w.\-]{1,20}", fullmatch=True),
 }
@@ -141,6 +142,7 @@ def base_of(kind: type) -> dict[str, Any]:
         model.Dependency: {"on": 1, "until": "finished"},
         model.Price: {"currency": "USD"},
         model.ShownPrice: {"currency": "USD"},
+        model.Challenge: {"nonce": "0" * 32},
     }
     return {**base, **special.get(kind, {})}
 
