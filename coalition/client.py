@@ -222,8 +222,8 @@ class Client:
 
     `server` is a URL, or a host with or without a port; when None, COALITION_SERVER, else a server on this machine, else the one
     that the cloud's metadata, DNS or a broadcast tells (discovery.py). `token` is an API token; when None, COALITION_TOKEN.
-    `ca` is a file of certificates to trust for https. `timeout_s` is how long one call may take. No call is made before the first
-    method.
+    `ca`, else COALITION_CA, is a file of certificates to trust for https. `timeout_s` is how long one call may take. No call is
+    made before the first method.
     """
 
     def __init__(
@@ -863,7 +863,7 @@ class _Wire:
             raise BadInput(fields={"token": "is not a token: it holds characters that no token has"})
         self._token = token
         self._timeout_s = timeout_s
-        self._ca = ca
+        self._ca = ca or os.environ.get("COALITION_CA") or None
         self._base = address(server) if server else None
         self._finding = threading.Lock()
         self._local = threading.local()

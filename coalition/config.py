@@ -88,6 +88,8 @@ class ServerSettings:
     farm: str = knob("coalition", a_text, "this farm's name; discovery and cloud tags carry it")
     listen: str = knob("127.0.0.1:19211", an_address, "address and port; beyond loopback needs authentication")
     url: str = knob("", a_url, "the address workers and people use, if it is not the one above")
+    tls_cert: str = knob("", a_text, "a file with its certificate and those above it: https; read again when it is renewed")
+    tls_key: str = knob("", a_text, "a file with that certificate's key, for its owner only")
     data_dir: str = knob("~/.coalition", a_text, "logs, the SQLite file and secrets live here")
     database: str = knob("", a_text, "an SQLAlchemy address; empty: SQLite in data_dir", secret=True)
     processes: int = knob("1", a_count, "server processes on this machine; more than 1 not with SQLite", low=1, high=64)
@@ -412,7 +414,7 @@ class Settings:
         """The address that workers and people are told."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 it is compared, not bound
-        return self.server.url or f"http://{host}:{self.port}"
+        return self.server.url or f"http{'s' if self.server.tls_cert else ''}://{host}:{self.port}"
 
 
 SINGLE: dict[str, type] = {
@@ -514,6 +516,10 @@ def _check_together(settings: Settings, reader: _Reader) -> None:
     if settings.server.processes > 1 and settings.database_url.startswith("sqlite"):
         allowed = "allowed: 1, as the database is SQLite; give `database` the address of a MariaDB or PostgreSQL for more"
         raise reader.error("server", "processes", f'"{settings.server.processes}" is not allowed; {allowed}')
+    if bool(settings.server.tls_cert) != bool(settings.server.tls_key):
+        raise reader.error(
+            "server", "tls_key" if settings.server.tls_cert else "tls_cert", "is needed: a certificate and its key"
+        )
     if settings.log_store.kind == "s3" and not settings.log_store.bucket:
         raise reader.error("log_store", "bucket", "is needed, as `kind` is s3")
     if settings.worker.lease_s <= settings.worker.sync_s:

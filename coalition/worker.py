@@ -257,6 +257,7 @@ class Agent:
     """
 
     def __init__(self, options: WorkerOptions, *, own_process: bool = False) -> None:
+        options = replace(options, ca=options.ca or os.environ.get("COALITION_CA", ""))
         self._options = options
         self._slots = options.resolved_slots()
         self._affinity = options.resolved_affinity()

@@ -63,6 +63,7 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     request_ids.install(app)
     auth.install(app, the_farm)
     app.after_request(after_action)
+    app.after_request(guard)
     return app
 
 
@@ -71,6 +72,23 @@ def after_action(response: Response) -> Response:
     right = auth.RIGHTS.get(request.endpoint or "")
     if right and request.method not in auth.SAFE_METHODS and right.needs != auth.WORKER:
         farm().answers.forget()
+    return response
+
+
+GUARDS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+def guard(response: Response) -> Response:
+    """Whatever a job wrote into an answer is not taken for a page, nor shown inside of another; https stays https."""
+    for name, value in GUARDS.items():
+        response.headers.setdefault(name, value)
+    if request.is_secure:
+        response.headers.setdefault("Strict-Transport-Security", "max-age=2592000")
     return response
 
 

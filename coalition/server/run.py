@@ -28,6 +28,7 @@ from coalition.schema_version import prepare
 from coalition.server import log_keeping, notifier
 from coalition.server.app import create_app
 from coalition.server.housekeeping import Housekeeper
+from coalition.server.tls import Certificate
 from coalition.store import Store
 
 log = logging.getLogger("coalition.server")
@@ -55,6 +56,8 @@ def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
     _begin_journal(settings)
     _must_be_free(settings)
     make_data_dir(settings)
+    if settings.server.tls_cert:
+        Certificate(settings.server)  # complains now
     log_keeping.check(settings)
     notifier.check(settings)
     prepare(settings)
@@ -179,6 +182,10 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "post_worker_init": lambda worker: self.start_background(),
             "worker_exit": lambda server, worker: self.stop_background(),
         }
+        if settings.server.tls_cert:
+            certificate = Certificate(settings.server)
+            options |= {"certfile": str(certificate.files[0]), "keyfile": str(certificate.files[1])}
+            options["ssl_context"] = certificate.for_gunicorn
         for name, value in options.items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
