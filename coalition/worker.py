@@ -33,7 +33,6 @@ from typing import Any, TypeVar
 import psutil
 
 from coalition import __version__, journal
-from coalition.client import address
 from coalition.discovery import DEFAULT_PORT, search
 from coalition.errors import BadInput, CoalitionError, Conflict, NotAuthenticated, ServerUnreachable
 from coalition.link import PAUSE_S, STREAM_S, Backoff, Connection, Line, LogStreamer
@@ -45,6 +44,7 @@ from coalition.presence import Presence
 from coalition.runner import Ended, Runner, Site, kill_marked
 from coalition.states import AttemptState
 from coalition.values import a_tag_list
+from coalition.wire import address
 
 FLUSH_S = 0.2  # results wait so long for company while there is enough to run
 ENROL_PAUSE_S = (2.0, 60.0)  # after a refused enrolment

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from coalition import client as module
+from coalition import wire
 from coalition.client import Client, _Pace, ended
 from coalition.errors import (
     BadInput,
@@ -364,7 +365,7 @@ def test_the_server_comes_from_the_environment_then_from_this_machine_then_from_
     monkeypatch.setenv("COALITION_SERVER", api.url)
     assert Client().info() == {"farm": "lab"}
     monkeypatch.delenv("COALITION_SERVER")
-    monkeypatch.setattr(module, "DEFAULT_SERVER", api.url)
+    monkeypatch.setattr(wire, "DEFAULT_SERVER", api.url)
     assert Client().url == api.url
     api.stop()
     monkeypatch.setattr(discovery, "search", lambda token, ca: f"http://found-with-{token}:1")

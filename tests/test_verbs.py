@@ -311,13 +311,6 @@ def test_watching_a_server_that_is_not_there_exits_3_and_a_verb_of_a_list_is_not
 # ---------------------------------------------------------------- completion
 
 
-@pytest.mark.parametrize(
-    ("shell", "sign"), [("bash", "complete -o nosort -F"), ("zsh", "#compdef coalition"), ("fish", "complete --no-files")]
-)
-def test_each_shell_gets_its_script(shell: str, sign: str) -> None:
-    assert sign in coalition("completion", shell).stdout
-
-
 def completed(words: str, **environment: str) -> list[str]:
     """What Tab offers in bash at the end of a line."""
     variables = {**os.environ, "_COALITION_COMPLETE": "bash_complete", "COMP_WORDS": words, **environment}

@@ -92,7 +92,7 @@ def _serve(settings: Settings) -> int:
 @click.pass_obj
 def worker(call: Call, /, only_test: bool, **options: Any) -> int:
     """Run a worker: take jobs from the server until told to stop. SIGTERM: finish what runs, then end."""
-    from coalition.client import address
+    from coalition.wire import address
     from coalition.worker import WorkerOptions, run_worker
 
     common = {

@@ -258,7 +258,8 @@ def _choices(ask: Callable[[Client], Iterable[tuple[object, str]]]) -> Callable[
     def complete(context: click.Context, parameter: click.Parameter, typed: str) -> list[Any]:
         from click.shell_completion import CompletionItem
 
-        from coalition.client import DEFAULT_SERVER, Client
+        from coalition.client import Client
+        from coalition.wire import DEFAULT_SERVER
 
         call = context.find_object(Call) or Call()
         try:
