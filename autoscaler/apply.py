@@ -166,6 +166,7 @@ class Applier:
             boot_timeout_s=pool.boot_timeout_s,
             minimum_s=launch.offering.minimum_s,
             granularity_s=launch.offering.granularity_s,
+            rate_micro=launch.offering.rate_micro,
         )
         try:
             intent_id = self.store.reserve(order, self.fence)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -24,7 +24,7 @@ from autoscaler.counted import Counted
 from autoscaler.crew import Crew, Task
 from autoscaler.decide import Plan, decide
 from autoscaler.reaper import reap
-from autoscaler.snapshot import Block, Pool, Snapshot, pool_of, take
+from autoscaler.snapshot import Block, Pool, Snapshot, pool_of, priced, take
 from coalition import metrics
 from coalition.config import PoolSettings, Settings
 from coalition.errors import CoalitionError, ConfigError, Conflict, Fenced
@@ -57,6 +57,13 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
     return found
 
 
+class Offers(NamedTuple):
+    """What a pool's provider offers; `problem` says why it could not tell."""
+
+    found: Sequence[Offering]
+    problem: str = ""
+
+
 class Autoscaler:
     """start() and stop() run it beside a server; tick() is one round, for whoever brings their own time."""
 
@@ -77,6 +84,7 @@ class Autoscaler:
         self._book: Book | None = None
         self._book_version = -1
         self._kept_prices: dict[str, float] = {}  # pool -> when
+        self._rates: dict[tuple[str, str], int] = {}  # (pool, offering) -> what is known to be kept
 
     # ------------------------------------------------------------ life
 
@@ -153,7 +161,7 @@ class Autoscaler:
         if fence is not None:
             if fence != self._fence:
                 log.info("this server leads the autoscaler now, under number %d", fence)
-                self._leading_since, self._sightings, self._handled = now, {}, -1
+                self._leading_since, self._sightings, self._handled, self._rates = now, {}, -1, {}
                 self._find_old_providers()
             self._renewed_at = now
         self._fence = fence
@@ -178,13 +186,27 @@ class Autoscaler:
             begun = time.monotonic()
             self._handled = self.store.counters().get("backlog", 0)
             applier = Applier(self.settings, self.store, self.providers, self._fence, self.store.clock, self._crew)
+            offers = {settings.name: self._offers(settings) for settings in self.settings.pools}
+            self._note_rates(offers, self._fence)  # before what is gone is booked
             problem = self._unreconciled(self._reap(applier))
             self._heed(applier)
             applier.resume()
-            snapshot = take(self.store, self._pools(problem), self.store.clock(), self._leading_since)
+            snapshot = take(self.store, self._pools(offers, problem), self.store.clock(), self._leading_since)
             applier.carry_out(_decided(snapshot))
             metrics.took(metrics.TICK_SECONDS, time.monotonic() - begun)
             return any(_is_moving(machine, self.store.clock()) for machine in self.store.machines())
+
+    def _note_rates(self, offers: Mapping[str, Offers], fence: int) -> None:
+        """Keeps what an hour of what we have costs, where that has moved."""
+        live, rates = self.store.live_offers(), {}
+        for settings in self.settings.pools:
+            for offer in priced(settings, (o for o in offers[settings.name].found if (settings.name, o.name) in live)):
+                rates[settings.name, offer.name] = offer.rate_micro, offer.price_as_of
+        self._rates = {key: price for key, price in self._rates.items() if key in rates}
+        moved = {key: now for key, now in rates.items() if now[0] and self._rates.get(key) != now[0]}
+        if moved:
+            self.store.note_rates(moved, fence)
+            self._rates.update((key, price) for key, (price, _) in moved.items())
 
     def _unreconciled(self, listed: Set[str]) -> str:
         """After a restored backup: why it is not known yet what the providers run, and so nothing may start. Else empty.
@@ -248,7 +270,7 @@ class Autoscaler:
         ]
         self._crew.run(tasks, then)
 
-    def _pools(self, problem: str) -> list[Pool]:
+    def _pools(self, offers: Mapping[str, Offers], problem: str) -> list[Pool]:
         """The pools with their offers; none of those while there is a problem."""
         blocks: dict[str, list[Block]] = {}
         for block in self.store.blocks():
@@ -257,18 +279,19 @@ class Autoscaler:
         if current.paused is not None:
             problem = f"scaling is paused by {current.paused.who or 'hand'}: nothing new is started"
         for settings in current.pools:
-            count = boots[settings.name]
-            found.append(self._pool(settings, blocks.get(settings.name, []), (count.failures, count.reason), problem))
+            had, boot = offers[settings.name], boots[settings.name]
+            provider, words = self.providers[key_of(settings.provider, settings.region)], problem or had.problem
+            terms = (blocks.get(settings.name, []), (boot.failures, boot.reason), words)
+            some = () if words else had.found
+            found.append(pool_of(settings, some, provider.deadline, *terms, renewable=provider.renewable))
         return found
 
-    def _pool(self, settings: PoolSettings, blocks: list[Block], boots: tuple[int, str], problem: str) -> Pool:
+    def _offers(self, settings: PoolSettings) -> Offers:
         provider = self.providers[key_of(settings.provider, settings.region)]
-        offers: Sequence[Offering] = ()
         try:
-            offers = () if problem else self._priced(settings, provider.offerings(settings))
+            return Offers(self._priced(settings, provider.offerings(settings)))
         except ProviderError as error:
-            problem = f"its offers cannot be had: {error}"
-        return pool_of(settings, offers, provider.deadline, blocks, boots, problem, renewable=provider.renewable)
+            return Offers((), f"its offers cannot be had: {error}")
 
     def _priced(self, settings: PoolSettings, offers: Sequence[Offering]) -> Sequence[Offering]:
         """The offers with the prices that hold; what the provider says of them is kept now and then."""

@@ -323,9 +323,8 @@ class _Simulation:
         account = machine.account
         self.spent += self.books.settle(account, account.created_at, self.now)
         stop = ledger.billed_end(account.created_at, self.now, account.minimum_s, account.granularity_s)
-        entries = ledger.book(
-            account.price_micro, machine.offer.slots, account.created_at, machine.enrolled_at, stop, machine.busy
-        )
+        rates, spans = [(account.created_at, account.price_micro)], [ledger.Span(*busy) for busy in machine.busy]
+        entries = ledger.book(rates, machine.offer.slots, account.created_at, machine.enrolled_at, stop, spans)
         run_s = sum(entry.seconds for entry in entries if entry.kind == "run") * machine.offer.slots
         self.paid_slot_s += (stop - account.created_at) * machine.offer.slots
         self.run_slot_s += run_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -172,15 +172,21 @@ def pool_of(
     *,
     renewable: bool = True,
 ) -> Pool:
-    """A pool with the ceiling prices of its offers: the pool's own price goes first, an unknown price stays unknown."""
-    priced = []
+    """A pool with the ceiling prices of its offers."""
+    return Pool(settings, priced(settings, offers), deadline, tuple(blocks), *boots, problem, renewable)
+
+
+def priced(settings: PoolSettings, offers: Iterable[Offering]) -> tuple[Offering, ...]:
+    """Offers with their ceilings, and what an hour costs now: the pool's own price goes first, an unknown one stays unknown."""
+    found = []
     for offer in offers:
-        price = settings.price_micro or offer.price_micro
-        ceiling = price + settings.overhead_per_hour_micro if price else 0
+        price, overhead = settings.price_micro or offer.price_micro, settings.overhead_per_hour_micro
+        ceiling = price + overhead if price else 0
+        rate = (offer.rate_micro if offer.rate_micro and not settings.price_micro else price) + overhead if price else 0
         currency = settings.currency if settings.price_micro else offer.currency
         bid = price if offer.market == "spot" else 0
-        priced.append(replace(offer, price_micro=ceiling, bid_micro=bid, currency=currency))
-    return Pool(settings, tuple(priced), deadline, tuple(blocks), *boots, problem, renewable)
+        found.append(replace(offer, price_micro=ceiling, bid_micro=bid, rate_micro=rate, currency=currency))
+    return tuple(found)
 
 
 def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) -> Snapshot:

@@ -727,6 +727,16 @@ class Client:
         """GET /ledger: what machines cost, by `day` or by `pool`."""
         return self._list("/ledger", "entries", {"since": _second(since), "group_by": group_by})
 
+    def cost(
+        self, *, group_by: str = "day", since: float | None = None, until: float | None = None, **only: Any
+    ) -> list[dict[str, Any]]:
+        """GET /cost: what was spent, by day, pool, type, instance, user, group, tag, job or attempt.
+
+        `only`: of this pool, user, tag, job, group. A line's amount_micro is the sum of its run, waste, idle and boot; boot and
+        idle time has an empty key where it is nobody's.
+        """
+        return self._list("/cost", "entries", {"group_by": group_by, "since": _second(since), "until": _second(until), **only})
+
     def decisions(self, *, limit: int | None = None, pool: str | None = None) -> list[dict[str, Any]]:
         """GET /decisions: what the autoscaler did or did not do, and why; newest first."""
         return self._list("/decisions", "decisions", {"limit": limit, "pool": pool})

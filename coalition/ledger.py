@@ -6,9 +6,15 @@ rounded to the microsecond, so that a part never costs less than what a provider
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import csv
+import io
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 US = 1_000_000
@@ -89,45 +95,114 @@ def commit(price_micro: int, start: float, end: float, cuts: Iterable[tuple[floa
 
 # ---------------------------------------------------------------- a bill, booked
 
+Rates = Sequence[tuple[float, int]]  # (from when on, price an hour), in order; the first one also holds before its time
+
+
+def bill(rates: Rates, start: float, end: float) -> int:
+    """What the time from `start` to `end` costs at the prices of the time, rounded up once."""
+    cuts = [start, *(min(max(at, start), end) for at, _ in rates[1:]), max(start, end)]
+    total = sum(price * (_us(until) - _us(since)) for (_, price), (since, until) in zip(rates, pairwise(cuts), strict=True))
+    return -(-total // HOUR_US)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Time in which an attempt held a slot. `waste`: its result did not count."""
+
+    start: float
+    end: float
+    attempt: int = 0
+    waste: bool = False
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A part of an instance's bill, within one UTC day. `kind` is boot, run or idle."""
+    """A part of an instance's bill, within one UTC day. `kind` is boot, run, waste or idle; run and waste are an attempt's."""
 
     kind: str
     at: float
     seconds: float
     amount_micro: int
+    attempt: int = 0
 
 
-def book(
-    price_micro: int, slots: int, start: float, enrolled: float | None, end: float, busy: Sequence[tuple[float, float]]
-) -> list[Entry]:
-    """The bill of [start, end) by day and kind; amounts add up to cost(price_micro, start, end), seconds to end - start.
+def book(rates: Rates, slots: int, start: float, enrolled: float | None, end: float, spans: Sequence[Span]) -> list[Entry]:
+    """The bill of [start, end) by day, kind and attempt; amounts add up to bill(rates, start, end), seconds to end - start.
 
-    Before `enrolled` (None: never) it boots. After it, the share of slot time that `busy` intervals fill is run, the rest idle.
+    Before `enrolled` (None: never) it boots. After it, each span has its share of the slot time, and the rest is idle.
     """
     ready = end if enrolled is None else min(max(enrolled, start), end)
-    cuts = sorted({*_midnights(start, end), ready, end} - {start})
-    entries, begin = [], start
-    for cut, amount in zip(cuts, split(price_micro, start, end, [(0.0, cut) for cut in cuts]), strict=True):
-        seconds = cut - begin
-        if cut <= ready:
-            entries.append(Entry("boot", begin, seconds, amount))
-        else:
-            full_us = slots * (_us(cut) - _us(begin))
-            busy_us = min(full_us, sum(max(0, _us(min(b, cut)) - _us(max(a, begin))) for a, b in busy))
-            run = amount * busy_us // full_us if full_us else 0
-            ran_s = min(seconds, busy_us / US / slots)
-            entries.append(Entry("run", begin, ran_s, run))
-            entries.append(Entry("idle", begin, seconds - ran_s, amount - run))
-        begin = cut
+    changes = [at for at, _ in rates[1:] if start < at < end]
+    bounds = [start, *sorted({*_midnights(start, end), *changes, ready, end} - {start})]
+    busy = _busy(bounds, ready, spans)
+    sums: dict[tuple[str, str, int], list[Any]] = {}
+    before = 0
+    for (begin, cut), held in zip(pairwise(bounds), busy, strict=True):
+        until = bill(rates, start, cut)
+        for kind, attempt, seconds, amount in _parts(begin, cut, until - before, slots if cut > ready else 0, held, spans):
+            entry = sums.setdefault((day_of(begin), kind, attempt), [begin, 0.0, 0])
+            entry[1] += seconds
+            entry[2] += amount
+        before = until
+    entries = [Entry(kind, at, seconds, amount, attempt) for (_, kind, attempt), (at, seconds, amount) in sums.items()]
     return [entry for entry in entries if entry.seconds > 0 or entry.amount_micro > 0]
+
+
+def _busy(bounds: Sequence[float], ready: float, spans: Sequence[Span]) -> list[dict[int, int]]:
+    """For each piece between bounds, which spans held a slot in it and for how many microseconds."""
+    busy: list[dict[int, int]] = [{} for _ in bounds[1:]]
+    for number, span in enumerate(spans):
+        since, until = max(span.start, ready), min(span.end, bounds[-1])
+        piece = max(0, bisect_right(bounds, since) - 1)
+        while piece < len(busy) and bounds[piece] < until:
+            held = _us(min(until, bounds[piece + 1])) - _us(max(since, bounds[piece]))
+            if held > 0:
+                busy[piece][number] = held
+            piece += 1
+    return busy
+
+
+def _parts(
+    begin: float, cut: float, amount: int, slots: int, held: Mapping[int, int], spans: Sequence[Span]
+) -> Iterator[tuple[str, int, float, int]]:
+    """(kind, attempt, seconds, amount) of a piece in which nothing changes; without slots it boots."""
+    if not slots:
+        yield "boot", 0, cut - begin, amount
+        return
+    full_us = max(slots * (_us(cut) - _us(begin)), sum(held.values()), 1)
+    seconds, given, done_us = cut - begin, 0, 0
+    for number, us in held.items():
+        done_us += us
+        share = amount * done_us // full_us - given  # of the running sum, so that the shares add up
+        given += share
+        yield "waste" if spans[number].waste else "run", spans[number].attempt, seconds * us / full_us, share
+    yield "idle", 0, seconds * (full_us - done_us) / full_us, amount - given
+
+
+def day_of(at: float) -> str:
+    """The day in UTC, such as 2024-03-31."""
+    return datetime.fromtimestamp(at // 1, timezone.utc).date().isoformat()
 
 
 def _midnights(start: float, end: float) -> list[float]:
     first = int(start // DAY_S) + 1
     return [float(day * DAY_S) for day in range(first, int(end // DAY_S) + 1) if start < day * DAY_S < end]
+
+
+CSV_AMOUNTS = ("amount", "run", "waste", "idle", "boot")
+
+
+def costs_as_csv(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Lines of costs as a table; texts that a spreadsheet would run as a formula begin with an apostrophe."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\r\n")
+    table.writerow(["key", "name", "currency", "hours", *CSV_AMOUNTS])
+    for line in lines:
+        texts = [str(line.get(name, "")) for name in ("key", "name", "currency")]
+        amounts = [f"{Decimal(line.get(f'{name}_micro', 0)) / US:f}" for name in CSV_AMOUNTS]
+        safe = [f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text for text in texts]
+        table.writerow([*safe, f"{line.get('seconds', 0.0) / 3_600:.4f}", *amounts])
+    return out.getvalue()
 
 
 def money(amount_micro: int, currency: str = "USD") -> str:

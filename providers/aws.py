@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -118,7 +119,8 @@ class AwsProvider:
                 listed = on_demand if re.fullmatch(rf"{re.escape(self.region)}[a-z]", zone) else 0
                 prices = {"on-demand": listed, "spot": self._bid(spot.get((type.name, zone)), listed, pool.spot_headroom)}
                 for market in pool.purchase:
-                    found.append(self._offer(pool, type, zone, market, prices[market], image, subnets.get(zone, "")))
+                    offer = self._offer(pool, type, zone, market, prices[market], image, subnets.get(zone, ""))
+                    found.append(_rated(offer, spot.get((type.name, zone))))
         return found
 
     def _quietly(self, nothing: Any, ask: Callable[[], Any]) -> Any:
@@ -426,6 +428,11 @@ class _AlreadySent(Exception):
 def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(ids), BATCH):
         yield ids[start : start + BATCH]
+
+
+def _rated(offer: Offering, spot: Price | None) -> Offering:
+    """A spot machine costs what it costs now, which is less than the most that it may."""
+    return replace(offer, rate_micro=spot.micro) if offer.market == "spot" and offer.price_micro and spot else offer
 
 
 def _until_text(until: float) -> str:

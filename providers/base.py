@@ -110,6 +110,7 @@ class Offering:
     minimum_s: float = 0.0  # billed at least
     granularity_s: float = 1.0  # billed in steps of
     bid_micro: int = 0
+    rate_micro: int = 0  # what an hour costs now, where that is less than the most it may cost; 0: `price_micro`
     price_source: str = ""  # who said so
     price_as_of: float = 0.0  # and when
     image: str = ""

@@ -29,6 +29,7 @@ class Machine:
     until: float
     hidden: int = 0
     console: str = ""
+    rates: list[tuple[float, int]] = field(default_factory=list)  # what an hour costs, from when on
 
 
 @dataclass
@@ -154,6 +155,25 @@ class FakeProvider:
         request = Request(token, farm, "", "fake", "", offering, 1, (), "", "", 0, self.clock(), self.clock() + 1e6)
         return self._start(request, k)
 
+    def reprice(self, name: str, price_micro: int) -> None:
+        """Another price for an offer from now on, those that run included; spot ones that bid less are taken away.
+
+        Its ceiling, what is reserved, stays where it is unless the price is higher.
+        """
+        now = self.clock()
+        self.offers = tuple(
+            replace(one, rate_micro=price_micro, price_micro=max(one.price_micro, price_micro), price_as_of=now)
+            if one.name == name
+            else one
+            for one in self.offers
+        )
+        for machine in self.machines.values():
+            if machine.offering.name == name and self._seen(machine).life is not Life.GONE:
+                if machine.offering.market == "spot" and 0 < machine.offering.bid_micro < price_micro:
+                    self._end(machine, now, "outbid")
+                else:
+                    machine.rates.append((now, price_micro + self.overhead_micro))
+
     def bill(self, start: float = 0.0, end: float | None = None, *, tokens: Sequence[str] | None = None) -> int:
         """The invoice for [start, end): what every instance cost, in the provider's own steps, overhead included."""
         now, total = self.clock(), 0
@@ -164,7 +184,7 @@ class FakeProvider:
             stop = seen.ended_at if seen.ended_at is not None else now
             terms = machine.offering.minimum_s, machine.offering.granularity_s
             stop = ledger.billed_end(machine.started_at, stop, *terms)
-            total += ledger.cost(machine.price_micro, max(start, machine.started_at), min(stop, end or stop))
+            total += ledger.bill(machine.rates, max(start, machine.started_at), min(stop, end or stop))
         return total
 
     def live(self) -> Sequence[Instance]:
@@ -190,9 +210,9 @@ class FakeProvider:
         id = f"f-{len(self.machines) + 1}"
         now = self.clock()
         instance = Instance(id, request.token, k, request.farm, request.pool, Life.RUNNING, now)
-        price = request.offering.price_micro + self.overhead_micro
+        price = (request.offering.rate_micro or request.offering.price_micro) + self.overhead_micro
         hidden = self.faults.hidden_lists
-        self.machines[id] = Machine(instance, request.offering, price, now, request.until, hidden)
+        self.machines[id] = Machine(instance, request.offering, price, now, request.until, hidden, rates=[(now, price)])
         return id
 
     def _seen(self, machine: Machine) -> Instance:

@@ -104,6 +104,7 @@ def _with(offer: Offering, price: Price) -> Offering:
         offer,
         price_micro=price.price_micro,
         bid_micro=price.price_micro if offer.market == "spot" else 0,
+        rate_micro=0,
         currency=price.currency,
         price_source=price.source,
         price_as_of=price.as_of,

@@ -240,6 +240,7 @@ LISTS = [
     "pools",
     "budget",
     "ledger",
+    "cost",
     "decisions",
     "events",
     "archive",

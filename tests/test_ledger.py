@@ -92,24 +92,54 @@ def test_no_bill_exceeds_its_commitment(
     prices,
     st.integers(1, 64),
     st.lists(st.tuples(st.floats(-100, 500_000), st.floats(0, 100_000)), max_size=8),
+    st.lists(st.tuples(st.floats(0, 500_000), prices), max_size=4),
 )
 def test_a_booked_bill_adds_up_to_the_micro_unit_and_the_second(
-    start: float, length: float, boot: float | None, price: int, slots: int, runs: list[tuple[float, float]]
+    start: float,
+    length: float,
+    boot: float | None,
+    price: int,
+    slots: int,
+    runs: list[tuple[float, float]],
+    moves: list[tuple[float, int]],
 ) -> None:
     end, enrolled = start + length, None if boot is None else start + boot
-    busy = [(start + a, start + a + b) for a, b in runs]
-    entries = ledger.book(price, slots, start, enrolled, end, busy)
-    assert sum(entry.amount_micro for entry in entries) == ledger.cost(price, start, end)
+    spans = [ledger.Span(start + a, start + a + b, n, waste=n % 2 == 1) for n, (a, b) in enumerate(runs, 1)]
+    rates = [(start, price), *sorted((start + at, other) for at, other in moves)]
+    entries = ledger.book(rates, slots, start, enrolled, end, spans)
+    assert sum(entry.amount_micro for entry in entries) == ledger.bill(rates, start, end)
     assert sum(entry.seconds for entry in entries) == pytest.approx(length, abs=1e-3)
     assert all(entry.amount_micro >= 0 and entry.seconds >= -1e-6 for entry in entries)
-    assert {entry.kind for entry in entries} <= {"boot", "run", "idle"}
+    assert all(entry.kind == ("waste" if entry.attempt % 2 else "run" if entry.attempt else entry.kind) for entry in entries)
+    assert {entry.kind for entry in entries if not entry.attempt} <= {"boot", "idle"}
+
+
+@given(times, st.floats(0, 400_000), prices)
+def test_at_one_price_a_bill_is_seconds_times_price(start: float, length: float, price: int) -> None:
+    assert ledger.bill([(start, price)], start, start + length) == ledger.cost(price, start, start + length)
+
+
+def test_a_bill_follows_the_price_and_a_price_before_its_time_is_the_first_ones() -> None:
+    rates = [(0.0, 3_600_000), (1_800.0, 1_800_000), (5_400.0, 7_200_000)]
+    assert ledger.bill(rates, 0.0, 3_600.0) == 1_800_000 + 900_000
+    assert ledger.bill(rates, 3_600.0, 7_200.0) == 900_000 + 3_600_000
+    assert ledger.bill(rates, -3_600.0, 0.0) == 3_600_000
+    assert ledger.bill(rates, 9_000.0, 9_000.0) == 0
+
+
+def test_who_ran_at_a_dear_time_pays_more_and_work_that_did_not_count_is_waste() -> None:
+    start = at("2024-01-01T00:00")
+    rates = [(start, 3_600_000), (start + 3_600, 7_200_000)]
+    spans = [ledger.Span(start, start + 3_600, 1), ledger.Span(start + 3_600, start + 7_200, 2, waste=True)]
+    entries = ledger.book(rates, 2, start, start, start + 7_200, spans)
+    told = {(entry.kind, entry.attempt): entry.amount_micro for entry in entries}
+    assert told == {("run", 1): 1_800_000, ("waste", 2): 3_600_000, ("idle", 0): 5_400_000}
 
 
 def test_boot_run_and_idle_are_told_apart_by_day() -> None:
     start = at("2024-01-01T23:00")
-    entries = ledger.book(
-        3_600_000, 2, start, start + 1_800, start + 7_200, [(start + 1_800, start + 3_600), (start + 5_400, start + 7_200)]
-    )
+    spans = [ledger.Span(start + 1_800, start + 3_600), ledger.Span(start + 5_400, start + 7_200)]
+    entries = ledger.book([(start, 3_600_000)], 2, start, start + 1_800, start + 7_200, spans)
     told = [
         (entry.kind, datetime.fromtimestamp(entry.at, timezone.utc).day, entry.seconds, entry.amount_micro) for entry in entries
     ]

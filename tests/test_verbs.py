@@ -52,6 +52,7 @@ BY_MACHINES = {
     "openapi.spec": "programs that make clients read it",
     "docs.page": "a page for a browser",
     "docs.style": "a page for a browser",
+    "cloud.cost_csv": "a browser saves it; `coalition cost --csv` prints the same",
     "package.worker_package": "machines of clouds fetch their worker",
     "logins.log_out": "ends a browser's cookie; the command line has tokens",
     "jobs.append_log": "a worker's call",

@@ -286,6 +286,45 @@ def ledger(call: Call, since: float | None, group_by: str) -> None:
     call.screen.table({"entries": found}, f"{group_by.upper()}* TIME> COST> JOBS> IDLE> BOOT>", rows, "nothing was spent")
 
 
+BY = ("day", "pool", "type", "instance", "user", "group", "tag", "job", "attempt")
+
+
+@cli.command()
+@click.option("--by", "group_by", type=click.Choice(BY), default="day", show_default=True, help="A line for each.")
+@click.option("--since", type=DURATION, metavar="DURATION", help="Of the last time, such as 7d.")
+@click.option("--until", type=DURATION, metavar="DURATION", help="Not of the last time.")
+@click.option("--pool", metavar="NAME", help="Of this pool.")
+@click.option("--user", metavar="NAME", help="Of this user's jobs.")
+@click.option("--tag", metavar="TAG", help="Of jobs with this tag.")
+@click.option("--job", type=int, metavar="ID", help="Of this job.")
+@click.option("--group", type=int, metavar="ID", help="Of the jobs below this group, which is at the top.")
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values, amounts in whole units of the currency.")
+@click.pass_obj
+def cost(call: Call, /, group_by: str, since: float | None, until: float | None, as_csv: bool, **only: str | int | None) -> None:
+    """Show what machines cost by day, pool, type, instance, user, group, tag, job or attempt, those that run up to now.
+
+    Work that did not count (errors, lost machines) is waste. Boot and idle time is nobody's: a line without a name.
+    """
+    import time
+
+    from coalition.ledger import costs_as_csv
+    from coalition.output import duration
+
+    now = time.time()
+    began, over = (None if ago is None else now - ago for ago in (since, until))
+    given = {name: value for name, value in only.items() if value is not None}
+    found = call.client().cost(group_by=group_by, since=began, until=over, **given)
+    if as_csv:
+        print(costs_as_csv(found).replace("\r\n", "\n"), end="")
+        return
+    rows = (
+        [entry.get("key"), entry.get("name", ""), duration(entry.get("seconds")), *amounts(entry, "amount run waste idle boot")]
+        for entry in found
+    )
+    heads = f"{group_by.upper()}* TITLE* TIME> COST> JOBS> WASTE> IDLE> BOOT>"
+    call.screen.table({"entries": found}, heads, rows, "nothing was spent")
+
+
 @cli.command()
 @watched("decisions")
 @click.option("--pool", metavar="NAME", help="About this pool.", shell_complete=COMPLETE_POOLS)

@@ -135,6 +135,8 @@ RIGHTS: dict[str, Right] = {
     "cloud.edit_budget": BUDGETS,
     "cloud.delete_budget": BUDGETS,
     "cloud.ledger": SEE_ALL,
+    "cloud.cost": SEE_ALL,
+    "cloud.cost_csv": SEE_ALL,
     "cloud.decisions": SEE_ALL,
     "legacy.jobs": OLD_SEE,
     "legacy.job": OLD_SEE,

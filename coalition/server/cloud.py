@@ -10,12 +10,15 @@ from flask import Blueprint, Response, g, request
 
 from coalition.config import WINDOWS, BudgetSettings
 from coalition.errors import BadInput, NotFound, nearest
+from coalition.ledger import costs_as_csv
 from coalition.model import MAX_INT, Price, Selection, ShownPrice, spec
 from coalition.server import web
 from coalition.server.auth import for_caller
 from coalition.server.rows import PAGING, newest_first, shared, whole
 from coalition.server.workers import act
 from coalition.states import InstanceState
+from coalition.store.costs import COLUMNS as COST_COLUMNS
+from coalition.store.costs import CostQuery
 from coalition.values import NAME_OF_SECTION, a_currency, a_target, a_timezone, one_of
 
 blueprint = Blueprint("cloud", __name__)
@@ -236,6 +239,32 @@ def ledger() -> Response:
     since = float(web.number("since", 0, 0, MAX_INT))
     entries = web.farm().store.ledger_report(since, web.choice("group_by", ("day", "pool"), "day"))
     return whole("entries", entries, "key currency", ("key", "amount_micro", "seconds"))
+
+
+@blueprint.get("/cost")
+@shared
+def cost() -> Response:
+    """What was spent, by what is asked for, with the running machines up to now."""
+    web.refuse_unknown(*COST_FILTERS, "sort", *PAGING)
+    return whole("entries", _costs(), "key currency", ("key", "amount_micro", "seconds"))
+
+
+@blueprint.get("/cost.csv")
+def cost_csv() -> Response:
+    """The same as a table of comma-separated values, amounts in whole units of their currency."""
+    web.refuse_unknown(*COST_FILTERS)
+    return Response(costs_as_csv(_costs()), mimetype="text/csv")
+
+
+COST_FILTERS = ("group_by", "since", "until", "pool", "user", "tag", "job", "group")
+
+
+def _costs() -> list[dict[str, Any]]:
+    numbers = {name: web.number(name, 0, 0, MAX_INT) for name in ("since", "until", "job", "group")}
+    words = {name: web.word(name) or "" for name in ("pool", "user", "tag")}
+    since, until = float(numbers["since"]), float(numbers["until"]) or None
+    query = CostQuery(since, until, **words, job=numbers["job"] or None, group=numbers["group"] or None)
+    return web.farm().store.costs(web.choice("group_by", tuple(COST_COLUMNS), "day"), query)
 
 
 @blueprint.get("/decisions")

@@ -24,6 +24,7 @@ from coalition.server import cloud, jobs, logins, system, web
 from coalition.server.auth import ANYONE, COOKIE, RIGHTS, WORKER
 from coalition.server.changes import MAX_WAIT_S
 from coalition.states import InstanceState, JobState
+from coalition.store.costs import COLUMNS as COST_COLUMNS
 from coalition.store.lists import SORTS
 
 blueprint = Blueprint("openapi", __name__)
@@ -119,6 +120,12 @@ EVENT_FILTERS: dict[str, Schema] = {
     "user": {"type": "string"},
     "kind": {"type": "string"},
     **PAGES,
+}
+
+COSTS: dict[str, Schema] = {
+    "group_by": _words(*COST_COLUMNS),
+    **dict.fromkeys(("since", "until", "job", "group"), ID),
+    **dict.fromkeys(("pool", "user", "tag"), TEXT),
 }
 
 OPERATIONS: dict[str, Operation] = {
@@ -283,6 +290,12 @@ OPERATIONS: dict[str, Operation] = {
         _list("entries"),
         query={"since": ID, "group_by": _words("day", "pool"), **_sorted_by("key", "amount_micro", "seconds")},
     ),
+    "cloud.cost": Operation(
+        "What was spent, booked and running: work, waste (of attempts that did not count), idle and boot time",
+        _list("entries"),
+        query={**COSTS, **_sorted_by("key", "amount_micro", "seconds")},
+    ),
+    "cloud.cost_csv": Operation("The same as comma-separated values", media="text/csv", query=COSTS),
     "cloud.decisions": Operation(
         "What the autoscaler did or not, and why",
         _list("decisions"),

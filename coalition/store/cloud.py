@@ -23,9 +23,8 @@ from coalition import ledger
 from coalition.config import BudgetSettings
 from coalition.errors import Conflict, Fenced, NotFound, OverBudget
 from coalition.schema import attempt, block, budget_window, commitment, decision, event, instance, intent, leader, token, worker
-from coalition.schema import ledger as ledger_table
 from coalition.states import INSTANCE, PAID_INSTANCES, WORKER, InstanceState, after, allows
-from coalition.store import overrides
+from coalition.store import bills, overrides
 from coalition.store.base import chunks, reads, writes
 from coalition.store.workers import Workers, hash_secret
 
@@ -59,6 +58,7 @@ class Order:
     boot_timeout_s: float
     minimum_s: float = 0.0
     granularity_s: float = 1.0
+    rate_micro: int = 0  # what an hour costs now; 0: `price_micro`
 
 
 @dataclass(frozen=True)
@@ -253,6 +253,7 @@ class Cloud(Workers):
             commits.add(window, amount * order.count)
         self._commit(db, known, commits)
         intent_id = self._write_intent(db, order, fence, now)
+        bills.note_rate(db, order.pool, order.offering, order.rate_micro or order.price_micro, 0.0, now)
         for k in range(order.count):
             instance_id = self._write_instance(db, order, intent_id, k, now)
             for window, amount in parts:
@@ -556,11 +557,12 @@ class Cloud(Workers):
             self._lose_worker(db, row.worker_id, f"its instance is gone: {reason}", self.clock())
         start = row.created_at if row.launched_at is None else max(row.created_at, row.launched_at)
         end = ledger.billed_end(start, max(start, ended_at), row.minimum_s, row.granularity_s)
-        spent = ledger.cost(row.price_micro, start, end)
-        if over := self._set_commitments(db, row.id, self._bill_by_window(db, row, start, end)):
+        rates = bills.rates_of(db, row, start, end)
+        spent = ledger.bill(rates, start, end)
+        if over := self._set_commitments(db, row.id, self._bill_by_window(db, row, rates, start, end)):
             words = f"it cost {ledger.money(over, row.currency)} more than was reserved: it ended {reason}"
             self._event(db, "budget.overrun", ROLE, words, instance_id=row.id)
-        self._write_ledger(db, row, start, end)
+        bills.write(db, bills.lines(db, row, start, end, end))
         values: dict[str, Any] = {"ended_at": ended_at, "spent_micro": spent}
         if row.state == InstanceState.TERMINATING:
             values["reason"] = row.reason  # why we ended it says more than that it ended
@@ -568,7 +570,7 @@ class Cloud(Workers):
         self._close_intent(db, row.intent_id, "LOST")
         return spent
 
-    def _bill_by_window(self, db: Connection, row: Machine, start: float, end: float) -> dict[int, int]:
+    def _bill_by_window(self, db: Connection, row: Machine, rates: ledger.Rates, start: float, end: float) -> dict[int, int]:
         """What the bill of [start, end) is in each window, and so that a budget's windows add up to the bill."""
         query = select(budget_window).join(commitment, commitment.c.window_id == budget_window.c.id)
         known = {window.id: window for window in db.execute(query.where(commitment.c.instance_id == row.id))}
@@ -578,17 +580,21 @@ class Cloud(Workers):
         parts = {}
         for window in known.values():
             a, b = max(start, min(end, window.starts_at)), max(start, min(end, window.ends_at))
-            parts[window.id] = ledger.cost(row.price_micro, start, b) - ledger.cost(row.price_micro, start, a)
+            parts[window.id] = ledger.bill(rates, start, b) - ledger.bill(rates, start, a)
         return parts
 
-    def _write_ledger(self, db: Connection, row: Machine, start: float, end: float) -> None:
-        spans = select(attempt.c.started_at, attempt.c.ended_at).where(
-            attempt.c.worker_id == row.worker_id, attempt.c.started_at.is_not(None), attempt.c.ended_at.is_not(None)
-        )
-        busy = [(span.started_at, span.ended_at) for span in db.execute(spans)] if row.worker_id is not None else []
-        same = {"instance_id": row.id, "pool": row.pool, "currency": row.currency}
-        for entry in ledger.book(row.price_micro, row.slots, start, row.enrolled_at, end, busy):
-            db.execute(insert(ledger_table).values(**vars(entry), **same))
+    @reads
+    def live_offers(self, db: Connection) -> set[tuple[str, str]]:
+        """(pool, offering) of what is paid for."""
+        rows = db.execute(select(instance.c.pool, instance.c.offering).where(instance.c.state.in_(PAID)).distinct())
+        return {(row.pool, row.offering) for row in rows}
+
+    @writes
+    def note_rates(self, db: Connection, rates: Mapping[tuple[str, str], tuple[int, float]], fence: int) -> None:
+        """What an hour of (pool, offering) costs from now on, and since when, where the provider says so."""
+        self._check_fence(db, fence)
+        for (pool, offering), (price_micro, as_of) in sorted(rates.items()):
+            bills.note_rate(db, pool, offering, price_micro, as_of, self.clock())
 
     def _bind_instance(self, db: Connection, intent_id: int, identity: str, worker_id: int, now: float) -> Any:
         """The instance of an intent that `identity` is; it runs now. None if no such instance is expected."""
@@ -806,20 +812,6 @@ class Cloud(Workers):
         return [_shown(row, self.clock()) for row in db.execute(query.order_by(instance.c.id.desc()).limit(limit))]
 
     @reads
-    def ledger_report(self, db: Connection, since: float = 0.0, group_by: str = "day") -> list[dict[str, Any]]:
-        """Booked and running costs by UTC day or by pool: seconds, and money by what it was for."""
-        report: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in db.execute(select(ledger_table).where(ledger_table.c.at >= since)):
-            _add_cost(report, group_by, row.pool, row.currency, row)
-        now = self.clock()
-        live = select(instance).where(instance.c.state.in_(PAID), instance.c.launched_at.is_not(None))
-        for row in db.execute(live):
-            for entry in ledger.book(row.price_micro, row.slots, row.launched_at, row.enrolled_at, now, []):
-                if entry.at >= since:
-                    _add_cost(report, group_by, row.pool, row.currency, entry)
-        return [report[key] for key in sorted(report)]
-
-    @reads
     def decisions(
         self, db: Connection, limit: int = 100, pool: str | None = None, before: int | None = None
     ) -> list[dict[str, Any]]:
@@ -896,19 +888,3 @@ def _shown(row: Any, now: float) -> dict[str, Any]:
         "reason": row.why if row.state in COMING else row.reason,  # why it was started, then why it ends
         "allowed_actions": instance_actions(row.state),
     }
-
-
-def _add_cost(report: dict[tuple[str, str], dict[str, Any]], group_by: str, pool: str, currency: str, entry: Any) -> None:
-    key = pool if group_by == "pool" else _day(entry.at)
-    parts = {"run_micro": 0, "idle_micro": 0, "boot_micro": 0}
-    empty = {"key": key, "seconds": 0.0, "amount_micro": 0, "currency": currency, **parts}
-    line = report.setdefault((key, currency), empty)
-    line["seconds"] += entry.seconds
-    line["amount_micro"] += entry.amount_micro
-    line[f"{entry.kind}_micro"] += entry.amount_micro
-
-
-def _day(at: float) -> str:
-    from datetime import datetime, timezone
-
-    return datetime.fromtimestamp(at, timezone.utc).date().isoformat()

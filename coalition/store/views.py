@@ -27,7 +27,7 @@ from coalition.schema import (
 from coalition.states import JobState, WorkerState
 from coalition.store import lists, sight
 from coalition.store.base import HotIn, chunks, reads
-from coalition.store.budgets import Budgets
+from coalition.store.costs import Costs
 from coalition.store.lists import Cursor, JobQuery
 from coalition.store.tree import group_state
 from coalition.store.workers import availability
@@ -36,7 +36,7 @@ CHILD_IDS = HotIn(lambda ids: select(job.c.id).where(job.c.parent.in_(ids)))
 ARCHIVED_CHILD_IDS = HotIn(lambda ids: select(archive.c.job_id).where(archive.c.parent.in_(ids)))
 
 
-class Views(Budgets):
+class Views(Costs):
     """The part of the store that only reads."""
 
     @reads

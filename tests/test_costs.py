@@ -1,0 +1,192 @@
+"""What was spent: seconds times the price of the time, booked on whose it was, to the cent of the provider's invoice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coalition import ledger
+from coalition.model import JobSpec
+from coalition.server.app import create_app
+from coalition.store.costs import CostQuery
+from coalition.store.lists import JobQuery
+from tests.builders import Caller
+from tests.cloud_world import DOLLAR, LINUX, START, World, budget, pool, settings
+from tests.databases import KINDS
+
+WorldOf = Callable[..., World]
+SPOT = replace(LINUX, name="m/z/spot", type="m", market="spot", bid_micro=DOLLAR, rate_micro=400_000)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def world_of(tmp_path: Path, database: str) -> Iterator[WorldOf]:
+    worlds: list[World] = []
+
+    def make(*offers: object, **changes: object) -> World:
+        wanted = settings(tmp_path, [pool(**changes)], [budget(amount=1_000)], database=database)
+        worlds.append(World(tmp_path, wanted, offers or (LINUX,)))  # type: ignore[arg-type]
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.store.close()
+
+
+def spent(world: World, group_by: str = "day", **query: object) -> dict[str, int]:
+    return {line["key"]: line["amount_micro"] for line in world.store.costs(group_by, CostQuery(**query))}  # type: ignore[arg-type]
+
+
+def play(world: World, hours: int, seed: int = 1, step_s: float = 7_200.0) -> None:
+    """Life: jobs of three users come, run, fail; machines are taken away, and prices move."""
+    dice = random.Random(seed)
+    for turn in range(round(hours * 3_600 / step_s)):
+        if dice.random() < 0.6:
+            user = dice.choice(["ann", "bob", "cid"])
+            world.submit(dice.randint(1, 6), user=user, retries=100)
+        if turn % 3 == 0:
+            world.fake.reprice(SPOT.name, dice.randint(200_000, 950_000))
+        world.tick()
+        world.boot()
+        live = {one.id for one in world.fake.live()}
+        for id in [id for id in world.workers if id not in live]:
+            del world.workers[id]
+        for id in list(world.workers):
+            world.work(id, want=2)
+            if dice.random() < 0.7:
+                world.clock.wait(dice.random())
+                world.finish(id, dice.random() * step_s / 2)
+            if dice.random() < 0.25:
+                world.fake.lose(id)
+                del world.workers[id]
+        world.clock.wait(step_s)
+    world.store.pause_scaling()
+    for one in world.fake.live():
+        world.fake.lose(one.id)
+    world.clock.wait(1_000.0)
+    world.tick()
+
+
+def agree(world: World) -> int:
+    """The books and the provider's invoice agree to the micro-unit, whatever they are grouped by. The invoice."""
+    invoice = world.fake.bill()
+    for group_by in ("day", "pool", "type", "instance", "user", "group", "job", "attempt"):
+        assert sum(spent(world, group_by).values()) == invoice, group_by
+    by_instance = spent(world, "instance")
+    assert by_instance == {str(row["id"]): row["spent_micro"] for row in world.store.instances(ended=True) if row["spent_micro"]}
+    return invoice
+
+
+def test_a_month_of_life_with_interruptions_and_moving_prices_is_booked_to_the_cent(tmp_path: Path) -> None:
+    wanted = settings(tmp_path, [pool(funding_s=100_000.0, max=4)], [budget(amount=1e6, window="total")])
+    world = World(tmp_path, wanted, (SPOT,))
+    play(world, 30 * 24, step_s=43_200.0)
+    assert world.clock() - START >= 30 * ledger.DAY_S
+    invoice = agree(world)
+    assert invoice > 10 * DOLLAR
+    kinds = {kind: sum(line[f"{kind}_micro"] for line in world.store.costs()) for kind in ("run", "waste", "idle", "boot")}
+    assert sum(kinds.values()) == invoice
+    assert kinds["run"] > 0
+    assert kinds["waste"] > 0
+    assert world.committed() == invoice, "what the budget has spent is what was billed"
+    assert set(spent(world, "user")) == {"", "ann", "bob", "cid"}
+
+
+def test_on_each_database_the_books_agree_with_the_invoice(world_of: WorldOf) -> None:
+    world = world_of(SPOT, funding_s=30_000.0, max=3)
+    play(world, 24, seed=3)
+    assert agree(world) > 0
+
+
+def test_the_price_of_the_time_is_booked_and_the_ceiling_only_reserved(world_of: WorldOf) -> None:
+    world = world_of(SPOT)
+    world.submit(2)
+    world.tick()
+    reserved = world.committed()
+    world.boot()
+    world.clock.wait(360)
+    world.fake.reprice(SPOT.name, 800_000)
+    world.tick()
+    world.clock.wait(180)
+    assert spent(world) == {"2023-11-14": 40_000 + 40_000}
+    world.fake.lose(world.fake.live()[0].id)
+    world.store.pause_scaling()
+    world.tick()
+    assert spent(world) == {"2023-11-14": 80_000}
+    assert world.committed() == 80_000 < reserved
+
+
+def test_a_jobs_cost_goes_to_its_user_its_groups_tree_and_its_tags(world_of: WorldOf) -> None:
+    world = world_of()
+    jobs = tuple(JobSpec(title=f"f{n}", command="true", user="ann") for n in range(2))
+    world.store.submit([JobSpec(title="show", affinity=("linux",), children=(JobSpec(title="shot", children=jobs),))])
+    (show, *_), _ = world.store.jobs(JobQuery(parent=0))
+    top = show.id
+    world.tick()
+    world.boot()
+    (id,) = world.workers
+    world.clock.wait(36)
+    world.work(id, want=2)
+    world.clock.wait(360)
+    world.finish(id, 360.0)
+    world.fake.lose(id)
+    world.tick()
+    by_user = {line["key"]: line for line in world.store.costs("user")}
+    assert (by_user["ann"]["run_micro"], by_user["ann"]["idle_micro"]) == (100_000, 0)
+    assert (by_user[""]["idle_micro"], by_user[""]["run_micro"]) == (10_000, 0)
+    (group,) = [line for line in world.store.costs("group") if line["key"]]
+    assert (group["key"], group["name"], group["amount_micro"]) == (str(top), "show", 100_000)
+    assert spent(world, "tag") == {"": 10_000, "linux": 100_000}
+    by_job = spent(world, "job", user="ann")
+    assert list(by_job.values()) == [50_000, 50_000]
+    first = next(iter(by_job))
+    assert spent(world, "job", job=int(first)) == {first: 50_000}
+    assert spent(world, "pool", tag="linux", group=top) == {"p": 100_000}
+    assert spent(world, tag="lin") == {}
+    assert spent(world, since=START + 86_400) == {}
+    assert spent(world, until=START) == {}
+
+
+def test_work_that_did_not_count_is_waste(world_of: WorldOf) -> None:
+    world = world_of()
+    world.submit(1)
+    world.tick()
+    world.boot()
+    (id,) = world.workers
+    world.work(id)
+    world.clock.wait(360)
+    world.fake.lose(id)
+    world.store.pause_scaling()
+    world.tick()
+    (line,) = world.store.costs("pool")
+    assert (line["waste_micro"], line["run_micro"], line["idle_micro"]) == (50_000, 0, 50_000)
+
+
+def test_costs_are_asked_for_over_http_as_lines_and_as_csv(tmp_path: Path) -> None:
+    world = World(tmp_path, settings(tmp_path))
+    world.submit(1, title="=1+1", user="ann")
+    world.tick()
+    world.boot()
+    (id,) = world.workers
+    world.work(id)
+    world.clock.wait(360)
+    call = Caller(create_app(world.settings, world.store, world.clock))
+    (line, nobody) = call("GET", "/api/v1/cost?group_by=user&sort=-key")[1]["entries"]
+    assert (line["key"], line["amount_micro"], nobody["key"], nobody["idle_micro"]) == ("ann", 50_000, "", 50_000)
+    answer = call.raw("GET", "/api/v1/cost.csv?group_by=job&user=ann")
+    assert answer.mimetype == "text/csv"
+    (row,) = csv.DictReader(io.StringIO(answer.get_data(as_text=True)))
+    assert (row["name"], row["amount"], row["hours"], row["currency"]) == ("'=1+1", "0.05", "0.0500", "USD")
+    for path, field in (("cost?group_by=colour", "group_by"), ("cost?since=x", "since"), ("cost.csv?sort=key", "sort")):
+        status, refused = call("GET", f"/api/v1/{path}")
+        assert (status, list(refused["fields"])) == (422, [field])
