@@ -46,6 +46,7 @@ from coalition.values import (
     a_package_list,
     a_pair_list,
     a_path_of,
+    a_run_as,
     a_share,
     a_share_list,
     a_size,
@@ -215,6 +216,11 @@ class WorkerSettings:
     wait_s: float = knob("10s", a_duration, "how long an idle worker's call may wait for a job", high=60)
     grace_s: float = knob("10s", a_duration, "between SIGTERM and SIGKILL of a job that is stopped")
     umask: int = knob("002", an_octal, "umask of jobs")
+    run_as: str = knob(
+        "",
+        a_run_as,
+        "runs a command as its job's user: sudo -n -u {user} env {environment} /bin/sh -c {command}; empty: as the worker's",
+    )
     credential_s: float = knob("24h", a_duration, "after so long a worker gets another credential; 0: never")
     environment: tuple[str, ...] = knob("", a_pair_list, "NAME=value pairs given to every job")
 

@@ -542,6 +542,7 @@ class Enrolled:
     umask: int
     paths: Sequence[Mapping[str, str]]
     environment: Mapping[str, str]
+    run_as: str = ""  # the template by which a command is run as its job's user; empty: as the worker's
 
 
 @dataclass(frozen=True)

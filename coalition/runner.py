@@ -33,6 +33,7 @@ from pathlib import Path
 
 import psutil
 
+from coalition import run_as
 from coalition.errors import BadInput
 from coalition.keeper import marked
 from coalition.model import CHECKPOINT, INLINE_LOG_BYTES, Enrolled, Lease, a_signal
@@ -50,6 +51,7 @@ CLEAN_S = 10.0  # how long the end of killed processes is waited for
 READ_S = 60.0  # how long the look at the rest of a log is waited for
 LOOK_S = 1.0  # between looks at the output of a run that must not be silent
 THOROUGH_S = 5.0  # without adoption, runs longer than this are searched for what they left
+REACH_S, REACH_LIMIT_S = 1.0, 10.0  # between two signals through the template, and for one
 logger = logging.getLogger(__name__)
 
 
@@ -66,10 +68,11 @@ class Site:
     paths: Sequence[Mapping[str, str]] = ()
     umask: int = 0o022
     grace_s: float = 10.0
+    run_as: str = ""
 
     @classmethod
     def of(cls, enrolled: Enrolled, server: str) -> Site:
-        return cls(server, enrolled.name, enrolled.environment, enrolled.paths, enrolled.umask, enrolled.grace_s)
+        return cls(server, enrolled.name, enrolled.environment, enrolled.paths, enrolled.umask, enrolled.grace_s, enrolled.run_as)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Run:
     output_at: float = 0.0  # and when that was seen
     grown_at: float = 0.0  # when its progress was last seen to have grown
     sealed: bool = False  # nobody is left who could write to its log
+    reached_at: float = 0.0  # when its user's processes were last signalled through the site's template
     error: str = ""  # the error its log tells, in words
     licence: str = ""  # the same of a licence
     doomed_at: float = float("inf")  # when it is stopped for that, unless it ends by itself
@@ -269,11 +273,34 @@ class Runner:
         # posix_spawn costs half of what Popen does: no pipe to hear errors through, no search for descriptors to close. It takes
         # neither directory nor umask, so they are this process's own for the moment.
         streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((self._null, run.log_fd, run.log_fd))]
-        words = [SHELL, "-c", command]
+        words = self._words(run.lease, command, place, environment)
         with _standing_in(place, self._home), _masked(self._site.umask):
-            run.pid = os.posix_spawn(SHELL, words, environment, file_actions=streams, setsid=True, setsigdef=PYTHON_IGNORES)
+            run.pid = os.posix_spawnp(words[0], words, environment, file_actions=streams, setsid=True, setsigdef=PYTHON_IGNORES)
         run.exit_fd = _exit_fd(run.pid)
         self._selector.register(run.exit_fd, selectors.EVENT_READ, run)
+
+    def _words(self, lease: Lease, command: str, place: str, environment: Mapping[str, str]) -> list[str]:
+        """What is started: the shell, by the template of the site if a job's user is to run it."""
+        if not self._is_others(lease):
+            return [SHELL, "-c", command]
+        return run_as.filled(self._site.run_as, lease.user, place, command, environment)
+
+    def _is_others(self, lease: Lease) -> bool:
+        """Whether it is run by its job's user; the startup command is of no job."""
+        return bool(self._site.run_as) and lease.job > 0
+
+    def _reach(self, run: Run, number: int) -> None:
+        """Signals what is left of a run through the template, as its user: this one may not."""
+        now = time.monotonic()
+        if not self._is_others(run.lease) or now < run.reached_at + REACH_S:
+            return
+        run.reached_at = now
+        mark = f"{MARK}={self.session}-{run.attempt}"
+        try:
+            words = run_as.filled(self._site.run_as, run.lease.user, "/", run_as.signal_to(mark, number), {})
+            subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=REACH_LIMIT_S, cwd="/", check=True)
+        except (BadInput, OSError, subprocess.SubprocessError) as error:
+            logger.warning("attempt %d: what it runs cannot be stopped as %s: %s", run.attempt, run.lease.user, error)
 
     def _open_log(self, attempt: int) -> int:
         path = f"{self.spool}/{attempt}.log"
@@ -352,6 +379,7 @@ class Runner:
         for process in escaped:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(number)
+        self._reach(run, number)
 
     def _escaped(self, run: Run) -> list[psutil.Process]:
         """The run's live processes outside its group: descendants, and whoever carries its mark."""
@@ -396,6 +424,9 @@ class Runner:
         if run.phase is _Phase.RUNNING:
             run.kill_at = now
         run.phase = _Phase.CLEANING
+        if run.verdict or run.run_s > THOROUGH_S:
+            run.reached_at = 0.0
+            self._reach(run, signal.SIGKILL)
         return self._clean(run, now)
 
     def _look(self, now: float) -> list[Ended]:

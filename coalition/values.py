@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from coalition import wishes
 from coalition.errors import nearest
 from coalition.model import NAME, TAG
+from coalition.run_as import words_of
 
 MICRO = 1_000_000
 SWEPT_SLACK_S = 120.0  # a minute between two looks of the sweeper, and as long for its own delays
@@ -149,6 +150,12 @@ def a_name_list(text: str) -> tuple[str, ...]:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*\*?", name):
             raise ValueError(f"{name!r}: names of variables, or what they begin with and a *, with commas between them")
     return a_list(text)
+
+
+def a_run_as(text: str) -> str:
+    """A template of words; ValueError says what it lacks."""
+    words_of(a_text(text))
+    return text
 
 
 def an_attribute(text: str) -> str:

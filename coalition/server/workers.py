@@ -132,6 +132,7 @@ def enrol() -> Response:
             umask=settings.worker.umask,
             paths=[asdict(rule) for rule in settings.paths],
             environment=_environment(settings.worker.environment),
+            run_as=settings.worker.run_as,
         ),
         201,
     )
