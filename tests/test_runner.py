@@ -25,6 +25,7 @@ from tests.polling import poll_until
 
 ROOT = Path(__file__).parents[1]
 LINUX = "linux"
+OURS = ("COALITION_RUN", "COALITION_NOTICE")
 SHOW = {"name": "SHOW", "linux": "/mnt/show", "macos": "/Volumes/show", "windows": "X:\\show"}
 
 
@@ -459,7 +460,7 @@ def test_a_command_sees_the_workers_the_farms_and_its_own_environment(runner: Ru
     assert seen["OF_FARM"] == "worker/farm"
     assert seen["OVERRIDDEN"] == "job"
     assert seen["SCENE"] == "worker/farm/a 7"
-    known = {name: text for name, text in seen.items() if name.startswith("COALITION_") and name != "COALITION_RUN"}
+    known = {name: text for name, text in seen.items() if name.startswith("COALITION_") and name not in OURS}
     assert known == {
         "COALITION_JOB": "7",
         "COALITION_ATTEMPT": "1",
