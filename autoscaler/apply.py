@@ -133,8 +133,9 @@ class Applier:
             if self.store.keep_instances([keep.id], keep.reason, self.fence):
                 self.decided.append(Decided(keep.pool, "keep", 1, f"instance {keep.id}: {keep.reason}"))
         self._renew(plan.renewals, machines)
+        lasts_s = self.settings.autoscaler.boot_block_s
         for block in plan.blocks:
-            self._block(block.pool, "", "boot", None, block.reason)
+            self._block(block.pool, "", "boot", self.clock() + lasts_s if lasts_s else None, block.reason)
         if plan.wishes:
             self.store.forget_wishes(plan.wishes, self.fence)
         # All intents are written and paid for before the first of them is sent.

@@ -78,6 +78,15 @@ class Purse:
             short = Short(short.budget, left, short.need_micro)
         return fits, short
 
+    def lacking(self, parts: Sequence[Part]) -> Short | None:
+        """The first budget that could not pay these parts and may not end what it began; later windows are taken as whole."""
+        for key, amount in parts:
+            budget = self.budgets[key[0]].settings
+            left = max(0, self._left.get(key, budget.amount_micro))
+            if amount > left and not budget.kill:
+                return Short(budget, left, amount)
+        return None
+
     def take(self, parts: Sequence[Part], count: int = 1) -> None:
         """Commits it within this plan."""
         for key, amount in parts:

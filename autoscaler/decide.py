@@ -418,6 +418,10 @@ class _Decision:
     def _buy_of(self, pool: Pool, offer: Offering, demand: Demand, need: float) -> float:
         """Plans instances of one offer; for how many jobs slots are still needed."""
         payer = demand.requirement.payer
+        if (short := self._too_long(pool, offer, demand)) is not None:
+            length = f"of about {demand.estimate_s or 0.0:.0f} s each"
+            self._note(pool.settings.name, f"{_wait(demand)}, {length}; {short} for one of them on a {offer.name}")
+            return need
         takes = _takes(demand.requirement, _capacity(pool, offer, payer), offer.slots)
         wanted = math.ceil(need * takes / offer.slots - EPSILON)
         count, group = self._afford(pool, offer, payer, wanted, _wait(demand))
@@ -428,6 +432,16 @@ class _Decision:
         group.tags.update(demand.requirement.tags)
         group.spare += max(0.0, got - need * takes)
         return max(0.0, need - got / takes)
+
+    def _too_long(self, pool: Pool, offer: Offering, demand: Demand) -> Short | None:
+        """The budget that could not pay for such a job to its end, as far as its length is known."""
+        length_s, rules = demand.estimate_s, self.snap.rules
+        if length_s is None or length_s <= pool.funding_s(rules) or offer.price_micro <= 0:
+            return None
+        now = self.snap.now
+        terms = (now + LAUNCH_WINDOW_S, rules.slack_s, offer.minimum_s, offer.granularity_s)
+        names = self._sponsors(pool, offer, demand.requirement.payer)
+        return self.purse.lacking(self.purse.cost(names, offer.price_micro, now, ledger.committed_end(now + length_s, *terms)))
 
     def _afford(self, pool: Pool, offer: Offering, payer: str, wanted: int, why: str) -> tuple[int, _Group | None]:
         """Adds as many instances to the plan as pool and budgets allow; notes what is in the way of more."""

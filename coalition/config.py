@@ -264,6 +264,7 @@ class AutoscalerSettings:
     slack_s: float = knob("60s", a_duration, "paid time reserved beyond the deadline of an instance; aws: 2m or more")
     stray_age_s: float = knob("120s", a_duration, "an instance without a record is ended when seen twice past this age")
     boot_failures: int = knob("3", a_count, "failed boots in a row that stop a pool's launches", low=1)
+    boot_block_s: float = knob("1h", a_duration, "for how long, unless somebody resumes it or its image changes; 0: until then")
     price_max_age_s: float = knob("7d", a_duration, "a price older than this is not known any more", low=60)
 
 
@@ -340,6 +341,9 @@ class BudgetSettings:
     hard: bool = knob("yes", a_flag, "yes: nothing is started or extended beyond it; no: it only warns")
     applies_to: str = knob("farm", a_target, "farm, pool:NAME, offering:TYPE, user:NAME, group:TITLE or affinity:TAG")
     alert: tuple[float, ...] = knob("50%, 80%, 100%", a_share_list, "shares of the cap that are told")
+    kill: bool = knob(
+        "no", a_flag, "no: a job that it is not expected to pay for to its end waits; yes: it starts, and may be ended"
+    )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from coalition import schema
 from coalition.config import PoolSettings
 from coalition.errors import Fenced
 from coalition.store import Store
-from coalition.store.cloud import ROLE
+from coalition.store.cloud import ROLE, Blocked
 from providers.base import Fate, Life, Notice, Reason, Rejected, Scope, Unknown
 from providers.fake import FakeProvider
 from tests.cloud_world import DOLLAR, LINUX, START, Clock, World, budget, pool, settings
@@ -443,6 +443,19 @@ def test_after_failed_boots_in_a_row_the_pool_stops_until_somebody_allows_it(wor
     assert "3 boots in a row failed" in str(world.store.pools()[0]["blocked"])
     world.store.unblock_pools(["p"], "ann")
     world.clock.wait(1)
+    world.tick()
+    assert world.states() == ["GONE"] * 3 + ["STARTING"]
+
+
+def test_a_pool_whose_boots_failed_tries_again_by_itself_after_a_while_and_a_refusal_does_not_shorten_that(world: World) -> None:
+    world.submit(1)
+    world.tick(12, seconds=301)
+    (shown,) = world.store.pools()
+    assert shown["blocked_until"] is not None
+    quota = Blocked("p", "", "quota", world.clock(), world.clock() + 600, "", "full")
+    world.store.block_offering(quota, world.store.leader_of(ROLE)[1])  # type: ignore[index]
+    assert world.store.pools()[0]["blocked_until"] == shown["blocked_until"]
+    world.clock.now = shown["blocked_until"] + 1
     world.tick()
     assert world.states() == ["GONE"] * 3 + ["STARTING"]
 

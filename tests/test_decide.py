@@ -299,6 +299,18 @@ def test_a_budget_bounds_how_many_are_started_and_says_so() -> None:
     assert "budget studio has $0.082 of $1.00 left this day, $0.18 would be needed for the first 600 s of a machine" in hold(made)
 
 
+def test_a_job_longer_than_its_budgets_can_pay_for_waits_and_says_so_unless_one_may_end_it() -> None:
+    long = replace(jobs(1), estimate_s=7_200.0)
+    made = plan(long, budgets=(money(budget(amount=1.0)),))
+    assert made.launches == []
+    assert "of about 7200 s each; budget studio has $1.00 of $1.00 left this day, $1.78 would be needed for one of them" in hold(
+        made
+    )
+    assert started(plan(long, budgets=(money(budget(amount=3.0)),))) == {"machine": 1}
+    assert started(plan(long, budgets=(money(budget(amount=1.0, kill=True)),))) == {"machine": 1}
+    assert started(plan(long, budgets=(money(budget(amount=1.0, hard=False)),))) == {"machine": 1}
+
+
 def test_every_sponsor_must_be_able_to_pay() -> None:
     budgets = (
         money(budget("a", 100)),

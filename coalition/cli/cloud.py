@@ -197,6 +197,7 @@ AMOUNT = Written("amount", "a_money")
 SHARES = Written("shares", "a_share_list")
 HARD = click.option("--hard/--soft", default=None, help="Whether it can stop machines, or only warns.")
 ALERT = click.option("--alert", type=SHARES, metavar="SHARES", help="Shares of the cap that are told, such as '50%, 80%'.")
+KILL = click.option("--kill/--no-kill", default=None, help="Whether jobs start that it is not expected to pay for to their end.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would start, stop or be forbidden, and change nothing.")
 
 
@@ -220,6 +221,7 @@ def budget_show(call: Call, name: str) -> None:
 )
 @HARD
 @ALERT
+@KILL
 @DRY_RUN
 @click.pass_obj
 def budget_add(call: Call, /, name: str, amount: int, hard: bool | None, dry_run: bool, **given: Any) -> None:
@@ -233,6 +235,7 @@ def budget_add(call: Call, /, name: str, amount: int, hard: bool | None, dry_run
 @click.option("--amount", "amount_micro", type=AMOUNT, metavar="AMOUNT", help="The cap.")
 @HARD
 @ALERT
+@KILL
 @DRY_RUN
 @click.pass_obj
 def budget_set(call: Call, /, name: str, dry_run: bool, **given: Any) -> None:

@@ -181,6 +181,7 @@ class NewBudget:
     hard: bool = spec(True)
     applies_to: str = spec("farm", length=255, check=_is(a_target))
     alert: Sequence[float] = spec((0.5, 0.8, 1.0), length=20, check=_shares)
+    kill: bool = spec(False)
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ class BudgetChanges:
     amount_micro: int | None = spec(None, low=0, high=MOST_MICRO)
     hard: bool | None = spec(None)
     alert: Sequence[float] | None = spec(None, length=20, check=lambda v: None if v is None else _shares(v))
+    kill: bool | None = spec(None)
 
 
 @blueprint.get("/budgets")

@@ -24,7 +24,7 @@ from coalition.store.tree import Changes
 
 PAYERS = "payers"  # the counter that tells for which budgets the jobs' payers were reckoned
 OF_JOBS = ("user", "group", "affinity")
-CHANGEABLE = ("amount_micro", "hard", "alert")  # of a budget that is there; another window or target is another budget
+CHANGEABLE = ("amount_micro", "hard", "alert", "kill")  # of a budget that is there; another window or target is another budget
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ class Budgets(Prices):
             **self._budget(db, budget, self.clock()),
             "timezone": budget.timezone,
             "alert": list(budget.alert),
+            "kill": budget.kill,
             "source": "run time" if in_file is None else "cloud.ini",
             "in_file": {name: before for name, (before, _) in changed.items()},  # what cloud.ini says where another value holds
             "changed_by": override.who if override else "",

@@ -677,6 +677,8 @@ class Cloud(Workers):
         self._check_fence(db, fence)
         here = and_(block.c.pool == blocked.pool, block.c.offering == blocked.offering)
         old = db.execute(select(block.c.kind, block.c.until).where(here)).first()
+        if old is not None and old.kind == "boot" != blocked.kind and (old.until is None or old.until > blocked.at):
+            return  # what no boot can mend lasts longer than a refusal
         db.execute(delete(block).where(here))
         db.execute(insert(block).values(vars(blocked)))
         if old is None or old.kind != blocked.kind or (old.until is not None and old.until < blocked.at):
@@ -708,7 +710,10 @@ class Cloud(Workers):
         live = or_(block.c.until.is_(None), block.c.until > self.clock())
         rows = db.execute(select(*[block.c[name] for name in names]).where(live).order_by(block.c.pool, block.c.offering))
         images = {pool.name: pool.image for pool in self.settings.pools}
-        return [Blocked(*row) for row in rows if row.until is not None or row.image == images.get(row.pool, row.image)]
+        anyhow = [
+            row for row in rows if (row.until is not None and row.kind != "boot") or row.image == images.get(row.pool, row.image)
+        ]
+        return [Blocked(*row) for row in anyhow]
 
     @reads
     def boots(self, db: Connection) -> dict[str, Boots]:
