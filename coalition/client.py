@@ -594,6 +594,22 @@ class Client:
         """GET /affinities: the tags in use, with the number of workers and of jobs of each."""
         return self._list("/affinities", "affinities")
 
+    def audit(
+        self,
+        *,
+        user: str | None = None,
+        address: str | None = None,
+        kind: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """GET /audit: who did what from where, newest first. `kind` is such as job.edit, or job for all of its kinds."""
+        query = {"user": user, "address": address, "kind": kind, "before": before, "limit": limit}
+        times = {"since": None if since is None else int(since), "until": None if until is None else int(until)}
+        return self._list("/audit", "audit", {**query, **times})
+
     def events(
         self,
         *,

@@ -251,6 +251,7 @@ class SchedulerSettings:
 @dataclass(frozen=True)
 class KeepSettings:
     events_s: float = knob("90d", a_duration, "events older than this are forgotten; 0: never")
+    audit_s: float = knob("730d", a_duration, "and what somebody did is kept for so long, with from where; 0: always")
     finished_s: float = knob("30d", a_duration, "trees that are finished for so long go into the archive; 0: never")
     logs_s: float = knob("90d", a_duration, "logs to which nothing was added for so long are deleted; 0: never")
     workers_s: float = knob("1h", a_duration, "workers of machines that are gone leave the list after so long")

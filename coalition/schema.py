@@ -399,6 +399,8 @@ event = _table(
     Column("worker_id", Id),
     Column("instance_id", Id),
     Column("text", LongText, nullable=False),
+    _text("address", 64),  # from where somebody called; empty: the farm did it by itself
+    Column("changes", LongText),  # JSON: field -> [before, after]
     Index("ix_event_job_id", "job_id"),
     Index("ix_event_worker_id", "worker_id"),
     Index("ix_event_instance_id", "instance_id"),

@@ -58,6 +58,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/v1/server": SEE,
     "GET /api/v1/farm": SEE,
     "GET /api/v1/events": SEE,
+    "GET /api/v1/audit": ADMINS,
     "GET /api/v1/tokens": ADMINS,
     "POST /api/v1/tokens": ADMINS,
     "DELETE /api/v1/tokens/<token_id>": ADMINS,

@@ -144,6 +144,39 @@ def events(call: Call, /, **filters: Any) -> None:
 
 
 @cli.command()
+@click.option("--user", help="Done by this user.")
+@click.option("--from", "address", metavar="ADDRESS", help="From this address.")
+@click.option("--kind", help="Of this kind, such as job.edit, or job for all of its kinds.")
+@click.option("--since", type=DURATION, help="Not longer ago than this, such as 7d.")
+@click.option("--before", type=int, metavar="ID", help="Older than this one.")
+@click.option("--csv", "as_csv", is_flag=True, help="As a table for other programs, with before and after.")
+@LIMIT
+@click.pass_obj
+def audit(call: Call, /, as_csv: bool, since: float | None, **filters: Any) -> None:
+    """Show who did what from where, newest first; with --json or --csv what edits changed, too."""
+    import csv
+    import json
+    import time
+
+    from coalition.output import clean, moment
+
+    found = call.client().audit(**filters, since=None if since is None else max(0.0, time.time() - since))
+    if as_csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(AUDITED)
+        for entry in found:
+            row = [json.dumps(entry[name]) if name in ("before", "after") else clean(entry[name] or "") for name in AUDITED]
+            writer.writerow([f"'{cell}" if str(cell).startswith(FORMULA) else cell for cell in row])
+        return
+    rows = ([moment(entry["at"]), *texts(entry, "kind who address job worker instance text")] for entry in found)
+    call.screen.table({"audit": found}, "TIME KIND WHO FROM JOB> WORKER> INSTANCE> TEXT*", rows, "nobody did anything")
+
+
+AUDITED = ("id", "at", "kind", "who", "address", "job", "worker", "instance", "text", "before", "after")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would run
+
+
+@cli.command()
 @watched("jobs", "events")
 @JOB
 @LIMIT

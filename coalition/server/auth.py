@@ -70,6 +70,7 @@ RIGHTS: dict[str, Right] = {
     "system.server": ANY_USER,
     "system.farm": SEE,
     "system.events": SEE,
+    "system.audit": ADMINS,
     "system.archive": SEE,
     "system.archived_job": SEE,
     "logins.log_in": OPEN,  # proves itself by name and password

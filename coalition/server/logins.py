@@ -95,7 +95,7 @@ class Logins:
         own, shared = self._count_try(user, address)
         # As long for a name that is not known: how long it takes must not tell which are.
         if not proves(password, stored[0] if stored else _nobody()) or stored is None:
-            metrics.add(metrics.LOG_INS, "wrong")
+            self._refused(user)
             raise NotAuthenticated(WRONG, auth=self.settings.auth.mode)
         metrics.add(metrics.LOG_INS, "ok")
         self.store.forgive_try(own, shared)
@@ -103,6 +103,11 @@ class Logins:
             self._proved.clear()
         self._proved[known] = None
         return _identity(user, stored[1])
+
+    def _refused(self, user: str) -> None:
+        """It is told in the audit: how often, the waits between tries see to."""
+        metrics.add(metrics.LOG_INS, "wrong")
+        self.store.log_in_refused(user, WRONG)
 
     def _count_try(self, user: str, address: str) -> tuple[str, str]:
         """The keys under which a try is counted; TooManyTries if it must wait."""
@@ -128,7 +133,7 @@ class Logins:
             self.store.forgive_try(own, shared)
             raise
         if person is None:
-            metrics.add(metrics.LOG_INS, "wrong")
+            self._refused(user)
             raise NotAuthenticated(WRONG, auth=self.settings.auth.mode)
         metrics.add(metrics.LOG_INS, "ok")
         self.store.forgive_try(own, shared)

@@ -127,6 +127,12 @@ COSTS: dict[str, Schema] = {
     **dict.fromkeys(("since", "until", "job", "group"), ID),
     **dict.fromkeys(("pool", "user", "tag"), TEXT),
 }
+AUDIT_FILTERS: dict[str, Schema] = {
+    **dict.fromkeys(("user", "address"), TEXT),
+    "kind": {"type": "string", "description": "such as job.edit, or job for all of its kinds"},
+    **dict.fromkeys(("since", "until", "before"), ID),
+    **PAGES,
+}
 
 OPERATIONS: dict[str, Operation] = {
     "measures.healthz": Operation("Whether the server and its database answer", {"ok": bool}),
@@ -155,6 +161,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "system.farm": Operation("Counts of jobs, workers and instances, budgets, and what the machines cost now", dict[str, Any]),
     "system.events": Operation("What happened, newest first", _list("events"), query=EVENT_FILTERS),
+    "system.audit": Operation("Who did what from where, with before and after", _list("audit"), query=AUDIT_FILTERS),
     "system.archive": Operation("Jobs that were finished long ago, newest first", _list("jobs"), query=ARCHIVE_FILTERS),
     "system.archived_job": Operation("An archived job as it was, with its attempts", dict[str, Any]),
     "logins.log_in": Operation(

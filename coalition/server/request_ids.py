@@ -12,6 +12,7 @@ from flask import Flask, Response, g, request
 from coalition import metrics
 from coalition.journal import request_id
 from coalition.server.auth import RIGHTS, SAFE_METHODS, WORKER
+from coalition.store.base import caller_address
 
 log = logging.getLogger("coalition.access")
 HEADER = "X-Request-Id"
@@ -29,12 +30,14 @@ def _begin() -> None:
     g.request_id = given if GOOD.fullmatch(given) else secrets.token_hex(4)
     g.begun = time.monotonic()
     request_id.set(g.request_id)
+    caller_address.set(request.remote_addr or "")
 
 
 def _end(response: Response) -> Response:
     response.headers[HEADER] = g.request_id
     log.log(_level(response), "%s %s %d %.0f ms%s", request.method, request.path, response.status_code, _took_ms(), _who())
     request_id.set("")
+    caller_address.set("")
     _measure(response)
     return response
 

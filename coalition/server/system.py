@@ -83,6 +83,16 @@ def events() -> Response:
     return newest_first("events", ask)
 
 
+@blueprint.get("/api/v1/audit")
+def audit() -> Response:
+    web.refuse_unknown("user", "address", "kind", "since", "until", "before", *PAGING)
+    filters = {name: text for name in ("user", "address", "kind") if (text := web.word(name)) is not None}
+    since = float(web.number("since", 0, 0, MAX_INT))
+    until = float(web.number("until", 0, 0, MAX_INT)) if "until" in request.args else None
+    store = web.farm().store
+    return newest_first("audit", lambda limit, before: store.audit(filters, since, limit, until=until, before=before))
+
+
 @blueprint.get("/api/v1/archive")
 def archive() -> Response:
     web.refuse_unknown("parent", "user", "title", "before", *PAGING)

@@ -71,11 +71,13 @@ class Accounts(Workers):
         values: dict[str, Any] = {} if role is None else {"role": role}
         if password is not None:
             values |= {"password": hash_password(password), "changed_at": self.clock()}
+        was = db.execute(select(account.c.role).where(account.c.name == name)).scalar()
         if db.execute(update(account).where(account.c.name == name).values(values)).rowcount == 0:
             raise NotFound(f"there is no user {name}")
         db.execute(delete(token).where(token.c.kind.in_(LOG_INS), token.c.user == name))
         told = [*(["the password"] if password is not None else []), *([f"the role, to {role}"] if role else [])]
-        self._event(db, "user.edit", who, f"user {name}: changed {' and '.join(told)}")
+        changes = {"role": (was, role)} if role else None
+        self._event(db, "user.edit", who, f"user {name}: changed {' and '.join(told)}", changes=changes)
 
     @writes
     def delete_account(self, db: Connection, name: str, who: str = "") -> None:
@@ -145,6 +147,12 @@ class Accounts(Workers):
                 raise NotAuthenticated("the user was changed meanwhile; log in again")
         self._event(db, "user.log_in", user, f"from {where}")
         return self._write_token(db, kind, expires_s, user=user, role=role, scope=",".join(scope))
+
+    @writes
+    def log_in_refused(self, db: Connection, user: str, why: str) -> None:
+        """Somebody could not log in under a name, which need not be anybody's."""
+        shown = "".join(one if one.isprintable() else "?" for one in user[:64])
+        self._event(db, "user.refused", shown, why)
 
     @writes
     def end_session(self, db: Connection, token_id: str, user: str) -> None:

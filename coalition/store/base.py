@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import compress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -66,6 +67,8 @@ log = logging.getLogger("coalition.store")
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound="Base")
+
+caller_address: ContextVar[str] = ContextVar("caller_address", default="")  # from where the call came that this thread serves
 
 ATTEMPTS = 6
 STALLED_S = 120  # a connection silent for so long, in a transaction or not, is ended by the database
@@ -211,9 +214,14 @@ class Base:
         job_id: int | None = None,
         worker_id: int | None = None,
         instance_id: int | None = None,
+        changes: Mapping[str, tuple[Any, Any]] | None = None,
     ) -> None:
-        """Writes what happened, who or what caused it, and why, in the transaction that does it."""
-        values = {"at": self.clock(), "kind": kind, "who": who[:128], "text": text}
+        """Writes what happened, who or what caused it and from where, and why, in the transaction that does it.
+
+        `changes`: fields with what they were before, and after.
+        """
+        values = {"at": self.clock(), "kind": kind, "who": who[:128], "text": text, "address": caller_address.get()[:64]}
+        values["changes"] = json.dumps(changes, default=list) if changes else None
         db.execute(insert(schema.event).values(**values, job_id=job_id, worker_id=worker_id, instance_id=instance_id))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +68,20 @@ FRAMES_OF = HotIn(
 )
 
 
+BEFORE_FIELDS = ("id", "parent", "own_set", "needs_any", *JOB_FIELDS.values(), *SPEC_FIELDS, "rules")
+BEFORE = HotIn(
+    lambda ids: (
+        select(*(job.c[name] if name in job.c else spec.c[name] for name in BEFORE_FIELDS))
+        .join(spec, spec.c.job_id == job.c.id)
+        .where(job.c.id.in_(ids))
+        .order_by(job.c.id)
+    )
+)
+NOTHING: Mapping[int, Mapping[str, tuple[Any, Any]]] = {}
+TOLD = 20  # values before, of many jobs
+LOOKED_AT = 1_000  # jobs for that
+
+
 class Edits(Submit):
     """How jobs change by hand."""
 
@@ -83,6 +97,7 @@ class Edits(Submit):
         ranges = {row[0]: Template(*row[1:]) for row in RANGES.all(db, ids)}
         self._check_edit(IDS.all(db, ids), ranges, given)
         self._check_commands(db, ids, ranges, given)
+        before = self._before(db, ids[:LOOKED_AT], given)
         self._edit_fields(db, ids, given)
         self._edit_frames(db, ranges, given)
         if given.keys() & {*NEEDS, "user", "title"}:
@@ -103,7 +118,20 @@ class Edits(Submit):
             RECOUNT.run(db, ids)
         if given.keys() & {"parent", "depends_on"}:
             self._refuse_cycle(db, ids)
-        return self._done(db, ids, changes, "job.edit", who, "changed " + ", ".join(sorted(given)))
+        self._finish(db, ids, changes)
+        self._tell(db, ids, "job.edit", who, "changed " + ", ".join(sorted(given)), _changes(before, given))
+        return len(ids)
+
+    def _before(self, db: Connection, ids: Sequence[int], given: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+        """What the fields of an edit are now; of dependencies and of who is told it is not looked up."""
+        found: dict[int, dict[str, Any]] = {}
+        for row in (dict(zip(BEFORE_FIELDS, one, strict=True)) for one in BEFORE.all(db, ids)):
+            old = {**row, **{name: row[column] for name, column in JOB_FIELDS.items()}, "depends_any": row["needs_any"]}
+            old |= {"environment": json.loads(row["environment"]), **json.loads(row["rules"] or "{}")}
+            if given.keys() & {*NEEDS}:
+                old |= _needs_of(self._requirement(db, row["own_set"]))
+            found[row["id"]] = {name: old[name] for name in given if name in old}
+        return found
 
     def _check_edit(self, jobs: Sequence[tuple[Any, ...]], ranges: Mapping[int, Template], given: Mapping[str, Any]) -> None:
         problems: dict[str, str] = {}
@@ -249,19 +277,56 @@ class Edits(Submit):
             self._tell(db, sunk, "job.lift", who, f"is sunk no longer: {why}")
 
     def _done(self, db: Connection, ids: Sequence[int], changes: Changes, kind: str, who: str, words: str) -> int:
-        self._refresh(db, ids, changes)
-        self._settle(db, changes)
+        self._finish(db, ids, changes)
         self._tell(db, ids, kind, who, words)
-        self._bump(db, "backlog")
         return len(ids)
 
-    def _tell(self, db: Connection, ids: Sequence[int], kind: str, who: str, words: str) -> None:
+    def _finish(self, db: Connection, ids: Sequence[int], changes: Changes) -> None:
+        """What follows for others from an action."""
+        self._refresh(db, ids, changes)
+        self._settle(db, changes)
+        self._bump(db, "backlog")
+
+    def _tell(
+        self,
+        db: Connection,
+        ids: Sequence[int],
+        kind: str,
+        who: str,
+        words: str,
+        changed: Mapping[int, Mapping[str, tuple[Any, Any]]] = NOTHING,
+    ) -> None:
         """One event row for each of a few, one for all of many."""
         if len(ids) > 100:
-            self._event(db, kind, who, f"{words}: {len(ids):,} jobs, #{min(ids)} to #{max(ids)}")
+            text = f"{words}: {len(ids):,} jobs, #{min(ids)} to #{max(ids)}"
+            self._event(db, kind, who, text, changes=_of_many(changed.values()))
             return
         for job_id in ids:
-            self._event(db, kind, who, words, job_id=job_id)
+            self._event(db, kind, who, words, job_id=job_id, changes=changed.get(job_id))
+
+
+def _changes(before: Mapping[int, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[int, dict[str, tuple[Any, Any]]]:
+    """The fields that an edit changed of each job, with both values."""
+    after = {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}
+    return {
+        one: {name: (was, after[name]) for name, was in old.items() if _plain(was) != _plain(after[name])}
+        for one, old in before.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, (list, tuple)) and not any(isinstance(one, Mapping) for one in value) else value
+
+
+def _of_many(changed: Iterable[Mapping[str, tuple[Any, Any]]]) -> dict[str, tuple[Any, Any]]:
+    """The same of many jobs together: of each field some of the values before."""
+    found: dict[str, tuple[list[Any], Any]] = {}
+    for one in changed:
+        for name, (was, now) in one.items():
+            values = found.setdefault(name, ([], now))[0]
+            if len(values) < TOLD and was not in values:
+                values.append(was)
+    return dict(found)
 
 
 def unfit(job_id: int, is_group: bool, is_range: bool, given: Mapping[str, Any]) -> dict[str, str]:

@@ -104,8 +104,10 @@ class Limits(Tree):
         if not TAG.match(name) or name.startswith(OWN_LIMITS):
             words = "is kept by the farm itself; give groups max_running" if name.startswith(OWN_LIMITS) else "is not allowed"
             raise BadInput(fields={"name": f"{name[:80]!r} {words}"})
+        was = db.execute(select(farm_limit.c.maximum).where(farm_limit.c.name == name)).scalar()
         self._define_limit(db, name, maximum, per_host)
-        self._event(db, "limit.set", who, f"{name}: {maximum}{' a machine' if per_host else ''}")
+        changes = {"maximum": (was, maximum)}
+        self._event(db, "limit.set", who, f"{name}: {maximum}{' a machine' if per_host else ''}", changes=changes)
         self._bump(db, "ready")  # whoever found none left looks again
         self._bump(db, "backlog")
 

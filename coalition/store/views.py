@@ -302,6 +302,30 @@ class Views(Costs):
             for row in rows[:limit]
         ]
 
+    @reads
+    def audit(
+        self,
+        db: Connection,
+        filters: Mapping[str, str],
+        since: float,
+        limit: int,
+        *,
+        until: float | None = None,
+        before: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """What people, and the programs that they gave tokens, did: newest first, each with from where and, of edits, the change.
+
+        `filters` may hold `user`, `address` and `kind`, the latter also as its first word.
+        """
+        query = select(event).where(event.c.address != "", event.c.at >= since)
+        for name, column in (("user", event.c.who), ("address", event.c.address)):
+            query = query.where(column == filters[name]) if name in filters else query
+        if kind := filters.get("kind"):
+            query = query.where(event.c.kind == kind if "." in kind else event.c.kind.startswith(f"{kind}.", autoescape=True))
+        query = query if until is None else query.where(event.c.at < until)
+        query = query if before is None else query.where(event.c.id < before)
+        return [_audited(row) for row in db.execute(query.order_by(event.c.id.desc()).limit(limit))]
+
     def _tree_of(self, db: Connection, top: int) -> list[int]:
         """A job and all below it, archived ones too."""
         found, level = [top], [top]
@@ -422,6 +446,16 @@ def job_rows() -> Any:
         .outerjoin(above, above.c.group_id == job.c.parent)
         .outerjoin(watch, watch.c.job_id == job.c.id)
     )
+
+
+def _audited(row: Any) -> dict[str, Any]:
+    changed = json.loads(row.changes) if row.changes else {}
+    about = {"job": row.job_id, "worker": row.worker_id, "instance": row.instance_id}
+    return {
+        **{"id": row.id, "at": row.at, "kind": row.kind, "who": row.who, "address": row.address, **about, "text": row.text},
+        "before": {name: pair[0] for name, pair in changed.items()},
+        "after": {name: pair[1] for name, pair in changed.items()},
+    }
 
 
 def _attempt_select() -> Any:

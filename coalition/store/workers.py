@@ -350,10 +350,14 @@ class Workers(Dispatch):
         names = ", ".join(sorted(values))
         if "affinity" in values:
             values["affinity"] = json.dumps([sorted(set(line)) for line in values["affinity"]])
+        columns = [worker.c[name] for name in values]
+        before = {row[0]: row[1:] for row in db.execute(select(worker.c.id, *columns).where(worker.c.id.in_(ids)))}
         if values:
             db.execute(update(worker).where(worker.c.id == bindparam("b_id")).values(values), [{"b_id": i} for i in ids])
         for worker_id in ids:
-            self._event(db, "worker.edit", who, f"changed {names}", worker_id=worker_id)
+            pairs = zip(values, before[worker_id], values.values(), strict=True)
+            changes = {name: (was, now) for name, was, now in pairs if was != now}
+            self._event(db, "worker.edit", who, f"changed {names}", worker_id=worker_id, changes=changes)
         self._bump(db, "fleet")
         return len(ids)
 
