@@ -67,7 +67,7 @@ class Wire:
     def base(self) -> SplitResult:
         if self._base is None:
             with self._finding:
-                self._base = self._base or address(_find(self._token, self._ca))
+                self._base = self._base or address(_find(self._token))
         return self._base
 
     @property
@@ -183,7 +183,7 @@ def address(server: str) -> SplitResult:
     return SplitResult(parts.scheme, host if port is None else f"{host}:{port}", parts.path.rstrip("/"), "", "")
 
 
-def _find(token: str, ca: str | os.PathLike[str] | None) -> str:
+def _find(token: str) -> str:
     """A server on this machine, else the one that discovery.py finds and that proves that it knows the token, if there is one."""
     local = urlsplit(DEFAULT_SERVER)
     try:
@@ -192,7 +192,7 @@ def _find(token: str, ca: str | os.PathLike[str] | None) -> str:
     except OSError:
         from coalition import discovery
     try:
-        return discovery.search(token=token, ca=str(ca or ""))
+        return discovery.search(token=token)
     except ServerUnreachable as error:
         hint = "start one with `coalition serve`, or name it with --server or COALITION_SERVER"
         raise ServerUnreachable(f"no server at {DEFAULT_SERVER}, and {error}; {hint}") from None

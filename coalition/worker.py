@@ -502,7 +502,7 @@ class Agent:
         if not self._url:
             self._joining = True
             options = self._options
-            question = (options.farm, self._token, options.port, options.loopback, FIND_S, self._told, options.ca)
+            question = (options.farm, self._token, options.port, options.loopback, FIND_S, self._told)
             line.post(lambda: search(*question), self._on_found)
         elif self._enrolled is None:
             self._joining = True

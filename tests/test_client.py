@@ -370,7 +370,7 @@ def test_the_server_comes_from_the_environment_then_from_this_machine_then_from_
     monkeypatch.setattr(wire, "DEFAULT_SERVER", api.url)
     assert Client().url == api.url
     api.stop()
-    monkeypatch.setattr(discovery, "search", lambda token, ca: f"http://found-with-{token}:1")
+    monkeypatch.setattr(discovery, "search", lambda token: f"http://found-with-{token}:1")
     assert Client(token="a.b").url == "http://found-with-a.b:1"
 
 

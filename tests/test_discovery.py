@@ -343,6 +343,11 @@ def test_who_calls_over_ipv6_is_told_an_address_too(peer: str) -> None:
     assert url_for(settings("show", 1, listen="127.0.0.1:8000"), peer) == "http://127.0.0.1:8000"
 
 
+def test_a_server_with_a_certificate_tells_an_https_address() -> None:
+    secured = settings("show", 1, listen="0.0.0.0:8000", tls_cert="farm.pem", tls_key="farm.key")
+    assert url_for(secured, "127.0.0.1") == "https://127.0.0.1:8000"
+
+
 @pytest.mark.parametrize("token", ["\ud800", "a\0b", "x" * 65, "a b"])
 def test_what_cannot_be_a_tokens_id_is_never_looked_up(token: str) -> None:
     asked: list[str] = []

@@ -15,6 +15,7 @@ from flask import Flask
 
 from coalition.client import Client
 from coalition.config import ServerSettings, parse
+from coalition.discovery import search
 from coalition.errors import ConfigError, ServerUnreachable
 from coalition.server.tls import Certificate
 from tests.certificates import Authority
@@ -153,3 +154,11 @@ def test_every_answer_forbids_to_be_taken_for_something_else(app: Flask, path: s
     assert "unsafe-eval" not in policy
     assert "'unsafe-inline'" not in policy.partition("style-src")[0]
     assert "Strict-Transport-Security" not in headers
+
+
+def test_a_server_that_dns_tells_without_a_scheme_is_found_though_it_speaks_https_only(
+    farm: TlsFarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coalition.cloud_tags.server", lambda: ("", "none here"))
+    monkeypatch.setattr("coalition.discovery._resolved", lambda _: ["127.0.0.1"])
+    assert search(farm.mark, port=farm.port) == f"https://127.0.0.1:{farm.port}"
