@@ -17,8 +17,8 @@ docs: install ## build the documentation into build/docs
 test: install ## lint, then all tests; CI=true allows no test to be skipped
 	@scripts/test.sh
 
-test-long: install ## the tests of several server processes at full size: 20,000 jobs, 64 workers
-	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/e2e/test_databases.py --durations=5
+test-long: install ## the tests of several servers and processes at full size: 20,000 jobs, up to 200 workers
+	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/e2e/test_databases.py tests/e2e/test_scaling_out.py --durations=5
 
 test-terraform: install ## apply the module for AWS to moto, use what it made, and destroy it: minutes
 	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/test_terraform.py --durations=5

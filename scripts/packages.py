@@ -19,6 +19,7 @@ from pathlib import Path
 # package: the command that shows it is there
 COMMANDS = {
     "caddy": "caddy",
+    "nginx-light": "nginx",
     "povray": "povray",
     "packer": "packer",
     "cloud-init": "cloud-init",

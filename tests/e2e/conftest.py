@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.farm import RealFarm
+
+collect_ignore = [] if os.environ.get("COALITION_TEST_LONG") == "yes" else ["test_scaling_out.py"]  # make test-long
 
 
 @pytest.fixture

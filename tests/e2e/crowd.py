@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import random
@@ -14,9 +15,15 @@ from typing import Any
 
 
 class Crowd:
-    """Workers in threads, until `close`. `refused` are answers that no worker should get, each with how often it came."""
+    """Workers in threads, until `close`. `refused` are answers that no worker should get, each with how often it came.
 
-    def __init__(self, address: str, workers: int, silence_s: float, seed: int = 1) -> None:
+    `logs`: each result has a log. `proxied`: a proxy is between, which may tell that a server is gone.
+    """
+
+    def __init__(
+        self, address: str, workers: int, silence_s: float, seed: int = 1, *, logs: bool = False, proxied: bool = False
+    ) -> None:
+        self.logs, self.proxied = logs, proxied
         self.port = int(address.rpartition(":")[2])
         self.silence_s = silence_s  # of one that vanishes: longer than its lease
         self.refused: Counter[str] = Counter()
@@ -105,7 +112,8 @@ class _Member:
     def result(self, attempt: int, job: int) -> dict[str, Any]:
         failed = self.crowd.fails(job)
         state = {"state": "ERROR", "exit_code": 1, "reason": "bad luck"} if failed else {"state": "FINISHED", "exit_code": 0}
-        return {"attempt": attempt, "run_s": 5.0, **state}
+        log = {"log": base64.b64encode(f"log of {attempt}\n".encode()).decode()} if self.crowd.logs else {}
+        return {"attempt": attempt, "run_s": 5.0, **state, **log}
 
     def send(self, path: str, body: dict[str, Any]) -> None:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.credential}"}
@@ -114,7 +122,11 @@ class _Member:
     def call(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         self.send(path, body)
         response = self.connection.getresponse()
-        answer = json.loads(response.read())
+        data = response.read()
+        if self.crowd.proxied and response.status in (502, 504):  # whether it was heard is not known: it is said again
+            self.crowd.note(self.crowd.accidents, "server gone")
+            return response.status, {}
+        answer = json.loads(data)
         if response.status == 409:  # the server has seen a call that this one does not know it sent
             time.sleep(0.01)
         elif response.status >= 400:

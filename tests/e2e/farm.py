@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from coalition.client import Client
+from coalition.config import SINGLE
 from coalition.model import Job
 from tests.polling import poll_until
 
@@ -26,7 +27,7 @@ class RealFarm:
     def __init__(self, folder: Path, **sections: str) -> None:
         self.folder = folder
         self.mark = f"test-{secrets.token_hex(6)}"
-        self.port = _free_port()
+        self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.client = Client(self.address)
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -37,31 +38,35 @@ class RealFarm:
         server = f"[server]\nfarm = {self.mark}\nlisten = 127.0.0.1:{self.port}\ndata_dir = {self.folder / 'data'}\n"
         server += sections.pop("server", "threads = 16") + "\n"
         worker = sections.pop("worker", "sync = 500ms\nlease = 3s\nwait = 2s\ngrace = 1s").replace("500ms", "0.5")
-        others = "".join(f"[{name.replace('_', ' ')}]\n{text}\n" for name, text in sections.items())
+        names = {name: name if name in SINGLE else name.replace("_", " ") for name in sections}
+        others = "".join(f"[{names[name]}]\n{text}\n" for name, text in sections.items())
         return f"{server}[worker]\n{worker}\n{others}"
 
     # ------------------------------------------------------------ processes
 
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        return self.start_process(name, [sys.executable, "-m", "coalition", *arguments])
+
+    def start_process(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        """Starts any program of the farm."""
         environment = {**os.environ, MARK: self.mark, "PYTHONUNBUFFERED": "1"}
         environment.pop("COALITION_SERVER", None)
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "coalition", *arguments], stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         self.processes.append(process)
         return process
 
     def serve(self) -> subprocess.Popen[bytes]:
         """Starts the server and waits until it answers."""
         process = self._start("server", "serve", "--config", str(self.ini))
-        poll_until(lambda: self._answers(process), 30, lambda: self.log_of("server"))
+        poll_until(lambda: self.answers(process, "server", self.address), 30, lambda: self.log_of("server"))
         return process
 
-    def _answers(self, process: subprocess.Popen[bytes]) -> bool:
-        assert process.poll() is None, f"the server ended with {process.returncode}: {self.log_of('server')}"
+    def answers(self, process: subprocess.Popen[bytes], name: str, address: str) -> bool:
+        """Whether a server answers there; fails if it has ended."""
+        assert process.poll() is None, f"{name} ended with {process.returncode}: {self.log_of(name)}"
         try:  # an open port is no answer: a killed server's last thread may hold it for a moment
-            with urllib.request.urlopen(f"{self.address}/healthz", timeout=10) as answer:
+            with urllib.request.urlopen(f"{address}/healthz", timeout=10) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -143,7 +148,8 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody has now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
