@@ -211,10 +211,15 @@ class Applier:
         self.crew.run(tasks, self._keep_outcome)
 
     def _ask(self, request: Request, provider: Provider | None) -> Launched | ProviderError:
-        """What the provider says. Called by any thread, so it stores nothing; Fenced if another server leads by now."""
+        """What the provider says. Called by any thread, so it stores nothing; Fenced if another server leads by now.
+
+        A provider may wait for its rate before it sends, at most until `launch_by`.
+        """
         if provider is None or self.clock() > request.launch_by:
             return TooLate("its time to be sent was over")
         self.store.check_leader(self.fence)
+        if self.store.in_force().paused is not None:
+            return TooLate("scaling is paused")
         try:
             return provider.launch(replace(request, enrol_token=self.store.enrol_token(request.token)))
         except ProviderError as error:

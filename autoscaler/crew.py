@@ -30,20 +30,33 @@ class Crew:
     def run(self, tasks: Sequence[Task[K, T]], then: Callable[[K, T], None]) -> None:
         """Makes all calls, and hands each answer to `then`, in this thread, as it comes.
 
-        When a call or `then` raises, so does this: calls that have not begun never will, and those that have are waited for.
+        A call that raises keeps no other's answer from `then`; its error is raised at the end, the first of several. When `then`
+        raises, so does this: calls that have not begun never will, and those that have are waited for.
         """
         several = sum(task.concurrent for task in tasks) > 1
         futures = {self._submit(task.call): task.key for task in tasks if several and task.concurrent}
+        failed: list[Exception] = []
         try:
             for task in tasks:
                 if not (several and task.concurrent):
-                    then(task.key, task.call())
+                    self._hand(task.key, task.call, then, failed)
             for future in as_completed(futures):
-                then(futures[future], future.result())
+                self._hand(futures[future], future.result, then, failed)
+            if failed:
+                raise failed[0]
         finally:
             for future in futures:
                 future.cancel()
             wait(futures)
+
+    @staticmethod
+    def _hand(key: K, call: Callable[[], T], then: Callable[[K, T], None], failed: list[Exception]) -> None:
+        try:
+            answer = call()
+        except Exception as error:  # noqa: BLE001 - it is raised when the others have been heard
+            failed.append(error)
+        else:
+            then(key, answer)
 
     def _submit(self, call: Callable[[], T]) -> Future[T]:
         if self._pool is None:

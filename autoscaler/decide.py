@@ -573,6 +573,10 @@ class _Decision:
     def _grant_wishes(self) -> None:
         """What was asked for by hand, within the same limits; what cannot be had is said, and not asked for again."""
         for wish in self.snap.wishes:
+            problem = self.pools[wish.pool].problem if wish.pool in self.pools else ""
+            if problem:  # it waits: paused scaling is resumed, offers come back
+                self._note(wish.pool, f"{wish.count} asked for by {wish.who or 'hand'} wait: {problem}")
+                continue
             left, words = wish.count, f"{wish.count} asked for by {wish.who or 'hand'}"
             mine = self._whole(self.pools[wish.pool]) if wish.pool in self.pools else []
             fits = [place for place in mine if wish.offering in ("", place.offer.name, place.offer.type)]

@@ -129,6 +129,7 @@ class Run:
     error: str = ""  # the error its log tells, in words
     licence: str = ""  # the same of a licence
     doomed_at: float = float("inf")  # when it is stopped for that, unless it ends by itself
+    warned: int = 0  # the checkpoint signal that it was sent
     slow: list[str] = field(default_factory=list)  # patterns that were given up
 
     def __post_init__(self) -> None:
@@ -349,6 +350,7 @@ class Runner:
                 self._terminate(run, AttemptState.STOPPED, words, grace_s)
             else:
                 run.note(f"{words}: {number.name} is sent")
+                run.warned = number
                 self._signal(run, number)
 
     def stop(self, attempt: int, reason: str = "stopped") -> None:
@@ -614,6 +616,8 @@ class Runner:
         state, reason = AttemptState.FINISHED, ""
         if run.verdict:
             state, reason = run.verdict
+        elif run.warned and code in (-run.warned, 128 + run.warned):  # it had no handler: our signal ended it, no fault of its own
+            state, reason = AttemptState.STOPPED, "ended by the signal that its machine is taken away"
         elif code:
             state, reason = AttemptState.ERROR, describe(code, None) if code > 0 else describe(None, -code)
         return run.end(state, reason)

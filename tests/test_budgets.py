@@ -367,3 +367,21 @@ def test_a_store_without_changes_is_as_cloud_ini_says(world_of: WorldOf) -> None
     store: Store = world_of(budget()).store
     current = store.in_force()
     assert (current.pools, current.budgets, current.paused) == (store.settings.pools, store.settings.budgets, None)
+
+
+def test_a_pools_budget_that_pays_for_none_of_its_machines_says_so_whatever_other_pools_cost(tmp_path: Path) -> None:
+    dear, cheap = pool(name="dear", price_micro=100 * DOLLAR), pool(name="cheap", price_micro=DOLLAR)
+    world = World(tmp_path, settings(tmp_path, [dear, cheap], []))
+    wanted = BudgetSettings("small", 0, DOLLAR, applies_to="pool:dear")
+    assert "do not pay for another machine" in world.store.create_budget(wanted, dry_run=True).effect["forbids"]
+    world.store.close()
+
+
+def test_the_money_of_a_budget_is_not_taken_over_in_another_currency(world_of: WorldOf) -> None:
+    world = world_of()
+    world.store.create_budget(BudgetSettings("x", 0, 5 * DOLLAR))
+    world.store.delete_budget("x")
+    euros = world_of(currency="EUR")
+    with pytest.raises(Conflict, match="there was a budget x in USD"):
+        euros.store.create_budget(BudgetSettings("x", 0, 5 * DOLLAR, currency="EUR"))
+    assert euros.store.create_budget(BudgetSettings("y", 0, 5 * DOLLAR, currency="EUR")).after is not None

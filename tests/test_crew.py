@@ -53,12 +53,12 @@ class Watched(ThreadPoolExecutor):
         return self.futures[-1]
 
 
-def test_when_one_fails_what_has_not_begun_never_will_and_what_has_is_waited_for(crew: Crew) -> None:
+def test_when_an_answer_cannot_be_kept_what_has_not_begun_never_will_and_what_has_is_waited_for(crew: Crew) -> None:
     pool = crew._pool = Watched()
     begun, over = [], []
     first, go = threading.Event(), threading.Event()
 
-    def call(number: int) -> Callable[[], None]:
+    def call(number: int) -> Callable[[], bool | None]:
         def work() -> None:
             begun.append(number)
             first.set()
@@ -67,9 +67,9 @@ def test_when_one_fails_what_has_not_begun_never_will_and_what_has_is_waited_for
 
         return work
 
-    def fail() -> None:
-        assert first.wait(20)
-        raise LookupError("by this thread")
+    def keep(key: int, answer: bool | None) -> None:
+        if key == 6:
+            raise LookupError("by this thread")
 
     def let_go() -> None:
         poll_until(lambda: len(pool.futures) == 6 and all(future.cancelled() for future in pool.futures[1:]))
@@ -77,9 +77,9 @@ def test_when_one_fails_what_has_not_begun_never_will_and_what_has_is_waited_for
 
     helper = threading.Thread(target=let_go)
     helper.start()
-    tasks = [*(Task(number, call(number), True) for number in range(6)), Task(6, fail, False)]
+    tasks: list[Task[int, bool | None]] = [Task(number, call(number), True) for number in range(6)]
     with pytest.raises(LookupError):
-        crew.run(tasks, lambda key, answer: None)
+        crew.run([*tasks, Task(6, lambda: first.wait(20), False)], keep)
     assert (begun, over) == ([0], [0])
     helper.join()
 
@@ -90,3 +90,14 @@ def test_an_error_of_a_call_is_the_callers(crew: Crew) -> None:
 
     with pytest.raises(LookupError, match="there"):
         crew.run([Task(number, fail, True) for number in range(3)], lambda key, answer: None)
+
+
+@pytest.mark.parametrize("here", [0, 1, 2])
+def test_a_call_that_fails_keeps_no_others_answer_from_its_caller(crew: Crew, here: int) -> None:
+    def call(number: int) -> Callable[[], int]:
+        return lambda: 6 // number
+
+    kept: dict[int, int] = {}
+    with pytest.raises(ZeroDivisionError):
+        crew.run([Task(number, call(number), number >= here) for number in range(4)], kept.__setitem__)
+    assert kept == {1: 6, 2: 3, 3: 2}

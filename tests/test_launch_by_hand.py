@@ -52,6 +52,18 @@ def test_a_pool_that_is_blocked_or_off_starts_nothing_by_hand_either(tmp_path: P
     assert "1 asked for by ann; pool p is switched off" in world.reasons("hold")[0]
 
 
+def test_while_scaling_is_paused_it_waits(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.store.pause_scaling("bea")
+    world.store.ask_launch("p", 1, "", "ann")
+    world.tick(2)
+    assert world.requests() == []
+    assert "1 asked for by ann wait: scaling is paused by bea" in world.reasons("hold")[0]
+    world.store.resume_scaling("bea")
+    world.tick()
+    assert [request.count for request in world.requests()] == [1]
+
+
 def test_it_is_ended_when_it_is_idle_like_all_others(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.store.ask_launch("p", 1, "", "ann")

@@ -51,7 +51,7 @@ def alive(provider: LocalProvider) -> set[str]:
 
 def test_all_machines_of_this_farm_end_without_server_and_database_and_no_other(local: LocalProvider, file: Path) -> None:
     mine, theirs = {start(local, "ours", "a" * 16), start(local, "ours", "b" * 16)}, start(local, "theirs", "c" * 16)
-    told = document("terminate-all", "--yes", "--config", str(file))
+    told = document("terminate-all", "--yes", "--wait", "2s", "--config", str(file))
     assert {(one["id"], one["fate"]) for one in told["machines"]} == {(id, "ended") for id in mine}
     assert (told["left"], told["problems"]) == (0, {})
     assert "scaling could not be paused" in told["said"]
@@ -70,7 +70,7 @@ def test_without_yes_it_only_tells(local: LocalProvider, file: Path) -> None:
 def test_a_server_that_answers_is_asked_to_start_no_more_first(file: Path) -> None:
     with Api() as api:
         api.tell("POST", "/scaling/pause", Answer({"changed": 1}))
-        told = coalition("--server", api.url, "terminate-all", "--yes", "--config", str(file)).stdout
+        told = coalition("--server", api.url, "terminate-all", "--yes", "--wait", "0s", "--config", str(file)).stdout
         assert "scaling is paused" in told
         assert [(one.method, one.path) for one in api.requests] == [("POST", "/scaling/pause")]
 
@@ -88,7 +88,7 @@ def test_a_machine_that_will_not_end_is_asked_again_and_in_the_end_told_as_left(
     stubborn, _ = fake.plant("ours", "t"), quick.plant("ours", "u")
     fake.faults.stubborn = 2
     waits: list[float] = []
-    assert end_all(accounts(fake, quick), 60.0, waits.append)
+    assert end_all(accounts(fake, quick), 60.0, waits.append, 0.0)
     assert len(waits) == 2
     fake.plant("ours", "v")
     fake.faults.stubborn = 1_000
@@ -112,5 +112,37 @@ def test_a_call_that_fails_in_between_is_made_again() -> None:
     fake = FakeProvider("ours", Clock())
     fake.plant("ours", "t")
     fake.faults.errors["terminate"].append(refusal())
-    assert end_all(accounts(fake), 60.0, lambda _: None)
+    assert end_all(accounts(fake), 60.0, lambda _: None, 0.0)
     assert list(fake.live()) == []
+
+
+def test_machines_that_come_while_it_looks_are_ended_too() -> None:
+    fake = FakeProvider("ours", Clock())
+    late = iter(["t", "u"])
+
+    def meanwhile(_: float) -> None:
+        if token := next(late, ""):
+            fake.plant("ours", token)
+
+    asked = accounts(fake)
+    assert end_all(asked, 60.0, meanwhile, 0.05)
+    assert [row["fate"] for row in asked[0].rows(done=True)] == ["ended", "ended"]
+    assert list(fake.live()) == []
+
+
+def test_an_account_that_cannot_be_used_keeps_no_other_from_being_ended(local: LocalProvider, file: Path) -> None:
+    mine = start(local, "ours", "a" * 16)
+    gone = f"{file.parent}/gone"
+    account = f"[libcloud gone]\ndriver = dummy\ncredentials = {gone}\n"
+    file.write_text(f"{file.read_text()}max = 1\n{account}[pool far]\nprovider = libcloud\nregion = gone\nimage = i\ntypes = t\n")
+    told = document("terminate-all", "--yes", "--wait", "2s", "--config", str(file), code=1)
+    assert [(one["id"], one["fate"]) for one in told["machines"]] == [(mine, "ended")]
+    assert told["problems"].keys() == {"libcloud/gone"}
+    assert gone in told["problems"]["libcloud/gone"]
+
+
+def test_a_token_that_cannot_be_read_keeps_nothing_from_being_ended(local: LocalProvider, file: Path) -> None:
+    start(local, "ours", "a" * 16)
+    told = document("--token-file", "/no/such", "terminate-all", "--yes", "--wait", "2s", "--config", str(file))
+    assert [one["fate"] for one in told["machines"]] == ["ended"]
+    assert "scaling could not be paused" in told["said"]

@@ -94,6 +94,14 @@ def test_a_signal_is_an_error_and_is_told(runner: Runner) -> None:
     assert end.reason == "killed by signal 11 (SIGSEGV)"
 
 
+@pytest.mark.parametrize("command", ["exec sleep 60", "sleep 60; true"])
+def test_a_checkpoint_signal_without_a_handler_is_no_fault_of_the_job(runner: Runner, command: str) -> None:
+    runner.start(a_lease(command, environment={"COALITION_CHECKPOINT_SIGNAL": "USR1"}))
+    runner.warn(60.0, 5.0)
+    end = wait(runner)
+    assert (end.state, end.reason) == ("STOPPED", "ended by the signal that its machine is taken away")
+
+
 def test_a_missing_command_is_an_error_with_the_reason_in_the_log(runner: Runner) -> None:
     end = run(runner, "no-such-renderer --frame 1")
     assert (end.state, end.exit_code, end.reason) == ("ERROR", 127, "exit code 127 (command not found)")

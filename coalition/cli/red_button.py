@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from providers.base import Instance, Provider
 
 PAUSE_S = 1.0
+COMING_S = 60.0  # a server may send a request that it has made for so long: providers.base.LAUNCH_WINDOW_S
 SERVER_WAIT_S = 5.0
 
 
@@ -25,7 +26,7 @@ class Account:
     """One provider in one region: what it runs of this farm, and what could not be done."""
 
     name: str
-    provider: Provider
+    provider: Provider | None  # None: `problem` says why
     farm: str
     seen: dict[str, Instance] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
@@ -35,6 +36,8 @@ class Account:
         """Lists what runs, the machines of nobody else; a list that fails leaves all that was seen as left."""
         from providers.base import Life, ProviderError
 
+        if self.provider is None:
+            return
         try:
             live = {one.id: one for one in self.provider.list() if one.farm == self.farm and one.life is not Life.GONE}
         except ProviderError as error:
@@ -48,6 +51,7 @@ class Account:
         """Asks for the end of all that is left."""
         from providers.base import ProviderError
 
+        assert self.provider is not None, "nothing is left where nothing was listed"
         try:
             self.provider.terminate(sorted(self.left))
         except ProviderError as error:
@@ -63,21 +67,29 @@ class Account:
             yield {"account": self.name, "id": id, "pool": one.pool, "launched_at": one.launched_at, "fate": fate}
 
 
-def end_all(accounts: Sequence[Account], wait_s: float, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Ends all that the accounts run of the farm, and looks again until nothing is listed; False if something is left."""
-    until = time.monotonic() + wait_s
+def end_all(
+    accounts: Sequence[Account], wait_s: float, sleep: Callable[[float], None] = time.sleep, coming_s: float = COMING_S
+) -> bool:
+    """Ends all that the accounts run of the farm, and looks again until nothing is listed; False if something is left.
+
+    For the first `coming_s` seconds, or `wait_s` if that is less, it looks also while nothing is: requests may be under way.
+    """
+    begun = time.monotonic()
+    until = begun + wait_s
+    still = min(until, begun + coming_s)
     for account in accounts:
         account.look()
     while True:
         for account in accounts:
             if account.left:
                 account.end()
+        now = time.monotonic()
         for account in accounts:
-            if not account.clear:
+            if now < still or not account.clear:
                 account.look()
-        if all(account.clear for account in accounts):
+        if now >= still and all(account.clear for account in accounts):
             return True
-        if time.monotonic() >= until:
+        if now >= until:
             return False
         sleep(PAUSE_S)
 
@@ -101,15 +113,21 @@ def terminate_all(call: Call, yes: bool, wait_s: float, file: str | None) -> int
             return _tell(call, accounts, "nothing was ended: repeat it with --yes", done=False)
         words = _pause(call, settings)
         words = words if end_all(accounts, wait_s) else f"something is left; {words}"
+        if wait_s < COMING_S:
+            words += f"; machines that a server had just asked for may come within {COMING_S:g} s"
         return _tell(call, accounts, words, done=True)
 
 
 def _accounts(settings: Settings) -> Iterator[Account]:
+    from coalition.errors import ConfigError
     from providers import make
 
     for provider, region in dict.fromkeys((pool.provider, pool.region) for pool in settings.pools):
         name = f"{provider}/{region}" if region else provider
-        yield Account(name, make(provider, region, settings), settings.server.farm)
+        try:
+            yield Account(name, make(provider, region, settings), settings.server.farm)
+        except ConfigError as error:  # the others are ended all the same
+            yield Account(name, None, settings.server.farm, problem=f"cannot be asked: {error}")
 
 
 def _pause(call: Call, settings: Settings) -> str:
@@ -119,7 +137,7 @@ def _pause(call: Call, settings: Settings) -> str:
 
     try:
         Client(call.server or settings.url, call.secret(), SERVER_WAIT_S, ca=call.ca).pause_scaling()
-    except CoalitionError as error:
+    except (CoalitionError, click.UsageError, OSError) as error:
         return f"scaling could not be paused, a server that runs may start machines again: {error}"
     return "scaling is paused; `coalition resume` lets machines be started again"
 

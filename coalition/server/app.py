@@ -32,6 +32,7 @@ from coalition.server import (
 )
 from coalition.server.changes import Changes
 from coalition.server.dispatcher import Dispatcher
+from coalition.server.proxies import Forwarded
 from coalition.server.rows import Answers
 from coalition.server.web import Farm, farm, problem
 from coalition.store import Store
@@ -60,6 +61,8 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     app.register_error_handler(CoalitionError, problem)
     app.register_error_handler(HTTPException, http_problem)
     app.register_error_handler(Exception, crash)
+    if settings.server.proxies:
+        app.wsgi_app = Forwarded(app.wsgi_app, settings.server.proxies)  # type: ignore[method-assign]
     request_ids.install(app)
     auth.install(app, the_farm)
     app.after_request(after_action)

@@ -44,7 +44,7 @@ def taken(agents: Agents, read: Request, peer: str) -> Taken | None:
 def _is_let_in(agents: Agents, read: Request, peer: str) -> bool:
     """Whether who calls need not prove himself, as auth.py has it for these calls."""
     fields, rules = read.fields, agents.farm.settings.auth
-    if fields.get("content-type") != FORM or any(name in fields for name in BROWSERS):
+    if fields.get("content-type") != FORM or "x-forwarded-for" in fields or any(name in fields for name in BROWSERS):
         return False
     if fields.get("user-agent", "").startswith("Mozilla/") or "authorization" in fields:
         return False

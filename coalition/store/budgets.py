@@ -164,13 +164,19 @@ class Budgets(Prices):
         self, kind: str, name: str, wanted: BudgetSettings | Mapping[str, Any] | None, who: str, dry_run: bool
     ) -> BudgetChange:
         def play(store: Budgets, db: Connection) -> BudgetChange:
-            return replace(inside(Budgets._changed_budget)(store, db, kind, name, wanted, who), dry_run=True)
+            return replace(inside(Budgets._changed_budget)(store, db, kind, name, wanted, who, rehearsed=True), dry_run=True)
 
         return rehearse(self, play) if dry_run else self._changed_budget(kind, name, wanted, who)
 
     @writes
     def _changed_budget(
-        self, db: Connection, kind: str, name: str, wanted: BudgetSettings | Mapping[str, Any] | None, who: str
+        self,
+        db: Connection,
+        kind: str,
+        name: str,
+        wanted: BudgetSettings | Mapping[str, Any] | None,
+        who: str,
+        rehearsed: bool = False,
     ) -> BudgetChange:
         old = overrides.in_force(db, self.settings)
         before = next((one for one in old.budgets if one.name == name), None)
@@ -187,7 +193,8 @@ class Budgets(Prices):
             self._window(db, after, *ledger.window_at(after.window, after.timezone, self.clock()))  # tells what is reached now
         words = _told(before, after)
         self._event(db, kind, who, f"budget {name}: {words}")
-        self._reckon_payers(db, new)
+        if not rehearsed:  # the effect does not tell of it, and it takes its time
+            self._reckon_payers(db, new)
         self._bump(db, "backlog")
         effect = self._effect(db, before, after, shown_before)
         return BudgetChange(shown_before, self._shown_budget(db, after, new) if after else None, effect)
@@ -197,6 +204,9 @@ class Budgets(Prices):
             raise Conflict(f"there is a budget {budget.name} already; change that one", fields={"name": "is taken"})
         if (wrong := wrong_budget(budget, self.settings.pools)) is not None:
             raise BadInput(fields=dict([wrong]))
+        other = select(budget_window.c.currency).where(budget_window.c.budget == budget.name)
+        if (used := db.execute(other.where(budget_window.c.currency != budget.currency).limit(1)).scalar()) is not None:
+            raise Conflict(f"there was a budget {budget.name} in {used}, whose money is kept; choose another name")
         fields = {one.name: getattr(budget, one.name) for one in dataclasses.fields(budget) if one.name not in ("name", "line")}
         overrides.write(db, f"budget {budget.name}", {MADE: True, **fields}, who, self.clock())
 
@@ -268,7 +278,8 @@ class Budgets(Prices):
             over = ledger.money(-left, budget.currency)
             return f"{over} more are spent or reserved than the cap: nothing starts or is paid on until it has room"
         pools = overrides.in_force(db, self.settings).pools
-        mine = [pool for pool in pools if budget.applies_to in ("farm", f"pool:{pool.name}") or ":" in budget.applies_to]
+        for_a_pool = budget.applies_to.startswith("pool:")
+        mine = [pool for pool in pools if not for_a_pool or budget.applies_to == f"pool:{pool.name}"]
         costs = [self._launch_cost(db, p.name, p.price_micro + p.overhead_per_hour_micro, p.funding_s) for p in mine]
         known = [cost for cost in costs if cost]
         if known and left < min(known):

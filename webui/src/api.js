@@ -81,7 +81,7 @@ async function get(path, query) {
   const before = kept.get(key)
   const response = await send('GET', path, { query, etag: before?.etag })
   if (response.status === 304) return before.data
-  const data = await response.json()
+  const data = await jsonOf(response)
   kept.delete(key)
   if (query?.limit >= 1_000) return data // too much to keep
   kept.set(key, { etag: response.headers.get('ETag'), data })
@@ -89,7 +89,16 @@ async function get(path, query) {
   return data
 }
 
-const call = async (method, path, body, query) => (await send(method, path, { body, query })).json()
+// The JSON of an answer; one that breaks off, or is a proxy's page, is no answer.
+async function jsonOf(response) {
+  try {
+    return await response.json()
+  } catch {
+    throw new ApiError(0, 'the answer broke off')
+  }
+}
+
+const call = async (method, path, body, query) => jsonOf(await send(method, path, { body, query }))
 const post = (path, body, query) => call('POST', path, body, query)
 
 // Of a log-in with a password: proves that a change comes from this page.
@@ -108,7 +117,7 @@ export async function logIn(user, password) {
 
 export const logOut = () => post('/logout', {})
 export const farm = () => get('/farm')
-export const changes = async (since, wait) => (await send('GET', '/changes', { query: { since, wait } })).json()
+export const changes = async (since, wait) => jsonOf(await send('GET', '/changes', { query: { since, wait } }))
 
 export const submit = (jobs, { dryRun = false } = {}) => post('/jobs', { jobs }, { dry_run: dryRun || null })
 export const page = (query) => get('/jobs', query)

@@ -8,8 +8,11 @@ import { say } from '../toast.jsx'
 
 function Launch({ pool, onDone }) {
   const [trouble, setTrouble] = useState('')
+  const [busy, setBusy] = useState(false)
   const ask = async (event) => {
     event.preventDefault()
+    if (busy) return
+    setBusy(true)
     const { machines, offering } = event.currentTarget.elements
     const n = Number(machines.value)
     try {
@@ -20,6 +23,8 @@ function Launch({ pool, onDone }) {
     } catch (error) {
       if (error.status === undefined) throw error
       setTrouble(error.message)
+    } finally {
+      setBusy(false)
     }
   }
   return (
@@ -30,7 +35,9 @@ function Launch({ pool, onDone }) {
       <label>
         of <input name="offering" size={20} placeholder="the cheapest for a job" aria-label={`Type or offer in pool ${pool.name}`} />
       </label>
-      <button type="submit">Ask for them</button>
+      <button type="submit" disabled={busy}>
+        Ask for them
+      </button>
       <button type="button" onClick={onDone}>
         Cancel
       </button>

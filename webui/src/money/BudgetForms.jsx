@@ -28,19 +28,21 @@ function Values({ of, amount = '', hard = true, alert = [0.5, 0.8, 1], currency 
 
 export function ChangeBudget({ budget, onDone }) {
   const { name, currency } = budget
-  const { told, trouble, look, save } = useChange((fields, how) => api.editBudget(name, fields, how), `Budget ${name} is changed`, onDone)
+  const { told, trouble, busy, look, save } = useChange((fields, how) => api.editBudget(name, fields, how), `Budget ${name} is changed`, onDone)
   return (
     <form
       class="limit-form budget-form"
       aria-label={`Change budget ${name}`}
-      onInput={(event) => event.currentTarget.checkValidity() && look(fieldsOf(event.currentTarget))}
+      onInput={(event) => look(event.currentTarget.checkValidity() ? fieldsOf(event.currentTarget) : null)}
       onSubmit={(event) => {
         event.preventDefault()
         save(fieldsOf(event.currentTarget))
       }}
     >
       <Values of={`of ${name}`} amount={budget.cap_micro / 1e6} hard={budget.hard} alert={budget.alert} currency={currency} />
-      <button type="submit">Change</button>
+      <button type="submit" disabled={busy}>
+        Change
+      </button>
       <button type="button" onClick={onDone}>
         Cancel
       </button>
@@ -63,7 +65,7 @@ function newFieldsOf(form) {
 
 export function NewBudget({ currency }) {
   const [open, setOpen] = useState(false)
-  const { told, trouble, look, save } = useChange((fields, how) => api.createBudget(fields, how), 'The budget is made', () => setOpen(false))
+  const { told, trouble, busy, look, save } = useChange((fields, how) => api.createBudget(fields, how), 'The budget is made', () => setOpen(false))
   if (!open) {
     return (
       <button type="button" onClick={() => setOpen(true)}>
@@ -75,7 +77,7 @@ export function NewBudget({ currency }) {
     <form
       class="limit-form budget-form"
       aria-label="New budget"
-      onInput={(event) => event.currentTarget.checkValidity() && look(newFieldsOf(event.currentTarget))}
+      onInput={(event) => look(event.currentTarget.checkValidity() ? newFieldsOf(event.currentTarget) : null)}
       onSubmit={(event) => {
         event.preventDefault()
         save(newFieldsOf(event.currentTarget))
@@ -97,7 +99,9 @@ export function NewBudget({ currency }) {
       </label>
       <input name="timezone" placeholder="UTC" size={12} aria-label="Time zone of the new budget" />
       <Values of="of the new budget" currency={<input name="currency" required defaultValue={currency} size={3} pattern="[A-Z]{3}" aria-label="Currency of the new budget" />} />
-      <button type="submit">Make it</button>
+      <button type="submit" disabled={busy}>
+        Make it
+      </button>
       <button type="button" onClick={() => setOpen(false)}>
         Cancel
       </button>

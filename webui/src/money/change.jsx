@@ -11,10 +11,11 @@ export const amountOf = (text) => Math.round(Number(text) * MICRO)
 export const sharesOf = (text) => (text.match(/[\d.]+/g) || []).map((share) => Number(share) / 100)
 export const percents = (shares) => shares.map((share) => `${Math.round(100 * share)}%`).join(', ')
 
-// {told, trouble, look, save}: `act(fields, {dryRun})` is rehearsed after each change, and done by `save`.
+// {told, trouble, busy, look, save}: `act(fields, {dryRun})` is rehearsed after each change, and done by `save`.
 export function useChange(act, words, onDone) {
   const [told, setTold] = useState(null)
   const [trouble, setTrouble] = useState('')
+  const [busy, setBusy] = useState(false)
   const turn = useRef(0)
   useEffect(() => () => (turn.current = -1), [])
   const failed = (error) => {
@@ -22,9 +23,12 @@ export function useChange(act, words, onDone) {
     setTold(null)
     setTrouble(Object.entries(error.fields).map(([field, text]) => `${field}: ${text}`).join('; ') || error.message)
   }
+  // `fields` null: what is written cannot be asked about; what was told of something else is no more
   const look = async (fields) => {
     turn.current += 1
     const mine = turn.current
+    setTold(null)
+    if (!fields) return
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS))
     if (turn.current !== mine) return
     try {
@@ -37,7 +41,9 @@ export function useChange(act, words, onDone) {
     }
   }
   const save = async (fields) => {
+    if (busy) return
     turn.current += 1
+    setBusy(true)
     try {
       await act(fields, {})
       onDone()
@@ -45,9 +51,11 @@ export function useChange(act, words, onDone) {
       await refresh()
     } catch (error) {
       failed(error)
+    } finally {
+      setBusy(false)
     }
   }
-  return { told, trouble, look, save }
+  return { told, trouble, busy, look, save }
 }
 
 const poolWords = ({ pool, at_most: most }) => (most === null ? `pool ${pool} may start again` : `pool ${pool} may start up to ${plural(most, 'machine')}`)

@@ -8,8 +8,11 @@ import { Roles } from './Users.jsx'
 function NewToken({ onMade }) {
   const [trouble, setTrouble] = useState('')
   const [kind, setKind] = useState('user')
+  const [busy, setBusy] = useState(false)
   const make = async (event) => {
     event.preventDefault()
+    if (busy) return
+    setBusy(true)
     const { user, role, days } = event.currentTarget.elements
     const given = { kind, ...(kind === 'user' ? { user: user.value.trim(), role: role.value } : {}), ...(days.value ? { expires_s: Number(days.value) * 86400 } : {}) }
     try {
@@ -19,6 +22,8 @@ function NewToken({ onMade }) {
     } catch (error) {
       if (error.status === undefined) throw error
       setTrouble(error.message)
+    } finally {
+      setBusy(false)
     }
   }
   return (
@@ -37,7 +42,9 @@ function NewToken({ onMade }) {
       <label>
         for <input name="days" size={4} inputMode="numeric" pattern="[0-9]*" placeholder="any" aria-label="Days that it is valid" /> days
       </label>
-      <button type="submit">New token</button>
+      <button type="submit" disabled={busy}>
+        New token
+      </button>
       {trouble && (
         <span class="trouble" role="alert">
           {trouble}

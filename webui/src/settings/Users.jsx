@@ -19,11 +19,14 @@ export function Roles({ label, value, onChoose }) {
   )
 }
 
-// {send, trouble} of a form: `act(elements)` does it and gives what to say; what is refused is told beside it.
+// {send, told} of a form: `act(elements)` does it, once at a time, and gives what to say; what is refused is told beside it.
 function useForm(act) {
   const [trouble, setTrouble] = useState('')
+  const [busy, setBusy] = useState(false)
   const send = async (event) => {
     event.preventDefault()
+    if (busy) return
+    setBusy(true)
     const form = event.currentTarget
     try {
       say(await act(form.elements))
@@ -33,6 +36,8 @@ function useForm(act) {
     } catch (error) {
       if (error.status === undefined) throw error
       setTrouble(Object.values(error.fields)[0] || error.message)
+    } finally {
+      setBusy(false)
     }
   }
   const told = trouble && (
