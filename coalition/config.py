@@ -98,7 +98,7 @@ class ServerSettings:
         "power", one_of("power", "process"), "what acknowledged calls survive: a power cut, or only kill -9 (faster)"
     )
     threads: int = knob("64", a_count, "requests each process serves at a time; half may wait in long polls", low=4)
-    proxies: tuple[str, ...] = knob("", a_network_list, "networks of proxies whose word for who calls (X-Forwarded-For) is taken")
+    proxies: tuple[str, ...] = knob("", a_network_list, "networks of proxies whose X-Forwarded-For tells who calls")
     discovery: bool = knob("yes", a_flag, "answer workers that look for the server by UDP broadcast")
     discovery_port: int = knob("0", a_count, "UDP port of discovery; 0: the port of `listen`", high=65_535)
     max_body_bytes: int = knob("64M", a_size, "the largest request body", low=1_024)

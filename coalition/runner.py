@@ -616,7 +616,7 @@ class Runner:
         state, reason = AttemptState.FINISHED, ""
         if run.verdict:
             state, reason = run.verdict
-        elif run.warned and code in (-run.warned, 128 + run.warned):  # it had no handler: our signal ended it, no fault of its own
+        elif run.warned and code in (-run.warned, 128 + run.warned):  # it had no handler for it
             state, reason = AttemptState.STOPPED, "ended by the signal that its machine is taken away"
         elif code:
             state, reason = AttemptState.ERROR, describe(code, None) if code > 0 else describe(None, -code)

@@ -164,7 +164,8 @@ class Budgets(Prices):
         self, kind: str, name: str, wanted: BudgetSettings | Mapping[str, Any] | None, who: str, dry_run: bool
     ) -> BudgetChange:
         def play(store: Budgets, db: Connection) -> BudgetChange:
-            return replace(inside(Budgets._changed_budget)(store, db, kind, name, wanted, who, rehearsed=True), dry_run=True)
+            changed = inside(Budgets._changed_budget)(store, db, kind, name, wanted, who, rehearsed=True)
+            return replace(changed, dry_run=True)
 
         return rehearse(self, play) if dry_run else self._changed_budget(kind, name, wanted, who)
 
