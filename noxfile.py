@@ -31,3 +31,10 @@ def server(session: nox.Session) -> None:
     """Server and worker from the wheel, for real: a job is submitted, run, and its log read."""
     session.install(".[server]")
     session.run("python", "scripts/smoke.py")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known faults of the libraries that a server has, where PyPI's list of them can be reached."""
+    session.install(".[all]", "pip-audit")
+    session.run("pip-audit", "--local", "--skip-editable")

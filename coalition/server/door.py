@@ -37,6 +37,8 @@ from coalition.store.results import Call, Outcome
 
 log = logging.getLogger("coalition.server")
 
+GRACE_S = 5.0  # for a request, besides what its bytes may take
+SLOWEST = 4_096  # bytes a second
 READ = 1 << 16  # bytes; what is longer is served by a thread
 SYNC = "/api/v1/workers/"
 SYNC_ROUTE = "/api/v1/workers/{worker_id}/sync"
@@ -55,6 +57,33 @@ class Kept(OrderedDict[Any, None]):
 
     def __getitem__(self, index: Any) -> Any:
         return next(iter(self))  # gunicorn looks at the first only
+
+
+class Paced:
+    """A socket of which a thread reads a request: who sends too slowly is taken for gone, and holds the thread no longer."""
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self.begin()
+
+    def begin(self) -> None:
+        """The next request begins."""
+        self.begun, self.taken = time.monotonic(), 0
+
+    def recv(self, size: int) -> bytes:
+        left_s = self.begun + GRACE_S + self.taken / SLOWEST - time.monotonic()
+        try:
+            self.sock.settimeout(max(0.01, left_s))
+            data: bytes = self.sock.recv(size)
+        except TimeoutError:
+            return b""
+        finally:
+            self.sock.settimeout(None)
+        self.taken += len(data)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
 
 
 @dataclass(eq=False)
@@ -104,6 +133,14 @@ class Door(ThreadWorker):  # type: ignore[misc]
             self._read = []
 
     # ------------------------------------------------------------ reading
+
+    def handle(self, conn: Any) -> Any:
+        """A thread reads a request and serves it."""
+        if not conn.initialized:
+            conn.init = partial(_init_paced, conn, conn.init)
+        elif isinstance(paced := conn.parser.unreader.sock, Paced):
+            paced.begin()
+        return super().handle(conn)
 
     def on_client_socket_readable(self, conn: Any, client: Any) -> None:
         """A kept connection has something to read, or was closed."""
@@ -258,6 +295,13 @@ class Door(ThreadWorker):  # type: ignore[misc]
         conn.watched = False
         self.nr_conns -= 1
         conn.close()
+
+
+def _init_paced(conn: Any, init: Callable[[], None]) -> None:
+    if not conn.initialized:
+        init()
+        if hasattr(conn.parser, "unreader"):
+            conn.parser.unreader.sock = Paced(conn.sock)
 
 
 def as_json(reply: SyncReply) -> bytes:

@@ -92,12 +92,12 @@ def _lists() -> None:
         "WHEN working > 0 THEN 'WORKING' WHEN waiting > 0 THEN 'WAITING' ELSE 'PENDING' END"
     )
     of_group = f"SELECT {state} FROM group_count WHERE group_count.group_id = job.id"  # noqa: S608 - nobody's text
-    op.execute(sa.text(f"UPDATE job SET state = ({of_group}) WHERE id IN (SELECT group_id FROM group_count)"))  # noqa: S608
+    op.execute(sa.text(f"UPDATE job SET state = ({of_group}) WHERE id IN (SELECT group_id FROM group_count)"))  # noqa: S608 - ours
     counted = ("total", "waiting", "pending", "working", "finished", "error", "run_ms", "cost_micro")
     sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in counted)
     op.execute(
         sa.text(
-            f"INSERT INTO group_count (group_id, {', '.join(counted)}) SELECT 0, {sums} FROM ("  # noqa: S608
+            f"INSERT INTO group_count (group_id, {', '.join(counted)}) SELECT 0, {sums} FROM ("  # noqa: S608 - ours
             f"SELECT {', '.join(counted)} FROM group_count JOIN job ON job.id = group_id AND job.parent = 0 UNION ALL "
             "SELECT 1, CASE state WHEN 'WAITING' THEN 1 ELSE 0 END, CASE state WHEN 'PENDING' THEN 1 ELSE 0 END, "
             "CASE state WHEN 'WORKING' THEN 1 ELSE 0 END, CASE state WHEN 'FINISHED' THEN 1 ELSE 0 END, "

@@ -61,7 +61,7 @@ def upgrade() -> None:
 def _times() -> None:
     """When a job began and ended, as far as its attempts tell."""
     began = "SELECT MIN(leased_at) FROM attempt WHERE attempt.job_id = job.id"
-    op.execute(sa.text(f"UPDATE job SET started_at = ({began}) WHERE class_id != 0 AND attempt_id != 0"))  # noqa: S608
+    op.execute(sa.text(f"UPDATE job SET started_at = ({began}) WHERE class_id != 0 AND attempt_id != 0"))  # noqa: S608 - ours
     ended = "SELECT ended_at FROM attempt WHERE attempt.id = job.attempt_id"
     over = "class_id != 0 AND state IN ('FINISHED', 'ERROR')"
     op.execute(sa.text(f"UPDATE job SET ended_at = ({ended}) WHERE {over}"))  # noqa: S608 - nobody's text
@@ -91,7 +91,7 @@ def _old(name: str) -> list[Any]:
 
 def downgrade() -> None:
     op.drop_table("frame_rule")
-    op.execute(sa.text(f"DELETE FROM dependency WHERE by_rule = {sa.true().compile(op.get_bind())}"))  # noqa: S608
+    op.execute(sa.text(f"DELETE FROM dependency WHERE by_rule = {sa.true().compile(op.get_bind())}"))  # noqa: S608 - ours
     _with_another_key("", _old("dependency"))
     for column in reversed(_columns()):
         op.drop_column("job", column.name)
