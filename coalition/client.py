@@ -753,6 +753,10 @@ class Client:
         """
         return self._list("/cost", "entries", {"group_by": group_by, "since": _second(since), "until": _second(until), **only})
 
+    def forecast(self, job: int | None = None) -> dict[str, Any]:
+        """GET /forecast: `ends_at` and `cost_micro` of what is left of a group, of a job, or (None) of all, each with a range."""
+        return self._get("/forecast", {"job": job})
+
     def decisions(self, *, limit: int | None = None, pool: str | None = None) -> list[dict[str, Any]]:
         """GET /decisions: what the autoscaler did or did not do, and why; newest first."""
         return self._list("/decisions", "decisions", {"limit": limit, "pool": pool})

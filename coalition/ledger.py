@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -187,6 +188,52 @@ def day_of(at: float) -> str:
 def _midnights(start: float, end: float) -> list[float]:
     first = int(start // DAY_S) + 1
     return [float(day * DAY_S) for day in range(first, int(end // DAY_S) + 1) if start < day * DAY_S < end]
+
+
+# ---------------------------------------------------------------- forecasts
+
+NINETY = 1.645  # standard deviations: 9 of 10 outcomes lie within so many of the mean
+
+
+@dataclass(frozen=True)
+class Likes:
+    """Jobs alike: how many are left, and what those that finished took and cost. Seconds, micro-units."""
+
+    left: int
+    finished: int
+    total_s: float = 0.0
+    squares_s: float = 0.0  # the sum of their squares
+    cost_micro: int = 0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Machine time and money that are left, each with the range in which 9 of 10 outcomes lie."""
+
+    jobs: int
+    unknown: int  # of them: those of which no like has finished
+    seconds: tuple[float, float, float]  # the least, the middle, the most
+    cost_micro: tuple[int, int, int]
+
+
+def forecast(groups: Iterable[Likes]) -> Forecast:
+    """What is left to run and to pay: each group's mean times what is left of it; a single one that finished is a rough guide."""
+    jobs = unknown = 0
+    work_s = variance = cost = 0.0
+    for one in groups:
+        jobs += one.left
+        if not one.finished:
+            unknown += one.left
+            continue
+        mean = one.total_s / one.finished
+        spread = max(0.0, one.squares_s / one.finished - mean * mean) if one.finished > 1 else mean * mean / 4
+        work_s += mean * one.left
+        variance += spread * (one.left + one.left * one.left / one.finished)  # of the jobs, and of the mean itself
+        cost += one.cost_micro / one.finished * one.left
+    half = NINETY * math.sqrt(variance)
+    share = half / work_s if work_s else 0.0
+    low, high = max(0.0, 1 - share), 1 + share
+    return Forecast(jobs, unknown, (work_s * low, work_s, work_s + half), (round(cost * low), round(cost), round(cost * high)))
 
 
 CSV_AMOUNTS = ("amount", "run", "waste", "idle", "boot")

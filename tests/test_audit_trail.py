@@ -114,9 +114,7 @@ def test_what_the_farm_does_by_itself_is_no_part_of_it(admin: Admin, locked: Fla
     assert len(admin.audit()) == before
 
 
-def test_it_is_filtered_by_who_where_what_and_when_and_read_page_by_page(
-    admin: Admin, store: WatchedStore, clock: Clock
-) -> None:
+def test_it_is_filtered_by_who_where_what_and_when_and_read_page_by_page(admin: Admin, store: WatchedStore, clock: Clock) -> None:
     for number in range(5):
         clock.advance(100)
         admin.do("PUT", f"/limits/l{number}", {"maximum": number})
@@ -159,9 +157,7 @@ def test_nothing_changes_an_event_and_only_time_deletes_one() -> None:
     assert re.findall(r"def (\w+)", text[: place.start()])[-1] == "forget_events"
 
 
-def test_the_command_exports_a_table_in_which_nothing_is_a_formula(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_exports_a_table_in_which_nothing_is_a_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RealServer(tmp_path) as server:
         monkeypatch.setenv("COALITION_SERVER", server.url)
         monkeypatch.delenv("COALITION_TOKEN", raising=False)

@@ -119,6 +119,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/v1/ledger": SEE_ALL,
     "GET /api/v1/cost": SEE_ALL,
     "GET /api/v1/cost.csv": SEE_ALL,
+    "GET /api/v1/forecast": SEE_ALL,
     "GET /api/v1/decisions": SEE_ALL,
 }
 # The predecessor's wire, served on request; all but the last three also below /api/webfrontend.

@@ -241,6 +241,7 @@ LISTS = [
     "budget",
     "ledger",
     "cost",
+    "forecast",
     "decisions",
     "events",
     "archive",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from coalition import ledger
+from coalition.errors import NotFound
 from coalition.model import JobSpec
 from coalition.server.app import create_app
 from coalition.store.costs import CostQuery
@@ -170,6 +171,29 @@ def test_work_that_did_not_count_is_waste(world_of: WorldOf) -> None:
     world.tick()
     (line,) = world.store.costs("pool")
     assert (line["waste_micro"], line["run_micro"], line["idle_micro"]) == (50_000, 0, 50_000)
+
+
+def test_a_groups_end_and_cost_are_foretold_by_its_finished_frames(world_of: WorldOf) -> None:
+    world = world_of()
+    frames = tuple(JobSpec(title=f"f{n}", command="true") for n in range(6))
+    world.store.submit([JobSpec(title="shot", affinity=("linux",), children=frames)])
+    (shot, *_), _ = world.store.jobs(JobQuery(parent=0))
+    world.tick()
+    world.boot()
+    id = next(iter(world.workers))
+    before = world.store.forecast(shot.id)
+    assert (before["jobs"], before["unknown"], before["ends_at"]) == (6, 6, None)
+    world.work(id, want=2)
+    world.clock.wait(100)
+    world.finish(id, 100.0)
+    world.work(id, want=2)
+    told = world.store.forecast(shot.id)
+    assert (told["jobs"], told["unknown"], told["running"], told["work_s"]) == (4, 0, 2, 400.0)
+    assert told["ends_at"] == world.clock() + 200
+    assert told["ends_early"] <= told["ends_at"] <= told["ends_late"]
+    assert world.store.forecast() == told
+    with pytest.raises(NotFound, match="there is no job 999999"):
+        world.store.forecast(999_999)
 
 
 def test_costs_are_asked_for_over_http_as_lines_and_as_csv(tmp_path: Path) -> None:

@@ -161,3 +161,13 @@ def test_money_is_written_for_people() -> None:
         "-$2.00",
     ]
     assert ledger.money(1_500_000, "EUR") == "1.50 EUR"
+
+
+def test_a_forecast_is_the_mean_of_what_finished_with_a_range_that_shrinks_as_more_is_known() -> None:
+    few = ledger.forecast([ledger.Likes(10, 2, 200.0, 25_000.0, 4_000)])  # 50 s and 150 s
+    many = ledger.forecast([ledger.Likes(10, 200, 20_000.0, 2_500_000.0, 400_000)])
+    assert (few.jobs, few.unknown, few.seconds[1], few.cost_micro[1]) == (10, 0, 1_000.0, 20_000)
+    assert few.seconds[0] < many.seconds[0] < 1_000 < many.seconds[2] < few.seconds[2]
+    assert few.cost_micro[0] < many.cost_micro[0] < 20_000 < many.cost_micro[2] < few.cost_micro[2]
+    nothing = ledger.forecast([ledger.Likes(3, 0)])
+    assert (nothing.jobs, nothing.unknown, nothing.seconds, nothing.cost_micro) == (3, 3, (0.0, 0.0, 0.0), (0, 0, 0))

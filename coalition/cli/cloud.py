@@ -329,6 +329,26 @@ def cost(call: Call, /, group_by: str, since: float | None, until: float | None,
 
 
 @cli.command()
+@click.argument("job", type=int, required=False, metavar="[ID]")
+@click.pass_obj
+def forecast(call: Call, job: int | None) -> None:
+    """Say when a group or job, or without ID all that is open, will be done and what that will cost, by its finished frames."""
+    from coalition.output import duration, moment
+
+    told = call.client().forecast(job)
+    ends = [moment(told.get(name)) or "not known" for name in ("ends_at", "ends_early", "ends_late")]
+    costs = amounts(told, "cost cost_low cost_high")
+    unknown = f", {told.get('unknown')} of unknown length" if told.get("unknown") else ""
+    pairs = [
+        ("jobs left", f"{told.get('jobs', 0)}, {told.get('running', 0)} of them running{unknown}"),
+        ("machine time", duration(told.get("work_s"))),
+        ("done", f"{ends[0]} (9 of 10 times from {ends[1]} to {ends[2]})"),
+        ("will cost", f"{costs[0]} more (9 of 10 times from {costs[1]} to {costs[2]})"),
+    ]
+    call.screen.details(told, pairs)
+
+
+@cli.command()
 @watched("decisions")
 @click.option("--pool", metavar="NAME", help="About this pool.", shell_complete=COMPLETE_POOLS)
 @LIMIT

@@ -138,6 +138,7 @@ RIGHTS: dict[str, Right] = {
     "cloud.ledger": SEE_ALL,
     "cloud.cost": SEE_ALL,
     "cloud.cost_csv": SEE_ALL,
+    "cloud.forecast": SEE_ALL,
     "cloud.decisions": SEE_ALL,
     "legacy.jobs": OLD_SEE,
     "legacy.job": OLD_SEE,

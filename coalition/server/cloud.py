@@ -269,6 +269,13 @@ def _costs() -> list[dict[str, Any]]:
     return web.farm().store.costs(web.choice("group_by", tuple(COST_COLUMNS), "day"), query)
 
 
+@blueprint.get("/forecast")
+def forecast() -> Response:
+    """When what is open will be done and what it will cost, of one group or job or of all."""
+    web.refuse_unknown("job")
+    return web.reply(web.farm().store.forecast(web.number("job", 0, 0, MAX_INT) or None))
+
+
 @blueprint.get("/decisions")
 @shared
 def decisions() -> Response:

@@ -303,6 +303,11 @@ OPERATIONS: dict[str, Operation] = {
         query={**COSTS, **_sorted_by("key", "amount_micro", "seconds")},
     ),
     "cloud.cost_csv": Operation("The same as comma-separated values", media="text/csv", query=COSTS),
+    "cloud.forecast": Operation(
+        "When what is open will be done, and what it will cost, with the range of 9 of 10 outcomes",
+        dict[str, Any],
+        query={"job": ID},
+    ),
     "cloud.decisions": Operation(
         "What the autoscaler did or not, and why",
         _list("decisions"),

@@ -9,8 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from coalition.schema import archive, instance, spec
+from coalition import ledger
+from coalition.errors import NotFound
+from coalition.schema import archive, attempt, instance, job, spec, worker
 from coalition.schema import ledger as table
+from coalition.states import AttemptState, JobState, WorkerState
 from coalition.store import bills
 from coalition.store.base import chunks, reads
 from coalition.store.budgets import Budgets
@@ -27,6 +30,8 @@ COLUMNS = {
     "job": table.c.job_id,
     "attempt": table.c.attempt_id,
 }
+OPEN = [str(state) for state in (JobState.WAITING, JobState.PENDING, JobState.WORKING)]
+UP = [str(state) for state in (WorkerState.WAITING, WorkerState.WORKING)]
 KINDS = ("run", "waste", "idle", "boot")
 OF_JOBS = ("user", "group", "tag", "job", "attempt")  # boot and idle time is nobody's, and has an empty key there
 
@@ -74,6 +79,61 @@ class Costs(Budgets):
         if group_by in ("job", "group"):
             self._name(db, found)
         return found
+
+    @reads
+    def forecast(self, db: Connection, job_id: int | None = None) -> dict[str, Any]:
+        """When a group, a job, or (None) all that is open will be done and what it will have cost, by what its likes took.
+
+        Likes are the jobs of one group. Times hold at the number of jobs that run now, else at that of the farm's slots.
+        """
+        chosen = None if job_id is None else self._groups_of(db, job_id)
+        open_jobs = [job.c.is_group.is_(False), job.c.state.in_(OPEN)]
+        open_jobs += [] if chosen is None else [chosen]
+        counts: dict[int, dict[str, int]] = {}
+        sums = select(job.c.parent, job.c.state, func.count().label("n")).where(*open_jobs).group_by(job.c.parent, job.c.state)
+        for row in db.execute(sums):
+            counts.setdefault(row.parent, {})[row.state] = row.n
+        likes = self._likes(db, {parent: sum(states.values()) for parent, states in counts.items()})
+        left = ledger.forecast(likes)
+        running = sum(states.get(JobState.WORKING, 0) for states in counts.values())
+        at_once = running or int(
+            db.execute(select(func.coalesce(func.sum(worker.c.slots), 0)).where(worker.c.state.in_(UP))).scalar_one()
+        )
+        now, known = self.clock(), left.jobs > left.unknown and at_once > 0
+        ends = [now + seconds / min(at_once, left.jobs) if known else None for seconds in left.seconds]
+        low, middle, high = left.cost_micro
+        money = {"cost_low_micro": low, "cost_micro": middle, "cost_high_micro": high}
+        times = dict(zip(("ends_early", "ends_at", "ends_late"), ends, strict=True))
+        currency = next((pool.currency for pool in self.settings.pools), "USD")
+        return {"jobs": left.jobs, "unknown": left.unknown, "running": running, "at_once": at_once, **times, **money} | {
+            "work_s": left.seconds[1],
+            "currency": currency,
+        }
+
+    def _groups_of(self, db: Connection, job_id: int) -> Any:
+        """What chooses the leaves below a group, or a leaf."""
+        row = db.execute(select(job.c.is_group).where(job.c.id == job_id)).first()
+        if row is None:
+            raise NotFound(f"there is no job {job_id}", fields={"job": f"no job {job_id}"})
+        if not row.is_group:
+            return job.c.id == job_id
+        groups, _ = self._walk(db, [job_id])
+        return job.c.parent.in_([group.id for group in groups])
+
+    def _likes(self, db: Connection, left: dict[int, int]) -> list[ledger.Likes]:
+        """What the finished jobs of these groups took."""
+        found = {parent: ledger.Likes(count, 0) for parent, count in left.items()}
+        run_s = attempt.c.run_ms * 0.001
+        columns = (func.count().label("n"), func.sum(run_s).label("total"), func.sum(run_s * run_s).label("squares"))
+        query = select(job.c.parent, *columns, func.sum(attempt.c.cost_micro).label("cost")).select_from(
+            attempt.join(job, job.c.id == attempt.c.job_id)
+        )
+        for chunk in chunks(sorted(left)):
+            done = query.where(attempt.c.state == str(AttemptState.FINISHED), job.c.parent.in_(chunk), job.c.parent != 0)
+            for row in db.execute(done.group_by(job.c.parent)):
+                sums = (float(row.total), float(row.squares), int(row.cost))
+                found[row.parent] = ledger.Likes(left[row.parent], row.n, *sums)
+        return list(found.values())
 
     def _booked(self, db: Connection, group_by: str, query: CostQuery) -> Iterator[_Part]:
         column = COLUMNS[group_by]
