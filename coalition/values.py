@@ -18,6 +18,7 @@ from coalition.run_as import words_of
 MICRO = 1_000_000
 SWEPT_SLACK_S = 120.0  # a minute between two looks of the sweeper, and as long for its own delays
 CLOUDS = ("aws", "gce", "libcloud")  # providers whose machines start from an image
+PACKAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}"  # of a file that the server itself gives out
 PACKAGE_ENDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 PLATFORMS = ("linux", "macos", "windows")
 NAME_OF_SECTION = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}\Z")
@@ -237,8 +238,9 @@ def a_pair_list(text: str) -> tuple[str, ...]:
 
 def a_package_list(text: str) -> tuple[str, ...]:
     for url in a_list(text):
-        if not re.fullmatch(r"(s3|gs|https?)://[^\s/]+/\S+", url) or not url.endswith(PACKAGE_ENDS):
-            raise ValueError(f'"{url}": s3://, gs:// or https:// addresses of {", ".join(PACKAGE_ENDS)} files')
+        if not re.fullmatch(rf"(s3|gs|https?)://[^\s/]+/\S+|{PACKAGE_NAME}", url) or not url.endswith(PACKAGE_ENDS):
+            ends = ", ".join(PACKAGE_ENDS)
+            raise ValueError(f'"{url}": s3://, gs:// or https:// addresses, or names in data_dir/packages, of {ends} files')
     return a_list(text)
 
 

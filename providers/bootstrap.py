@@ -85,11 +85,12 @@ identity() {
     esac
 }
 
-fetch() { # URL FILE
+fetch() { # URL FILE: what is no URL is a package of the server's
     case $1 in
         s3://*) aws s3 cp --only-show-errors "$1" "$2" ;;
         gs://*) gcloud storage cp "$1" "$2" ;;
-        *) curl -fsSL --retry 5 -o "$2" "$1" ;;
+        *://*) curl -fsSL --retry 5 -o "$2" "$1" ;;
+        *) printf 'Authorization: Bearer %s\n' "$TOKEN" | curl -fsS --retry 5 -H @- -o "$2" "$SERVER/api/v1/packages/$1" ;;
     esac
 }
 
@@ -118,14 +119,20 @@ mount_bucket() { # URL FOLDER
     esac
 }
 
-unpack() { # URL: its files come below /opt
-    mkdir -p "$ROOT/opt"
+unpack() { # URL: its files come below /opt. The server's own once: it gives them for the token of the first start
+    mark=$state/unpacked-$1
+    case $1 in
+        *://*) mark= ;;
+        *) [ ! -e "$mark" ] || return 0 ;;
+    esac
+    mkdir -p "$ROOT/opt" "$state"
     fetch "$1" "$run/package"
     case $1 in
         *.zip) python3 -m zipfile -e "$run/package" "$ROOT/opt" ;;
         *) tar -xf "$run/package" -C "$ROOT/opt" ;;
     esac
     rm "$run/package"
+    [ -z "$mark" ] || : >"$mark"
 }
 
 prepare() { # each step says what failed

@@ -48,6 +48,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "GET /api/docs": OPEN,
     "GET /api/docs.css": OPEN,
     "GET /api/v1/worker-package": OPEN,
+    "GET /api/v1/packages/<name>": OPEN,  # proves itself; what it refuses is tested in test_package.py
     "POST /api/v1/login": OPEN,  # proves itself; what it refuses is tested in test_logins.py
     "POST /api/v1/logout": SEE,
     "POST /api/v1/password": SEE,

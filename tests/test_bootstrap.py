@@ -226,6 +226,22 @@ def test_a_machine_prepares_itself_and_runs_the_worker(machine: Machine) -> None
         assert Path(root, "run/coalition/token").stat().st_mode & 0o077 == 0
 
 
+def test_a_package_of_the_server_is_fetched_once_and_the_token_is_no_argument(machine: Machine) -> None:
+    def fetched() -> list[str]:
+        """What a start fetches of the server's packages, and unpacks."""
+        (machine.root / "log").write_text("")
+        with machine.booted(request(packages=("fonts.zip",))):
+            poll_until(lambda: machine.has("coalition "), state=machine.log)
+            return [line for line in machine.log() if "/packages/" in line or "zipfile" in line]
+
+    asked, unpacked = fetched()
+    assert asked.startswith("curl -fsS --retry 5 -H @- -o ")
+    assert asked.endswith(" https://farm.example.com/api/v1/packages/fonts.zip")
+    assert "secret" not in asked
+    assert unpacked.startswith("python3 -m zipfile -e ")
+    assert fetched() == [], "by then the token is used up"
+
+
 def test_an_image_with_nothing_but_python_gets_an_environment_for_the_worker(machine: Machine) -> None:
     (machine.root / "opt/coalition/bin/pip").unlink()
     with machine.booted(request(image_prepared=False)):

@@ -13,6 +13,7 @@ from flask import Flask
 
 import coalition
 from coalition.server import package
+from coalition.store import Store
 
 
 def test_the_wheel_of_the_running_version_installs_and_runs(app: Flask, tmp_path: Path) -> None:
@@ -43,3 +44,28 @@ def test_the_same_files_make_the_same_wheel_and_it_holds_no_more_than_the_progra
     assert "coalition/worker.py" in names
     assert "Requires-Dist: psutil" in needed
     assert "flask" not in needed.lower()
+
+
+def test_a_package_of_the_studio_is_for_whoever_may_enrol(app: Flask, store: Store) -> None:
+    folder = store.settings.data_dir / "packages"
+    folder.mkdir(parents=True)
+    (folder / "renderer.tar.gz").write_bytes(b"packed")
+    (folder.parent / "secret.tar.gz").write_bytes(b"no package")
+    enrol, user = store.create_token("enrol"), store.create_token("user", user="ann", role="admin")
+    asked = app.test_client()
+
+    def ask(name: str, token: str) -> tuple[int, bytes]:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        with asked.get(f"/api/v1/packages/{name}", headers=headers) as answer:
+            return answer.status_code, answer.data if answer.status_code == 200 else b""
+
+    assert ask("renderer.tar.gz", enrol) == (200, b"packed")
+    for name, token in (
+        ("renderer.tar.gz", ""),
+        ("renderer.tar.gz", user),
+        ("renderer.tar.gz", f"{enrol}x"),
+        ("other.tar.gz", enrol),
+        ("..%2Fsecret.tar.gz", enrol),
+        ("%2E%2E", enrol),
+    ):
+        assert ask(name, token)[0] == 404, name

@@ -54,6 +54,7 @@ BY_MACHINES = {
     "docs.style": "a page for a browser",
     "cloud.cost_csv": "a browser saves it; `coalition cost --csv` prints the same",
     "package.worker_package": "machines of clouds fetch their worker",
+    "package.studio_package": "machines of clouds fetch what their pool names",
     "logins.log_out": "ends a browser's cookie; the command line has tokens",
     "jobs.append_log": "a worker's call",
     "workers.discover": "a worker's call, and any client's that looks for its server",

@@ -67,6 +67,7 @@ RIGHTS: dict[str, Right] = {
     "docs.page": OPEN,
     "docs.style": OPEN,
     "package.worker_package": OPEN,  # the program; nothing of the farm is in it
+    "package.studio_package": OPEN,  # the caller proves itself by its enrolment token
     "system.server": ANY_USER,
     "system.farm": SEE,
     "system.events": SEE,

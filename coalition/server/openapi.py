@@ -144,6 +144,7 @@ OPERATIONS: dict[str, Operation] = {
     "docs.page": Operation("This description as a page", media="text/html"),
     "docs.style": Operation("That page's style", media="text/css"),
     "package.worker_package": Operation("The wheel of the running version, for machines that start", media="application/zip"),
+    "package.studio_package": Operation("A package of the studio, for machines that start", media="application/octet-stream"),
     "system.server": Operation(
         "The server, and who calls",
         {

@@ -1,7 +1,8 @@
-"""The wheel of the running version, for machines that start: GET /api/v1/worker-package.
+"""What machines fetch when they start: the wheel of the running version, and the studio's own packages.
 
 It is made of the files that this server runs, so that a farm does not mix versions by accident. It needs what the base install
-needs; the page is not in it. Everybody may have it: it is the program, and nothing of this farm.
+needs; the page is not in it. Everybody may have it: it is the program, and nothing of this farm. The packages in
+`data_dir`/packages are for whoever may enrol.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import re
 import zipfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request, send_file
 
 import coalition
+from coalition.errors import NotFound
+from coalition.server import web
+from coalition.server.auth import bearer
+from coalition.values import PACKAGE_NAME
 
 blueprint = Blueprint("package", __name__)
 
@@ -30,6 +36,17 @@ BORN = (1980, 1, 1, 0, 0, 0)  # the same files make the same wheel
 def worker_package() -> Response:
     headers = {"Content-Disposition": f'attachment; filename="{NAME}"', "Cache-Control": "no-cache"}
     return Response(wheel(), mimetype="application/zip", headers=headers)
+
+
+@blueprint.get("/packages/<name>")
+def studio_package(name: str) -> Response:
+    """A file of `data_dir`/packages. Without a good enrolment token there is none, so that no stranger learns what there is."""
+    farm = web.farm()
+    row = farm.store.check_token(bearer(request.headers.get("Authorization", "")))
+    path = farm.settings.data_dir / "packages" / name
+    if row is None or row.kind not in ("enrol", "site") or not re.fullmatch(PACKAGE_NAME, name) or not path.is_file():
+        raise NotFound(f"there is no package {name[:80]} for this caller")
+    return send_file(path.resolve(), mimetype="application/octet-stream")
 
 
 @cache
