@@ -85,7 +85,8 @@ OF_THE_CLOUD = {
     "cloud.delete_budget",
 }  # here is neither pool nor instance
 WITH_PASSWORDS = {"logins.log_in", "logins.password"}  # here nobody logs in
-THERE = sorted(set(OPERATIONS) - AGENTS - OF_THE_CLOUD - WITH_PASSWORDS - {"system.delete_token"})
+NOT_THERE = {"system.delete_token", "package.studio_package"}  # nobody's token, no package
+THERE = sorted(set(OPERATIONS) - AGENTS - OF_THE_CLOUD - WITH_PASSWORDS - NOT_THERE)
 
 
 @pytest.mark.parametrize("endpoint", THERE)
