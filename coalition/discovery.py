@@ -34,7 +34,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import psutil
@@ -55,6 +55,7 @@ DNS_NAME = "coalition"
 DNS_S = 2.0  # a resolver that has no answer by then is passed over
 ASK_S = 2.0  # and so is an address that is silent for so long
 MAX_ADDRESSES = 8
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -122,20 +123,31 @@ def _of_host(host: str, port: int) -> Iterator[str]:
 
 def _resolved(name: str) -> list[str]:
     """The addresses of a name, in the system's order. A thread asks, as a resolver without a server takes its time."""
-    answers: SimpleQueue[list[str]] = SimpleQueue()
-
-    def ask() -> None:
-        try:
-            found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-        except OSError:
-            found = []
-        answers.put(list(dict.fromkeys(str(place[0]) for *_, place in found)))
-
-    threading.Thread(target=ask, name="dns", daemon=True).start()
     try:
-        return answers.get(timeout=DNS_S)
-    except Empty:
+        found = _within(DNS_S, lambda: socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+    except OSError:
         return []
+    return list(dict.fromkeys(str(place[0]) for *_, place in found))
+
+
+def _within(limit_s: float, call: Callable[[], T]) -> T:
+    """What a call gives; OSError if that takes longer: a thread makes it, which may go on."""
+    answers: SimpleQueue[tuple[T | None, Exception | None]] = SimpleQueue()
+
+    def make() -> None:
+        try:
+            answers.put((call(), None))
+        except Exception as error:  # noqa: BLE001 - it is raised where the call was asked for
+            answers.put((None, error))
+
+    threading.Thread(target=make, name="discovery", daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=limit_s)
+    except Empty:
+        raise TimeoutError(f"no answer within {limit_s:g} s") from None
+    if error is not None:
+        raise error
+    return cast(T, answer)
 
 
 def _ask(address: str, wanted: _Search, told: set[str]) -> str:
@@ -143,7 +155,7 @@ def _ask(address: str, wanted: _Search, told: set[str]) -> str:
     trouble = "it is no address"
     if _is_url(address):
         try:
-            url = wanted.read(_post(address, wanted.request), address)
+            url = wanted.read(_within(2 * ASK_S, lambda: _post(address, wanted.request)), address)
             if url:
                 return url
             trouble = "its answer is none of this farm's server"
@@ -401,7 +413,10 @@ def url_for(settings: Settings, peer: str) -> str:
     if settings.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
         return settings.url
     with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        probe.connect((str(address), 9))  # sends nothing; shows which of our addresses faces the peer
+        try:
+            probe.connect((str(address), 9))  # sends nothing; shows which of our addresses faces the peer
+        except OSError:  # an address of a link, without which link
+            return ""
         own = probe.getsockname()[0]
     scheme = "https" if settings.server.tls_cert else "http"
     return f"{scheme}://{own if address.version == 4 else f'[{own}]'}:{settings.port}"

@@ -88,6 +88,26 @@ def test_a_name_that_finds_two_users_is_nobodys(made: Made) -> None:
     assert proved(made(user_filter="(mail={user})"), "all@studio.example", PASSWORD.format("ann")) is None
 
 
+@pytest.mark.parametrize("password", ["x\x07", "\ue000", "\u00ad", "a\u0000b"])
+@pytest.mark.parametrize("user", ["ann", "nobody"])
+def test_a_password_that_no_directory_can_have_is_a_wrong_one_whoever_is_named(made: Made, user: str, password: str) -> None:
+    assert proved(made(), user, password) is None
+
+
+def test_who_logged_in_by_another_attribute_is_looked_up_by_the_name(made: Made) -> None:
+    by_surname = Directory(made(user_filter="(sn={user})", name_attribute="mail"))
+    assert by_surname.look("ann") is None, "a surname is no name here"
+    person = Directory(made(user_filter="(cn={user})")).look("ann")
+    assert person is not None
+    assert person.name == "ann"
+
+
+def test_a_template_lets_nobody_in_as_another_entry_that_the_filter_finds(made: Made) -> None:
+    """Who was bound is who is logged in, though the filter finds somebody else by what was typed."""
+    crossed = made(**BY_TEMPLATE, user_filter="(&(uid=ben)(!(uid={user})))")
+    assert proved(crossed, "ann") is None
+
+
 def test_the_name_is_the_one_that_the_directory_writes(made: Made) -> None:
     person = proved(made(), "ANN", PASSWORD.format("ann"))
     assert person is not None
@@ -226,6 +246,16 @@ def test_who_is_known_and_has_no_right_is_told_so(server: Flask) -> None:
 def test_guessing_gets_slower_whatever_way_the_name_is_written(server: Flask) -> None:
     names = ("ann", "ANN", " ann", "Ann", "a\uff4en", "aNN")  # one of them with a wide n
     assert [Browser(server).log_in(name, "wrong").status_code for name in names] == [401] * 5 + [429]
+
+
+def test_a_try_of_which_nobody_knows_whether_it_was_right_takes_no_other_back(server: Flask, slapd: Slapd, clock: Clock) -> None:
+    assert [Browser(server).log_in("ann", "wrong").status_code for _ in range(5)] == [401] * 5
+    clock.advance(2)
+    with away(slapd, server):
+        assert Browser(server).log_in("ann", "wrong").status_code == 503
+    clock.advance(2)
+    assert Browser(server).log_in("ann", "wrong").status_code == 401
+    assert Browser(server).log_in("ann", "wrong").status_code == 429
 
 
 def test_while_the_directory_is_away_log_ins_say_so_and_all_else_goes_on(

@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 
 from coalition.config import AuthSettings
-from coalition.errors import NotFound
+from coalition.errors import BadInput, NotFound
 from coalition.model import JobChanges
 from coalition.server.app import create_app
 from coalition.store.archive import ArchiveQuery
@@ -111,7 +111,6 @@ def test_no_route_that_reads_tells_a_guest_anything_of_others_jobs(world: World)
         "/jobs?sort=priority",
         "/jobs?parent=0&sort=title",
         "/jobs?parent=0&sort=-priority",
-        "/jobs?parent=0&sort=started",
         "/jobs?state=WORKING,FINISHED,ERROR",
         "/jobs?parent={outer}&state=FINISHED",
         "/jobs?parent={mixed}",
@@ -223,3 +222,15 @@ def test_every_database_tells_own_jobs_from_others(store: WatchedStore, kind: st
     with pytest.raises(NotFound):
         store.archived_job(bens, "gus")
     assert {run.job for run in store.runs(None, None, 0.0, 10, viewer="gus")} >= {alone}
+
+
+def test_a_guest_is_told_of_limits_what_own_jobs_wait_for(store: WatchedStore) -> None:
+    bens, own = a_job("not", user="ben", limits={"licence": 1, "secret": 1}), a_job("own", user="gus", limits={"licence": 1})
+    store.submit([bens, own], "root")
+    assert {one.name: one.waiting for one in store.limits()} == {"licence": 2, "secret": 1}
+    assert {one.name: one.waiting for one in store.limits("gus")} == {"licence": 1}
+
+
+def test_what_is_of_everybodys_jobs_in_a_group_sorts_nothing_for_a_guest(store: WatchedStore) -> None:
+    with pytest.raises(BadInput, match="needs the right to view all jobs"):
+        store.jobs(JobQuery(parent=0, viewer="gus", sort="progress"))

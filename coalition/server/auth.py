@@ -235,10 +235,13 @@ def identify(farm: Farm, call: Request, right: Right) -> Identity:
     return _entitled(_user(farm, call), right)
 
 
+PASSED_ON = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
+
+
 def _scrapes(farm: Farm, call: Request) -> bool:
     """Whether a call without a credential comes from a network that may read what is measured, by itself: not from a page of
     some site in a browser there, and not through a proxy, which gives everybody its own address."""
-    passed_on = any(name in call.headers for name in ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "Via"))
+    passed_on = any(name in call.headers for name in PASSED_ON)
     browser = "Sec-Fetch-Site" in call.headers or call.headers.get("User-Agent", "").startswith("Mozilla/")
     proves = "Authorization" in call.headers or COOKIE in call.cookies
     return not (passed_on or browser or proves) and in_networks(call.remote_addr, farm.settings.auth.metrics_networks)
@@ -382,6 +385,8 @@ def must_own(farm: Farm, ids: Sequence[int], right: str = "edit", *, below: bool
     owner = g.identity.owner_for(right)
     if owner is None:
         return
+    for job_id in ids if g.identity.viewer is not None else ():
+        farm.store.job(job_id, owner)  # NotFound: what is not told of is not there
     others = farm.store.owners(ids, below=below) - {owner}
     if others and g.identity.viewer is not None:
         raise NotAllowed(f"{owner} may {WORDS[right]} own jobs only; not all of these are, or of what is in them")

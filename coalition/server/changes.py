@@ -33,7 +33,7 @@ blueprint = Blueprint("changes", __name__)
 TOPICS = ("jobs", "workers", "limits", "instances", "money", "decisions", "events")
 # What a method of the store changes that people see; of methods that are not here, anything.
 BESIDE = ("claim_leader", "release_leader", "forget_events", "forget_submissions", "forget_sessions", "mark_changed")
-QUIET = frozenset({*BESIDE, "count_try", "forgive_try", "confirm_credential"})
+QUIET = frozenset({*BESIDE, "count_try", "forgive_try", "uncount_try", "confirm_credential"})
 RUNNING = frozenset({"jobs", "workers", "limits", "events"})
 OF_METHOD: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("flush_beats", "exchange", "exchange_those", "sweep"), RUNNING),

@@ -27,6 +27,7 @@ with warnings.catch_warnings():
     import ldap3
     from ldap3.core.exceptions import LDAPException
     from ldap3.operation.search import parse_filter
+    from ldap3.protocol.sasl.sasl import validate_simple_password
     from ldap3.utils.conv import escape_filter_chars
     from ldap3.utils.dn import escape_rdn
 
@@ -34,6 +35,7 @@ log = logging.getLogger("coalition.directory")
 
 NOT_THERE = 32  # what a directory answers
 WRONG = (49, NOT_THERE, 34, 48)  # a wrong name or password, also a name that is none, or has no password
+WRONG_OF_USER = (*WRONG, 19, 53)  # also an account that is locked or not in use
 MEMBER = "(|(member={dn})(uniqueMember={dn})(memberUid={user}))"
 BEST_FIRST = ("admin", "wrangler", "budget", "user", "guest")
 ASK_AGAIN_S = 10.0
@@ -95,14 +97,19 @@ class Directory:
         """Who this is; None if name or password is wrong. Unavailable when no server of the directory answers."""
         if not password or not user or not user.isprintable():  # a directory takes an empty password for nobody's, and says yes
             return None
+        try:
+            validate_simple_password(password)
+        except LDAPException:  # no directory has such a password
+            return None
         return self._asked(lambda address: self._prove(address, user, password))
 
     def look(self, user: str) -> Person | None:
-        """What somebody may do now; None if the directory does not have them. Unavailable as above."""
+        """What somebody may do now, whom a log-in named so; None if the directory does not have them. Unavailable as above."""
+        named = f"({self.settings.name_attribute}={{user}})"
 
         def ask(address: str) -> Person | None:
             with self._service(address) as link:
-                entry = self._find(link, user)
+                entry = self._find(link, user, named)
                 return self._person(link, *entry) if entry else None
 
         return self._asked(ask)
@@ -153,19 +160,22 @@ class Directory:
             if entry is None:
                 return None
             with self._connected(address, entry[0], password) as own:
-                return self._person(link, *entry) if _bind(own) else None
+                return self._person(link, *entry) if _bind(own, WRONG_OF_USER) else None
 
     def _prove_by_template(self, address: str, user: str, password: str) -> Person | None:
         name = self.settings.bind_template.replace("{user}", escape_rdn(user)).replace("__login__", escape_rdn(user))
         with self._connected(address, name, password) as link:
-            entry = self._find(link, user) if _bind(link) else None
-            return self._person(link, *entry) if entry else None
+            entry = self._find(link, user) if _bind(link, WRONG_OF_USER) else None
+            if entry is None:
+                return None
+            with self._connected(address, entry[0], password) as own:  # that entry is who was bound, and nobody of a like name
+                return self._person(link, *entry) if _bind(own, WRONG_OF_USER) else None
 
     # ------------------------------------------------------------ questions
 
-    def _find(self, link: Any, user: str) -> tuple[str, str] | None:
+    def _find(self, link: Any, user: str, by: str = "") -> tuple[str, str] | None:
         """(DN, name as it is written there) of the one entry with this name; None if there is none, or more."""
-        wanted, attribute = self._filled(self.settings.user_filter, user), self.settings.name_attribute
+        wanted, attribute = self._filled(by or self.settings.user_filter, user), self.settings.name_attribute
         found = _search(link, self.settings.base, wanted, ldap3.SUBTREE, [attribute])
         if len(found) != 1:
             if found:
@@ -205,11 +215,11 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def _bind(link: Any) -> bool:
+def _bind(link: Any, wrong: Sequence[int] = WRONG) -> bool:
     """Whether the name and password are right."""
     if link.bind(read_server_info=False):
         return True
-    if link.result["result"] in WRONG:
+    if link.result["result"] in wrong:
         return False
     raise _Refused(f"a bind was answered {link.result['description']}")
 

@@ -17,13 +17,13 @@ blueprint = Blueprint("limits", __name__)
 @shared
 def index() -> Response:
     web.refuse_unknown("sort", *PAGING)
-    return whole("limits", for_caller(web.farm().store.limits(), "workers"), "name", ("name", "maximum", "used", "waiting"))
+    return whole("limits", for_caller(web.farm().store.limits(g.identity.viewer), "workers"), "name", ("name", "maximum", "used", "waiting"))
 
 
 @blueprint.get("/limits/<name>")
 def show(name: str) -> Response:
     web.refuse_unknown()
-    found = [one for one in for_caller(web.farm().store.limits(), "workers") if one.name == name]
+    found = [one for one in for_caller(web.farm().store.limits(g.identity.viewer), "workers") if one.name == name]
     if not found:
         raise NotFound(f"there is no limit {name[:128]!r}")
     return web.reply(found[0])

@@ -27,13 +27,14 @@ from coalition.store import Store
 from coalition.store.accounts import LONGEST, hash_password, proves
 
 if TYPE_CHECKING:
-    from coalition.server.directory import Directory
+    from coalition.server.directory import Directory, Person
     from coalition.store.workers import TokenRow
 
 blueprint = Blueprint("logins", __name__)
 
 TRIES_OF_ONE, TRIES_OF_ALL = 5, 50  # of a user from an address, and from an address, before each has to wait longer
 PROVED = 1_000  # passwords that are known to be right
+ASKING = 2  # at most so many calls look users up again at a time
 ASK_AGAIN_S = 10.0  # a directory that did not answer
 NOBODY = Identity("", "")
 WRONG = "the name or the password is wrong"
@@ -81,6 +82,7 @@ class Logins:
         self._told: dict[bytes, tuple[float, Identity]] = {}  # until when what a directory said of a password holds
         self.directory = _directory(settings) if settings.auth.mode == "ldap" else None
         self._away_until = 0.0  # the directory is not asked before, as far as there is another way
+        self._proving = threading.BoundedSemaphore(max(1, settings.server.threads // 4))
         self._asked: set[str] = set()  # users whom somebody asks it of
         self._asking = threading.Lock()
 
@@ -128,9 +130,9 @@ class Logins:
             return who
         own, shared = self._count_try(user.casefold(), address)
         try:
-            person = directory.prove(user, password)
+            person = self._proved_by(directory, user, password)
         except Unavailable:
-            self.store.forgive_try(own, shared)
+            self.store.uncount_try(own, shared)
             raise
         if person is None:
             self._refused(user)
@@ -145,6 +147,15 @@ class Logins:
         who = Identity(person.name, person.role, may=person.may)
         self._told[known] = (time.monotonic() + self.settings.ldap.cache_s, who)
         return who
+
+    def _proved_by(self, directory: Directory, user: str, password: str) -> Person | None:
+        """A directory that hangs holds so many threads and no more."""
+        if not self._proving.acquire(blocking=False):
+            raise Unavailable("the directory of users takes its time; log in again later", retry_after_s=ASK_AGAIN_S)
+        try:
+            return directory.prove(user, password)
+        finally:
+            self._proving.release()
 
     def current(self, row: TokenRow) -> TokenRow | None:
         """The token with what the directory says of its user, asked again after a while; None if that ended it.
@@ -172,7 +183,7 @@ class Logins:
     def _may_ask(self, user: str) -> bool:
         """Whether this call is the one that asks; the others go on with what is known."""
         with self._asking:
-            if time.monotonic() < self._away_until or user in self._asked:
+            if time.monotonic() < self._away_until or user in self._asked or len(self._asked) >= ASKING:
                 return False
             self._asked.add(user)
             return True

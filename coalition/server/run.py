@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import resource
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -76,9 +77,13 @@ def _counting(settings: Settings) -> Iterator[None]:
     if settings.server.processes == 1:
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="coalition-metrics-", dir=SHARED_MEMORY) as folder:
+    folder, owner = tempfile.mkdtemp(prefix="coalition-metrics-", dir=SHARED_MEMORY), os.getpid()
+    try:
         metrics.share(Path(folder))
         yield
+    finally:
+        if os.getpid() == owner:  # a process of gunicorn's that ends comes through here, too
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _begin_journal(settings: Settings) -> None:

@@ -202,7 +202,15 @@ class Accounts(Workers):
     def forgive_try(self, db: Connection, own: str, shared: str) -> None:
         """It succeeded: forgets the failures under one's own key, and the one under the shared key that was counted for it."""
         db.execute(delete(failure).where(failure.c.key == own))
-        db.execute(update(failure).where(failure.c.key == shared, failure.c.tries > 0).values(tries=failure.c.tries - 1))
+        self._uncount(db, [shared])
+
+    @writes
+    def uncount_try(self, db: Connection, own: str, shared: str) -> None:
+        """Nobody knows whether it was right: it alone is taken back, under both keys."""
+        self._uncount(db, [own, shared])
+
+    def _uncount(self, db: Connection, keys: Sequence[str]) -> None:
+        db.execute(update(failure).where(failure.c.key.in_(keys), failure.c.tries > 0).values(tries=failure.c.tries - 1))
 
 
 def _wait_s(beyond: int) -> float:

@@ -17,6 +17,7 @@ from coalition.errors import BadInput, NotFound
 from coalition.matching import Requirement
 from coalition.model import OWN_LIMITS, TAG, Limit
 from coalition.schema import attempt, farm_limit, klass, limit_use, ready
+from coalition.store import sight
 from coalition.store.base import Hot, HotIn, reads, writes
 from coalition.store.sets import SET_JSON
 from coalition.store.tree import Changes, Tree
@@ -72,9 +73,12 @@ class Limits(Tree):
     """The part of the store that keeps limits."""
 
     @reads
-    def limits(self, db: Connection) -> list[Limit]:
-        """All limits that are defined, and those that waiting jobs name and nobody has defined (`maximum` is None)."""
-        waiting = self._waiting_for_limits(db)
+    def limits(self, db: Connection, viewer: str | None = None) -> list[Limit]:
+        """All limits that are defined, and those that waiting jobs name and nobody has defined (`maximum` is None).
+
+        A viewer is told how many own jobs wait.
+        """
+        waiting = self._waiting_for_limits(db, viewer)
         used: dict[str, int] = {}
         for name, _, count in db.execute(select(limit_use.c.name, limit_use.c.worker_id, limit_use.c.used)):
             used[name] = used.get(name, 0) + count
@@ -88,12 +92,15 @@ class Limits(Tree):
             for name in sorted(kinds.keys() | {name for name in waiting if not name.startswith(OWN_LIMITS)})
         ]
 
-    def _waiting_for_limits(self, db: Connection) -> dict[str, int]:
+    def _waiting_for_limits(self, db: Connection, viewer: str | None = None) -> dict[str, int]:
         """limit -> how many jobs that could start now need its tokens."""
         waiting: dict[str, int] = {}
         for class_id, set_id in db.execute(select(klass.c.id, klass.c.set_id).where(klass.c.nonempty)):
             if limits := self._requirement(db, set_id).limits:
-                count = db.execute(select(func.count()).select_from(ready).where(ready.c.class_id == class_id)).scalar_one()
+                wait = select(func.count()).select_from(ready).where(ready.c.class_id == class_id)
+                if viewer is not None:
+                    wait = wait.where(sight.is_own(ready.c.job_id, viewer))
+                count = db.execute(wait).scalar_one()
                 for name, _ in limits if count else ():
                     waiting[name] = waiting.get(name, 0) + count
         return waiting

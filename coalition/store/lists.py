@@ -249,6 +249,8 @@ def page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
 
 def _computed_page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
     """Sorts all that fit, where they are few enough; what has no such value comes where 0 would."""
+    if query.viewer is not None:  # of a group these are everybody's
+        raise BadInput(fields={"sort": f"by {query.sort} needs the right to view all jobs"})
     source = driver(replace(query, sort="id", descending=False, after=None))
     found = source.piece(db, None, SORTED + 1)
     if len(found) > SORTED:

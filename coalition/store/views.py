@@ -386,7 +386,8 @@ class Views(Costs):
     def _with_own_jobs(self, db: Connection, found: Sequence[Worker], viewer: str) -> list[Worker]:
         """Of what they run only the viewer's jobs; why one is idle is of everybody's."""
         mine = sight.own(db, sorted({job_id for one in found for job_id in one.jobs}), viewer)
-        return [replace(one, jobs=tuple(job_id for job_id in one.jobs if job_id in mine)) for one in found]
+        shown = [replace(one, jobs=tuple(job_id for job_id in one.jobs if job_id in mine)) for one in found]
+        return [replace(one, reason="is set aside after errors") if one.state == WorkerState.SICK else one for one in shown]
 
     def _worker_shown(self, db: Connection, row: Any) -> Worker:
         """One worker, from its row."""
