@@ -17,7 +17,8 @@ blueprint = Blueprint("limits", __name__)
 @shared
 def index() -> Response:
     web.refuse_unknown("sort", *PAGING)
-    return whole("limits", for_caller(web.farm().store.limits(g.identity.viewer), "workers"), "name", ("name", "maximum", "used", "waiting"))
+    found = for_caller(web.farm().store.limits(g.identity.viewer), "workers")
+    return whole("limits", found, "name", ("name", "maximum", "used", "waiting"))
 
 
 @blueprint.get("/limits/<name>")
