@@ -22,8 +22,12 @@ class Short:
 
     def __str__(self) -> str:
         money = [ledger.money(x, self.budget.currency) for x in (self.left_micro, self.budget.amount_micro, self.need_micro)]
-        when = "" if self.budget.window == "total" else f" this {self.budget.window}"
-        return f"budget {self.budget.name} has {money[0]} of {money[1]} left{when}, {money[2]} would be needed"
+        return f"budget {self.budget.name} has {money[0]} of {money[1]} left{when(self.budget)}, {money[2]} would be needed"
+
+
+def when(budget: BudgetSettings) -> str:
+    """A budget's present window in words, to stand after "left"."""
+    return {"total": "", "day": " today"}.get(budget.window, f" this {budget.window}")
 
 
 class Purse:

@@ -2,8 +2,8 @@
 
 Slots wanted = the sum over waiting jobs of min(1, estimate / slot_target), an unknown estimate counting 1, times the slots that
 one of them takes up where it runs (several if it asks for much of the machine), rounded up to whole instances. Slots at hand come
-off: free ones, those that boot, and those whose job is short and young. The rest is bought, of each requirement's offers the
-smallest size within 10 % of the cheapest place for a job, as far as pool and budgets allow.
+off: free ones, those that boot, and those whose jobs will soon end. The rest is bought, of each requirement's offers the pool's
+preferred market first, there the smallest size within 10 % of the cheapest place for a job, as far as pool and budgets allow.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
-from autoscaler.budget import Part, Purse, Short
+from autoscaler.budget import Part, Purse, Short, when
 from autoscaler.snapshot import Demand, Instance, Pool, Snapshot, Worker
 from coalition import ledger, matching
 from coalition.matching import Capacity, Requirement, sponsors
@@ -25,6 +26,8 @@ from providers.base import LAUNCH_WINDOW_S, Deadline, Offering
 
 NEAR_CHEAPEST = 1.10
 LAST_PART = 0.1  # of an instance's time, if that cannot be extended: no new jobs then
+ENDING_TICKS, ENDING_S = 3, 60.0  # an idle instance drains, is looked at again and ends within so many decisions, and some time
+NAMED = 3  # requirements that the reason of a launch names
 NOTES = 2  # reasons that a pool gives
 EPSILON = 1e-9
 BOOTING = (InstanceState.INTENDED, InstanceState.STARTING)
@@ -108,24 +111,32 @@ class Plan:
 
 @dataclass
 class _Bin:
-    """Slots of one kind: free now or soon, and (each worth 1 - weight of a job) those of young jobs."""
+    """Slots of one kind that are free now or soon."""
 
     capacity: Capacity
     slots: int  # of each machine
     free: float = 0.0
-    young: float = 0.0
 
-    def give(self, demand: Demand, need: float, weight: float) -> float:
+    def give(self, demand: Demand, need: float) -> float:
         """Takes slots for up to `need` jobs; for how many it had some."""
         takes = _takes(demand.requirement, self.capacity, self.slots)
         given = min(need, self.free / takes)
         self.free -= given * takes
-        worth = 1.0 - weight
-        if given < need and worth > EPSILON:
-            shared = min(need - given, self.young * worth / takes)
-            self.young -= shared * takes / worth
-            given += shared
         return given
+
+
+class _Bins:
+    """Slots by what they can run."""
+
+    def __init__(self) -> None:
+        self.by_value: dict[tuple[Capacity, int, str], _Bin] = {}
+        self._by_id: dict[tuple[int, int, str], _Bin] = {}  # most capacities are one object, and hashing that is dear
+
+    def of(self, capacity: Capacity, slots: int, name: str = "") -> _Bin:
+        key = (id(capacity), slots, name)
+        if key not in self._by_id:
+            self._by_id[key] = self.by_value.setdefault((capacity, slots, name), _Bin(capacity, slots))
+        return self._by_id[key]
 
 
 @dataclass
@@ -140,20 +151,21 @@ class _Group:
     count: int = 0
     spare: float = 0.0
     jobs: int = 0
-    tags: set[str] = field(default_factory=set)
+    needs: set[str] = field(default_factory=set)  # what the jobs ask for, in words
     asked: list[str] = field(default_factory=list)  # by hand
 
 
 class _Place(NamedTuple):
-    """An offer that could run a job, and the price of the slots that one such job takes up there."""
+    """An offer that could run a job, the place of its market in `purchase`, and the price of the slots that one job takes up."""
 
     pool: Pool
     offer: Offering
+    market: int
     per_job: float
 
 
 class _Places(NamedTuple):
-    """All offers that could run a job, the cheapest place first, and the pools that have them."""
+    """All offers that could run a job, the preferred markets and there the cheapest place first, and the pools that have them."""
 
     offers: list[_Place]
     pools: list[Pool]
@@ -175,14 +187,18 @@ class _Decision:
         self.workers = {worker.id: worker for worker in snapshot.workers}
         self.notes: dict[str, list[str]] = {}
         self.leaving: set[int] = set()  # instances that are no supply any more
+        self.kept: set[int] = set()  # instances whose drain this plan ends
         self.demands = sorted(
             snapshot.demands, key=lambda d: (matching.order_key(d.prio_path), d.requirement.to_json(), d.estimate_s or 0.0)
         )
         self.groups: dict[tuple[str, str, str], _Group] = {}
         self._too_dear: dict[tuple[str, str], int] = {}  # (pool, payer) -> the lowest price that its budgets cannot pay
+        self._started: Counter[str] = Counter()  # in this plan, by pool
+        self._started_slots: Counter[str] = Counter()
+        self._careful: dict[str, int] = {}  # how many a pool starts at most while its boots fail
         self._paid = Counter(one.pool for one in snapshot.instances)
         self._shapes: dict[tuple[int, int], tuple[int, Capacity, int]] = {}  # many offers have the same capacity and slots
-        self._ranked = [(pool, offer, self._shape_of(capacity, offer.slots)) for pool, offer, capacity in _ranked(snapshot.pools)]
+        self._fundings: dict[str, float] = {}  # by pool
         self._places: dict[Requirement, _Places] = {}
         self._places_by_fit: dict[tuple[float | None, ...], _Places] = {}
         self._waits_for: dict[Capacity, Demand | None] = {}
@@ -233,9 +249,11 @@ class _Decision:
 
     def _silence(self, worker: Worker, pool: Pool | None) -> float:
         """For how long a worker has been silent, if that is too long; else 0."""
+        if worker.state != WorkerState.TIMEOUT:
+            return 0.0
         silence = self.snap.now - max(worker.seen_at, self.snap.leading_since)
         limit = pool.settings.boot_timeout_s if pool else 0.0
-        return silence if worker.state == WorkerState.TIMEOUT and silence > limit else 0.0
+        return silence if silence > limit else 0.0
 
     def _terminate(self, one: Instance, reason: str, *, idle: bool = False, failed_boot: bool = False) -> None:
         self.leaving.add(one.id)
@@ -263,6 +281,7 @@ class _Decision:
             return False
         demand = self._demand_for(one.capacity)
         if demand is not None:
+            self.kept.add(one.id)
             self.plan.keeps.append(Keep(one.id, one.pool, f"{_jobs(demand.waiting)} for {_name(demand.requirement)} again"))
         return demand is not None
 
@@ -274,7 +293,10 @@ class _Decision:
         return left_s < self._funding_s(pool) / 2
 
     def _funding_s(self, pool: Pool | None) -> float:
-        return pool.funding_s(self.snap.rules) if pool else 4 * self.snap.rules.interval_s
+        name = pool.settings.name if pool else ""
+        if name not in self._fundings:
+            self._fundings[name] = pool.funding_s(self.snap.rules) if pool else 4 * self.snap.rules.interval_s
+        return self._fundings[name]
 
     def _demand_for(self, capacity: Capacity) -> Demand | None:
         """The first demand that such a worker could serve."""
@@ -286,23 +308,29 @@ class _Decision:
 
     def _drain_what_is_idle(self) -> None:
         """Beyond `min`, what has been idle for so long and nobody waits for; the dearest and longest idle first."""
-        kept = {name: sum(1 for one in self._live(name)) for name in self.pools}
         idle = []
         for one in self.snap.instances:
             worker, pool = self.workers.get(one.worker_id or 0), self.pools.get(one.pool)
-            if one.state != InstanceState.RUNNING or one.id in self.leaving or worker is None or pool is None:
+            if worker is None or worker.running or worker.idle_since is None or pool is None:
                 continue
-            if worker.running or worker.idle_since is None:
+            if one.state != InstanceState.RUNNING or one.id in self.leaving:
                 continue
             idle_s = self.snap.now - worker.idle_since
             useful = worker.active and self._demand_for(worker.capacity) is not None
-            if idle_s >= pool.settings.idle_s and not useful:
+            if idle_s >= pool.settings.idle_s and not useful and not self._is_paid_on(one):
                 idle.append((-one.price_micro / max(1, one.slots), -idle_s, one.id, one, pool))
+        kept = {name: sum(1 for one in self._live(name)) for name in self.pools} if idle else {}
         for _, minus_idle_s, _, one, pool in sorted(idle, key=lambda entry: entry[:3]):
             if kept[one.pool] > pool.settings.min:
                 kept[one.pool] -= 1
                 limit = pool.settings.idle_s
                 self._drain(one, f"idle for {-minus_idle_s:.0f} s (idle = {limit:.0f} s), and no waiting job fits it")
+
+    def _is_paid_on(self, one: Instance) -> bool:
+        """Whether its time is billed in larger steps, and the step that is paid goes on: it may be of use until then."""
+        since = one.launched_at or one.created_at
+        end = ledger.billed_end(since, self.snap.now, one.minimum_s, one.granularity_s)
+        return end - self.snap.now > ENDING_S + ENDING_TICKS * self.snap.rules.interval_s
 
     def _live(self, pool: str) -> Iterator[Instance]:
         """What counts towards a pool's `min`."""
@@ -314,15 +342,14 @@ class _Decision:
     def _renew(self) -> None:
         """Half a funding before the end more is paid; what cannot be paid on is drained, so that it ends in time."""
         ended = {one.id for one in self.plan.terminations}
-        for one in sorted(self.snap.instances, key=self._usefulness):
+        soon = [one for one in self.snap.instances if one.provider_id and self._ends_soon(one, self.pools.get(one.pool))]
+        for one in sorted(soon, key=self._usefulness):
             pool = self.pools.get(one.pool)
             worker = self.workers.get(one.worker_id or 0)
             idle_drain = one.state == InstanceState.DRAINING and (worker is None or not worker.running)
-            if one.state == InstanceState.TERMINATING or one.id in ended or (idle_drain and not self._is_kept(one)):
+            if one.state == InstanceState.TERMINATING or one.id in ended or (idle_drain and one.id not in self.kept):
                 continue
             funding_s, left_s = self._funding_s(pool), max(0.0, one.funded_until - self.snap.now)
-            if not one.provider_id or not self._ends_soon(one, pool):
-                continue
             if pool is not None and not pool.renewable:
                 self._drain_at_last(one, f"its time was fixed when it was started, and ends in {left_s:.0f} s")
                 continue
@@ -339,9 +366,6 @@ class _Decision:
         if one.state == InstanceState.RUNNING and one.id not in self.leaving:
             self._drain(one, reason)
 
-    def _is_kept(self, one: Instance) -> bool:
-        return any(keep.id == one.id for keep in self.plan.keeps)
-
     def _usefulness(self, one: Instance) -> tuple[int, int]:
         worker = self.workers.get(one.worker_id or 0)
         return (-(worker.running if worker else 0), one.id)
@@ -351,33 +375,31 @@ class _Decision:
     def _supply(self) -> list[_Bin]:
         """Slots that live, boot, or are kept, merged by what they can run."""
         instances = {one.id: one for one in self.snap.instances}
-        bins: dict[tuple[Capacity, int, str], _Bin] = {}
+        bins = _Bins()
         for worker in self.snap.workers:
             one = instances.get(worker.instance_id or 0)
-            kept = one is not None and self._is_kept(one)
-            ending = one is not None and (one.id in self.leaving or (one.state != InstanceState.RUNNING and not kept))
-            if ending or not worker.active or not (worker.state in SERVING or kept):
+            kept = one is not None and one.id in self.kept
+            if one is not None and (one.id in self.leaving or (one.state != InstanceState.RUNNING and not kept)):
                 continue
-            key = (worker.capacity, worker.slots, worker.name if self._named else "")
-            here = bins.setdefault(key, _Bin(worker.capacity, worker.slots))
-            here.free += max(0, worker.slots - worker.running) + worker.ending
-            here.young += min(worker.young, worker.slots)
+            if worker.active and (worker.state in SERVING or kept):
+                here = bins.of(worker.capacity, worker.slots, worker.name if self._named else "")
+                here.free += max(0, worker.slots - worker.running) + worker.ending
         for one in self.snap.instances:
             if one.state in BOOTING and one.id not in self.leaving:
-                bins.setdefault((one.capacity, one.slots, ""), _Bin(one.capacity, one.slots)).free += one.slots
-        return list(bins.values())
+                bins.of(one.capacity, one.slots).free += one.slots
+        return list(bins.by_value.values())
 
     # ------------------------------------------------------------ demand
 
     def _serve_demand(self) -> None:
         for demand in self.demands:
             target = self.snap.rules.slot_target_s
-            weight = 1.0 if demand.estimate_s is None else min(1.0, max(demand.estimate_s, 0.0) / target)
+            length_s = demand.estimate_s if demand.slot_s is None else demand.slot_s
+            weight = 1.0 if length_s is None else min(1.0, max(length_s, 0.0) / target)
             need = demand.waiting * weight
             for here in self.bins:
-                has_some = need > EPSILON and (here.free > EPSILON or here.young > EPSILON)
-                if has_some and matching.line(demand.requirement, here.capacity) is not None:
-                    need -= here.give(demand, need, weight)
+                if need > EPSILON and here.free > EPSILON and matching.line(demand.requirement, here.capacity) is not None:
+                    need -= here.give(demand, need)
             if need > EPSILON:
                 self._buy(demand, need)
 
@@ -412,7 +434,7 @@ class _Decision:
                 group.spare -= given * takes
                 need -= given
                 group.jobs += demand.waiting
-                group.tags.update(demand.requirement.tags)
+                group.needs.add(_name(demand.requirement))
         return need
 
     def _buy_of(self, pool: Pool, offer: Offering, demand: Demand, need: float) -> float:
@@ -429,7 +451,7 @@ class _Decision:
             return need
         got = count * offer.slots
         group.jobs += demand.waiting
-        group.tags.update(demand.requirement.tags)
+        group.needs.add(_name(demand.requirement))
         group.spare += max(0.0, got - need * takes)
         return max(0.0, need - got / takes)
 
@@ -452,6 +474,7 @@ class _Decision:
         count = min(wanted, self._room_in(pool))
         if count < wanted:
             self._note(name, f"{why}; {_full(pool)}")
+        count = min(count, self._starts_left(pool, offer, count, why))
         key = (name, offer.name, payer)
         group = self.groups.get(key) or self._new_group(pool, offer, payer)
         fits, short = self.purse.room(group.parts, count)
@@ -463,6 +486,8 @@ class _Decision:
             self.purse.take(group.parts, fits)
             group.count += fits
             self._paid[name] += fits
+            self._started[name] += fits
+            self._started_slots[name] += fits * offer.slots
             self.groups[key] = group
         return fits, group
 
@@ -481,6 +506,22 @@ class _Decision:
 
     def _room_in(self, pool: Pool) -> int:
         return max(0, pool.settings.max - self._paid[pool.settings.name])
+
+    def _starts_left(self, pool: Pool, offer: Offering, wanted: int, why: str) -> int:
+        """How many of these may start in this tick: as many slots as the pool says, few while boots fail, one at least."""
+        name, most = pool.settings.name, pool.settings.max_start_slots
+        count, first = wanted, not self._started[name]
+        if most:
+            count = min(count, max((most - self._started_slots[name]) // offer.slots, int(first)))
+        if count < wanted:
+            self._note(name, f"{why}; pool {name} starts {most:,} slots at a time at most")
+        if pool.boot_failures:
+            share = self.snap.rules.max_start_share
+            careful = self._careful.setdefault(name, max(1, math.floor(wanted * share))) - self._started[name]
+            if careful < count:
+                count = max(0, careful)
+                self._note(name, f"{why}; only {share:.0%} of them start at once, for the last boot failed: {pool.boot_reason}")
+        return count
 
     def _obstacle(self, pool: Pool, offer: Offering, payer: str) -> str:
         """Why this offer cannot be bought at all now, in words; empty if it can."""
@@ -519,16 +560,23 @@ class _Decision:
 
     # ------------------------------------------------------------ offers
 
+    @cached_property
+    def _ranked(self) -> list[tuple[_Place, int]]:
+        """All offers, the cheapest slots first, with the numbers of their shapes."""
+        ranked = _ranked(self.snap.pools)
+        return [(_place(pool, offer), self._shape_of(capacity, offer.slots)) for pool, offer, capacity in ranked]
+
     def _offers(self, requirement: Requirement) -> _Places:
         """What could run it."""
         if requirement not in self._places:
             anybodys = replace(requirement, payer="")  # a new machine works for whoever pays
+            ranked = self._ranked
             fit = tuple(_part(anybodys, capacity, slots) for _, capacity, slots in self._shapes.values())
             if fit not in self._places_by_fit:
-                parts = ((pool, offer, fit[shape]) for pool, offer, shape in self._ranked)
-                found = [_Place(pool, offer, offer.per_slot_micro * part) for pool, offer, part in parts if part is not None]
+                parts = ((place, fit[shape]) for place, shape in ranked)
+                found = [_Place(*place[:3], place.per_job * part) for place, part in parts if part is not None]
                 pools = {place.pool.settings.name: place.pool for place in found}
-                self._places_by_fit[fit] = _Places(sorted(found, key=lambda place: place.per_job), list(pools.values()))
+                self._places_by_fit[fit] = _Places(sorted(found, key=_order), list(pools.values()))
             self._places[requirement] = self._places_by_fit[fit]
         return self._places[requirement]
 
@@ -538,7 +586,7 @@ class _Decision:
 
     def _whole(self, pool: Pool) -> list[_Place]:
         """All offers of a pool, for nobody's jobs."""
-        return [_Place(one, offer, offer.per_slot_micro) for one, offer, _ in self._ranked if one is pool]
+        return sorted((place for place, _ in self._ranked if place.pool is pool), key=_order)
 
     def _somebody_can(self, requirement: Requirement) -> bool:
         """Whether a worker or booting instance can run it, though it is busy now."""
@@ -598,11 +646,12 @@ class _Decision:
         for group in self.groups.values():
             offer, settings = group.offer, group.pool.settings
             each = f"{_rate(offer.price_micro, offer.currency)} each" if offer.price_micro else "at no price"
-            tags = ",".join(sorted(group.tags)) or "any worker"
-            why = f"{_jobs(group.jobs)} for {tags}, {left}" if group.jobs else f"min = {settings.min}"
+            zone = [offer.zone] if offer.zone and offer.zone not in offer.name else []
+            what = ", ".join([*zone, counted(offer.slots, "slot"), each])
+            why = f"{_jobs(group.jobs)} for {_some(group.needs)}, {left}" if group.jobs else f"min = {settings.min}"
             why = ", ".join([*([why] if group.jobs or not group.asked else []), *group.asked])
             names = self._sponsors(group.pool, offer, group.payer)
-            reason = f"{group.count} x {offer.name} ({counted(offer.slots, 'slot')}, {each}): {why}{self._left(names)}"
+            reason = f"{group.count} x {offer.name} ({what}): {why}{self._left(names)}"
             until = now + group.pool.funding_s(self.snap.rules)
             launch = (settings.name, offer, group.count, group.payer, names, now + LAUNCH_WINDOW_S, until, reason)
             self.plan.launches.append(Launch(*launch))
@@ -615,7 +664,7 @@ class _Decision:
             if settings.hard and settings.name in names and budget.windows:
                 left = max(0, settings.amount_micro - budget.windows[0][2])
                 money = [ledger.money(micro, settings.currency) for micro in (left, settings.amount_micro)]
-                words = f"; budget {settings.name} has {money[0]} of {money[1]} left"
+                words = f"; budget {settings.name} has {money[0]} of {money[1]} left{when(settings)}"
                 tightest = min(tightest or (left, words), (left, words))
         return tightest[1] if tightest else ""
 
@@ -673,13 +722,24 @@ def _full(pool: Pool) -> str:
 
 
 def _by_preference(places: Sequence[_Place]) -> Iterator[tuple[Pool, Offering]]:
-    """Of those within 10 % of the cheapest place for a job the smallest first, then the same of the rest."""
+    """Of the first market's within 10 % of the cheapest place for a job the smallest first, then the same of the rest."""
     start = 0
     while start < len(places):
-        limit = places[start].per_job * NEAR_CHEAPEST
-        end = bisect_right(places, limit, start, key=lambda place: place.per_job)
+        limit = (places[start].market, places[start].per_job * NEAR_CHEAPEST)
+        end = bisect_right(places, limit, start, key=_order)
         yield from ((place.pool, place.offer) for place in sorted(places[start:end], key=lambda place: place.offer.slots))
         start = end
+
+
+def _place(pool: Pool, offer: Offering) -> _Place:
+    """For a job that takes one slot."""
+    purchase = pool.settings.purchase
+    market = purchase.index(offer.market) if offer.market in purchase else len(purchase)
+    return _Place(pool, offer, market, offer.per_slot_micro)
+
+
+def _order(place: _Place) -> tuple[int, float]:
+    return place[2:]
 
 
 def _takes(requirement: Requirement, capacity: Capacity, slots: int) -> float:
@@ -690,6 +750,12 @@ def _takes(requirement: Requirement, capacity: Capacity, slots: int) -> float:
 def _part(requirement: Requirement, capacity: Capacity, slots: int) -> float | None:
     """How many slots of such a machine one job takes up; None if it cannot run there."""
     return _takes(requirement, capacity, slots) if matching.line(requirement, capacity) is not None else None
+
+
+def _some(needs: Iterable[str]) -> str:
+    first, *rest = sorted(needs)
+    named = [first, *rest[: NAMED - 1]]
+    return " and ".join(["; ".join(named), *([f"{len(rest) + 1 - NAMED} more"] if len(rest) >= NAMED else [])])
 
 
 def _jobs(count: int) -> str:

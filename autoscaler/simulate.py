@@ -16,16 +16,18 @@ from dataclasses import dataclass, field, replace
 
 from autoscaler.books import Books, Commitment
 from autoscaler.decide import Drain, Launch, Renew, Terminate, decide
-from autoscaler.snapshot import Block, Demand, Instance, Pool, Snapshot, Worker, chance_to_end, pool_of
+from autoscaler.snapshot import Block, Demand, Instance, Pool, Snapshot, Worker, pool_of
 from autoscaler.trace import Job
 from coalition import ledger
 from coalition.config import PoolSettings, Settings
+from coalition.estimates import Seen, soon_free
 from coalition.matching import Capacity, Requirement
 from coalition.states import InstanceState, WorkerState
 from providers.base import CAPACITY_BLOCK_S, LAUNCH_WINDOW_S, Deadline, Offering
 
 BOOTED, DONE, TAKEN, EXPIRED = range(4)
-HISTORY = 0.05  # how much the newest run time counts in an estimate
+HISTORY = 1_000  # the newest runs tell how long jobs run, as in the store
+STALE_S = 300.0  # how old what is known of a worker may be, if nothing happened there
 GIVE_UP_S = 40 * 86_400.0  # nothing started for so long after the last job came: what waits never will
 
 
@@ -63,6 +65,7 @@ class _Machine:
     reason: str = ""
     shown: Instance | None = None
     worker: Worker | None = None
+    worker_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,10 @@ class Report:
 
 
 def default_pool() -> PoolSettings:
-    """Machines of these families in every zone, one slot for each cpu, without a limit, idle for a minute at most."""
+    """Machines of these families in every zone, one slot for each cpu, without a limit but of slots that start at a time."""
     families = ("c5", "c5a", "c6i", "m5", "m5a")
-    return PoolSettings("spot", 0, provider="fake", types=families, purchase=("spot",), max=1_000_000, idle_s=60.0)
+    limits = {"max": 1_000_000, "max_start_slots": 1_000, "idle_s": 30.0, "job_estimate_s": 60.0}
+    return PoolSettings("spot", 0, provider="fake", types=families, purchase=("spot",), **limits)  # type: ignore[arg-type]
 
 
 def simulate(jobs: Sequence[Job], settings: Settings, offers: Sequence[Offering], weather: Weather = Weather()) -> Report:
@@ -164,7 +168,11 @@ class _Simulation:
         self.machines: dict[int, _Machine] = {}
         self.ready: list[_Machine] = []  # with a free slot, in no order
         self.blocks: dict[tuple[str, str], float] = {}
-        self.estimates: dict[str, float] = {}
+        self.newest: deque[tuple[str, float]] = deque()  # what finished lately: kind, seconds
+        self.ended: dict[str, Seen] = defaultdict(Seen)
+        self.under_way: dict[str, tuple[int, float]] = {}  # kind -> how many run, the sum of their begins
+        self.guess_s = max((pool.job_estimate_s for pool in settings.pools), default=0.0)
+        self.capacities: dict[Capacity, Capacity] = {}
         self.ids = 0
         self.due, self.stirred = self.now, True  # when a decision could differ from the last one
         self.decided_at = self.now
@@ -240,37 +248,54 @@ class _Simulation:
     # ------------------------------------------------------------ jobs
 
     def _dispatch(self) -> None:
-        """Jobs in order of their submission to free slots. Which of several free machines asks first is chance."""
+        """Jobs in order of their submission to free slots, of busy machines first: so does the server wake them."""
         while self.ready:
             heads = [queue for (_, slots), queue in self.waiting.items() if queue and any(m.free >= slots for m in self.ready)]
             if not heads:
                 return
             queue = min(heads, key=lambda q: q[0].submit)
             fits = [m for m in self.ready if m.free >= queue[0].slots] if queue[0].slots > 1 else self.ready
-            self._start(queue.popleft(), fits[self.random.randrange(len(fits))])
+            self._start(queue.popleft(), min(fits, key=lambda machine: (not machine.runs, machine.id)))
 
     def _start(self, job: Job, machine: _Machine) -> None:
         self.waits.setdefault(id(job), self.now)
         run = _Run(job, machine, self.now)
         machine.runs.add(run)
+        self._count_run(run, 1)
         machine.idle_since, machine.worker = None, None
         self._set_free(machine, machine.free - job.slots)
         self._at(self.now + job.run_s, DONE, machine, run)
 
     def _finish(self, machine: _Machine, run: _Run) -> None:
-        kind, ran = run.job.kind, run.job.run_s
         self.count["finished"] += 1
-        self.work_s += ran * run.job.slots
-        for key in (kind, ""):
-            old = self.estimates.get(key, ran)
-            self.estimates[key] = old + HISTORY * (ran - old)
+        self.work_s += run.job.run_s * run.job.slots
+        self._remember(run.job.kind, run.job.run_s)
         self._leave(machine, run)
         self._dispatch()
         if machine.state is InstanceState.DRAINING:
             self._stir()
 
+    def _remember(self, kind: str, seconds: float) -> None:
+        self.newest.append((kind, seconds))
+        old = [self.newest.popleft()] if len(self.newest) > HISTORY else []
+        for like, sign, ran in [(kind, 1, seconds), *((kind, -1, ran) for kind, ran in old)]:
+            seen = self.ended[like]
+            seen.ended += sign
+            seen.ended_s += sign * ran
+
+    def _count_run(self, run: _Run, sign: int) -> None:
+        count, begins = self.under_way.get(run.job.kind, (0, 0.0))
+        self.under_way[run.job.kind] = (count + sign, begins + sign * run.since)
+
+    def _estimate(self, kind: str, guess_s: float | None) -> float | None:
+        """What the server would expect: jobs of a kind are likes."""
+        count, begins = self.under_way.get(kind, (0, 0.0))
+        seen = self.ended[kind]
+        return Seen(seen.ended, seen.ended_s, count, count * self.now - begins).estimate_s(guess_s)
+
     def _leave(self, machine: _Machine, run: _Run) -> None:
         machine.runs.discard(run)
+        self._count_run(run, -1)
         machine.busy.append((run.since, self.now))
         machine.worker = None
         self._set_free(machine, machine.free + run.job.slots)
@@ -315,6 +340,7 @@ class _Simulation:
         """It is gone: its jobs wait again, its bill is booked."""
         for run in sorted(machine.runs, key=lambda run: run.job.submit, reverse=True):
             self.waiting[run.job.kind, run.job.slots].appendleft(run.job)
+            self._count_run(run, -1)
             machine.busy.append((run.since, self.now))
         machine.runs.clear()
         del self.machines[machine.id]
@@ -378,7 +404,7 @@ class _Simulation:
     def _snapshot(self) -> Snapshot:
         self.blocks = {key: until for key, until in self.blocks.items() if until > self.now}
         horizon = max((self._funding_s(pool.settings.name) for pool in self.pools), default=0.0) * 2
-        workers = [m.worker or self._worker(m) for m in self.machines.values() if m.enrolled_at is not None]
+        workers = [self._worker(m) for m in self.machines.values() if m.enrolled_at is not None]
         return Snapshot(
             now=self.now,
             rules=self.rules,
@@ -395,10 +421,13 @@ class _Simulation:
         return replace(pool, blocks=tuple(blocks)) if blocks or pool.blocks else pool
 
     def _demand(self, kind: str, slots: int, queue: deque[Job]) -> Demand:
-        estimate = self.estimates.get(kind, self.estimates.get(""))
-        return Demand(Requirement(cpus=slots if slots > 1 else 0), "7f", len(queue), estimate)
+        return Demand(Requirement(cpus=slots if slots > 1 else 0), "7f", len(queue), self._estimate(kind, self.guess_s))
 
     def _worker(self, machine: _Machine) -> Worker:
+        if machine.worker is not None and self.now - machine.worker_at < STALE_S:
+            return machine.worker
+        machine.worker_at = self.now
+        soon = (soon_free(self._estimate(run.job.kind, None), self.now - run.since) * run.job.slots for run in machine.runs)
         running = machine.offer.slots - machine.free
         state = WorkerState.WORKING if running else WorkerState.WAITING
         machine.worker = Worker(
@@ -408,12 +437,11 @@ class _Simulation:
             active=True,
             slots=machine.offer.slots,
             running=running,
-            young=0,
             capacity=machine.capacity,
             idle_since=machine.idle_since,
             seen_at=self.now,
             instance_id=machine.id,
-            ending=sum(chance_to_end(self.estimates.get(run.job.kind), self.now - run.since) for run in machine.runs),
+            ending=sum(soon),
         )
         return machine.worker
 
@@ -464,6 +492,7 @@ class _Simulation:
         affinity = self.kept[launch.pool].affinity
         offer = launch.offering
         capacity = Capacity((affinity,) if affinity else (), offer.cpus, offer.memory_bytes, offer.gpus, launch.payer)
+        capacity = self.capacities.setdefault(capacity, capacity)
         machine = _Machine(self.ids, launch.pool, offer, capacity, account, InstanceState.STARTING, offer.slots)
         self.machines[machine.id] = machine
         self._count(machine, 1)

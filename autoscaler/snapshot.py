@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from coalition.config import AutoscalerSettings, BudgetSettings, PoolSettings
+from coalition.estimates import History, soon_free
 from coalition.matching import Capacity, Requirement
 from providers.base import LAUNCH_WINDOW_S, Deadline, Offering
 
 if TYPE_CHECKING:
     from coalition.store import Store
     from coalition.store.cloud import Machine
-
-ENDING_S = 90.0  # a slot that is free by then is as good as a new machine, which has to boot
+    from coalition.store.dispatch import Demand as Waits
 
 
 @dataclass(frozen=True)
 class Demand:
-    """Waiting jobs of one requirement and priority path (hex, as matching.order_key sorts it)."""
+    """Waiting jobs of one requirement and priority path (hex, as matching.order_key sorts it).
+
+    `slot_s`: for how long one of them keeps a slot busy, a guess where nothing is known; None: as long as it is estimated to run.
+    """
 
     requirement: Requirement
     prio_path: str
     waiting: int
     estimate_s: float | None
+    slot_s: float | None = None
 
 
 @dataclass(frozen=True)
 class Worker:
-    """`young` of its `running` attempts have run for less than the slot target: their slots may soon be free.
-
-    `ending` is how many of the others may be expected to end within ENDING_S, by what their likes took.
-    """
+    """`ending`: how many of its busy slots may be counted on, as `estimates.soon_free` says of each of its jobs."""
 
     id: int
     name: str
@@ -43,20 +43,11 @@ class Worker:
     active: bool
     slots: int
     running: int
-    young: int
     capacity: Capacity
     idle_since: float | None
     seen_at: float
     instance_id: int | None
     ending: float = 0.0
-
-
-def chance_to_end(estimate_s: float | None, age_s: float) -> float:
-    """How likely a job that runs for `age_s` ends within ENDING_S.
-
-    The older it is beyond its estimate, the longer it is taken to go on, so that nobody waits for one that hangs.
-    """
-    return 0.0 if estimate_s is None else 1.0 - math.exp(-ENDING_S / max(estimate_s, age_s, 1.0))
 
 
 @dataclass(frozen=True)
@@ -194,29 +185,63 @@ def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) 
     rules = store.settings.autoscaler
     horizon = max((pool.funding_s(rules) for pool in pools), default=0.0) + rules.slack_s + 2 * LAUNCH_WINDOW_S
     machines = store.machines()
-    demands = [*store.backlog(), *(store.stranded() if any(machine.taken_at is not None for machine in machines) else ())]
+    waits = [*store.backlog(), *(store.stranded() if any(machine.taken_at is not None for machine in machines) else ())]
     latest = max((machine.funded_until for machine in machines), default=now) + rules.slack_s
     steps = [offer.minimum_s + offer.granularity_s for pool in pools for offer in pool.offers]
     windows = store.budget_windows(now, max(now + horizon, latest) + max([1.0, *steps]))
-    young = store.young_attempts(now - rules.slot_target_s)
-    ending: dict[int, float] = {}
-    for worker_id, since, estimate_s in store.running_estimates(now - rules.slot_target_s):
-        ending[worker_id] = ending.get(worker_id, 0.0) + chance_to_end(estimate_s, now - since)
+    demands, ending = _demands_and_endings(store, waits, pools, now)
     names = ("id", "name", "state", "active", "slots", "running", "capacity", "idle_since", "seen_at", "instance_id")
     return Snapshot(
         now=now,
         rules=rules,
         pools=tuple(pools),
-        demands=tuple(Demand(d.requirement, d.prio_path, d.waiting, d.estimate_s) for d in demands),
+        demands=tuple(demands),
         workers=tuple(
-            Worker(**{name: getattr(row, name) for name in names}, young=young.get(row.id, 0), ending=ending.get(row.id, 0.0))
-            for row in store.fleet()
+            Worker(**{name: getattr(row, name) for name in names}, ending=ending.get(row.id, 0.0)) for row in store.fleet()
         ),
         instances=tuple(_instances(machines)),
         budgets=tuple(Budget(budget, tuple(windows[budget.name])) for budget in store.in_force().budgets),
         leading_since=leading_since,
         wishes=tuple(Wish(**vars(wish)) for wish in store.launch_wishes()),
     )
+
+
+def _demands_and_endings(
+    store: Store, waits: Sequence[Waits], pools: Sequence[Pool], now: float
+) -> tuple[list[Demand], dict[int, float]]:
+    """What waits, with its estimate, and of each worker how many of its busy slots may be counted on."""
+    finished, running = store.run_times()
+    history = History()
+    for group, title, seconds in finished:
+        history.add(group, title, seconds, ended=True)
+    for run in running:
+        history.add(run.group, run.title, max(0.0, now - run.leased_at), ended=False)
+    demands = []
+    for one in waits:
+        guess_s = _guess_s(one.requirement, pools)
+        # What is longer than the target wants no more slots than a job of its length: so the mean wants as many as they all do.
+        longest = store.settings.autoscaler.slot_target_s
+        times = [(count, history.estimate_s(group, title, guess_s) or longest) for group, title, count in one.likes]
+        mean_s = sum(count * min(longest, time_s) for count, time_s in times) / sum(count for count, _ in times)
+        demands.append(Demand(one.requirement, one.prio_path, one.waiting, _known_s(one, history), mean_s))
+    ending: dict[int, float] = {}
+    for run in running:
+        estimate_s = history.estimate_s(run.group, run.title, None)
+        ending[run.worker_id] = ending.get(run.worker_id, 0.0) + soon_free(estimate_s, now - run.leased_at)
+    return demands, ending
+
+
+def _known_s(waits: Waits, history: History) -> float | None:
+    """How long these jobs run, by what was seen of all their likes; None if there is one of which nothing is known."""
+    known = [(count, history.estimate_s(group, title, None)) for group, title, count in waits.likes]
+    sums = [count * time_s for count, time_s in known if time_s is not None]
+    return sum(sums) / sum(count for count, _ in known) if len(sums) == len(known) else None
+
+
+def _guess_s(requirement: Requirement, pools: Sequence[Pool]) -> float | None:
+    """What the first pool that has its tags expects of jobs whose likes never ran."""
+    tags = set(requirement.tags)
+    return next((pool.settings.job_estimate_s for pool in pools if tags <= set(pool.settings.affinity)), None)
 
 
 def _instances(machines: Sequence[Machine]) -> list[Instance]:

@@ -262,11 +262,12 @@ class KeepSettings:
 class AutoscalerSettings:
     enabled: bool = knob("yes", a_flag, "start and end instances of the pools")
     interval_s: float = knob("10s", a_duration, "between two decisions when nothing wakes it", low=0.2)
-    slot_target_s: float = knob("180s", a_duration, "run time a new slot should find; fewer slots start for shorter work", low=1)
+    slot_target_s: float = knob("25m", a_duration, "run time a new slot should find; fewer slots start for shorter work", low=1)
     slack_s: float = knob("60s", a_duration, "paid time reserved beyond the deadline of an instance; aws: 2m or more")
     stray_age_s: float = knob("120s", a_duration, "an instance without a record is ended when seen twice past this age")
     boot_failures: int = knob("3", a_count, "failed boots in a row that stop a pool's launches", low=1)
     boot_block_s: float = knob("1h", a_duration, "for how long, unless somebody resumes it or its image changes; 0: until then")
+    max_start_share: float = knob("25%", a_share, "of what is wanted, what starts at once in a pool whose newest boot failed")
     price_max_age_s: float = knob("7d", a_duration, "a price older than this is not known any more", low=60)
 
 
@@ -283,8 +284,10 @@ class PoolSettings:
     image: str = knob("", a_text, "the prepared image")
     affinity: tuple[str, ...] = knob("", a_tag_list, "tags of its workers")
     slots: int = knob("0", a_count, "slots of one instance; 0: one per cpu")
+    job_estimate_s: float = knob("25m", a_duration, "run time expected of jobs whose likes never ran", low=1)
     min: int = knob("0", a_count, "instances kept though idle")
     max: int = knob("0", a_count, "instances at most; 0: none are started")
+    max_start_slots: int = knob("0", a_count, "slots that are started at most between two decisions; 0: any number")
     idle_s: float = knob("5m", a_duration, "an instance idle for so long is drained and ended")
     boot_timeout_s: float = knob("10m", a_duration, "an instance that has not enrolled by then is ended", low=1)
     funding_s: float = knob("15m", a_duration, "how far ahead an instance's time is paid from the budgets", low=10)

@@ -1164,12 +1164,14 @@ class TestBacklog:
         demand = {(d.requirement.tags, d.prio_path): d.waiting for d in store.backlog()}
         assert demand == {(("gpu",), "7f"): 3, ((), "01"): 1}
 
-    def test_the_estimate_is_the_mean_run_time_of_what_finished_lately(self, store: Store, hand: Hand) -> None:
+    def test_it_tells_the_likes_of_what_waits_and_how_long_those_ran(self, store: Store, hand: Hand) -> None:
         submit(store, *[a_job()] * 3)
         first, second = hand.take(2)
         hand.finish(first, run_s=2)
         hand.finish(second, run_s=4)
-        assert [d.estimate_s for d in store.backlog()] == [3.0]
+        finished, _ = store.run_times()
+        assert sorted(seconds for _, _, seconds in finished) == [2.0, 4.0]
+        assert [d.likes for d in store.backlog()] == [((0, "job", 1),)]
 
     def test_a_submission_wakes_whoever_watches_the_backlog(self, store: Store) -> None:
         before = store.counters().get("backlog", 0)

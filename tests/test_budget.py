@@ -35,7 +35,7 @@ def test_room_is_what_the_poorest_window_can_pay_and_says_which() -> None:
     parts = purse.cost(("a", "b"), DOLLAR, START, START + 900)
     count, short = purse.room(parts, 10)
     assert count == 2
-    assert str(short) == "budget b has $0.10 of $1.00 left this day, $0.25 would be needed"
+    assert str(short) == "budget b has $0.10 of $1.00 left today, $0.25 would be needed"
     purse.take(parts, 2)
     assert purse.room(parts, 1)[0] == 0
     assert purse.room(parts, 0) == (0, None)

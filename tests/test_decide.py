@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoscaler.decide import Plan, decide
-from autoscaler.snapshot import Block, Budget, Demand, Instance, Pool, Snapshot, Worker, chance_to_end, pool_of
+from autoscaler.snapshot import Block, Budget, Demand, Instance, Pool, Snapshot, Worker, pool_of
 from coalition import ledger
 from coalition.config import AutoscalerSettings, BudgetSettings, PoolSettings
 from coalition.matching import Capacity, Requirement
 from providers.base import Deadline, Offering
 from tests.cloud_world import DOLLAR, LINUX, START, budget, pool
 
-RULES = AutoscalerSettings()
+RULES = AutoscalerSettings(slot_target_s=180.0)
 TAGGED = Requirement(("linux",))
 ROOM = Capacity((("linux",),), 8, 16 << 30, 0, "")
 WIDE = replace(LINUX, name="wide", memory_bytes=ROOM.memory_bytes)
@@ -70,7 +70,6 @@ def worker(id: int = 1, running: int = 0, **changes: object) -> Worker:
         "state": "WORKING" if running else "WAITING",
         "active": True,
         "slots": 2,
-        "young": 0,
         "capacity": ROOM,
         "idle_since": None if running else START - 10,
         "seen_at": START,
@@ -153,20 +152,11 @@ def test_free_slots_and_those_that_boot_come_off() -> None:
     assert hold(made) == "4 jobs wait, and the slots at hand or booting are enough for them"
 
 
-def test_a_slot_with_a_young_short_job_is_soon_free_and_one_with_a_long_job_is_not() -> None:
-    busy = (machine(1),)
-    assert started(plan(jobs(5, estimate_s=18), instances=busy, workers=(worker(1, 2, young=2),))) == {}
-    assert started(plan(jobs(5, estimate_s=18), instances=busy, workers=(worker(1, 2, young=0),))) == {"machine": 1}
-    assert started(plan(jobs(2, estimate_s=360), instances=busy, workers=(worker(1, 2, young=2),))) == {"machine": 1}
-
-
 def test_slots_that_are_likely_free_before_a_machine_could_boot_come_off_and_jobs_that_hang_do_not() -> None:
     fleet = {"instances": (machine(1), machine(2)), "workers": tuple(worker(id, 2, ending=0.5) for id in (1, 2))}
     assert started(plan(jobs(1), **fleet)) == {}
     assert started(plan(jobs(2), **fleet)) == {"machine": 1}
-    assert chance_to_end(60.0, 0.0) > 0.7 > 0.3 > chance_to_end(600.0, 0.0) > chance_to_end(600.0, 6_000.0) > 0
-    assert chance_to_end(60.0, 600.0) == chance_to_end(600.0, 60.0)
-    assert chance_to_end(None, 60.0) == 0
+    assert started(plan(jobs(10, estimate_s=18), **fleet)) == {}, "short jobs share what frees up"
 
 
 def test_workers_without_an_instance_are_supply_too() -> None:
@@ -196,8 +186,14 @@ def test_min_instances_are_kept_though_nothing_waits() -> None:
 def test_the_reason_has_the_numbers() -> None:
     made = plan(jobs(5, cpus=2), budgets=(money(budget(amount=200), committed=52 * DOLLAR),))
     assert made.launches[0].reason == (
-        "3 x machine (2 slots, $1.00/h each): 5 jobs wait for linux, 0 slots are left over; "
-        "budget studio has $148.00 of $200.00 left"
+        "3 x machine (2 slots, $1.00/h each): 5 jobs wait for linux,2 cpus, 0 slots are left over; "
+        "budget studio has $148.00 of $200.00 left today"
+    )
+    spot = replace(WIDE, name="c5.4xlarge spot", zone="use1-az2", price_micro=270_000)
+    made = plan(jobs(3, memory_bytes=6 << 30), *(jobs(1, cpus=cpus) for cpus in (2, 3, 4)), pools=(a_pool((spot,)),))
+    assert made.launches[0].reason == (
+        "3 x c5.4xlarge spot (use1-az2, 2 slots, $0.27/h each): "
+        "6 jobs wait for linux,2 cpus; linux,3 cpus; linux,4 cpus and 1 more, 0 slots are left over"
     )
 
 
@@ -250,6 +246,34 @@ def test_a_job_that_names_workers_counts_on_those_only() -> None:
     assert plan(jobs(9, workers=("w2",)), **there).launches == [], "no pool can start a worker of that name"
 
 
+def test_the_preferred_market_goes_first_and_the_other_is_for_what_it_cannot_give() -> None:
+    spot, demand = offer("spot", 2, 0.5, market="spot"), offer("certain", 2, 0.4, market="on-demand")
+    offers = (spot, demand)
+    first = a_pool(offers, purchase=("spot", "on-demand"))
+    assert started(plan(jobs(4), pools=(first,))) == {"spot": 2}
+    assert started(plan(jobs(4), pools=(a_pool(offers, purchase=("on-demand", "spot")),))) == {"certain": 2}
+    made = plan(jobs(4), pools=(replace(first, blocks=(Block("spot", "no capacity"),)),))
+    assert started(made) == {"certain": 2}
+    assert "spot is blocked: no capacity" in hold(made)
+
+
+def test_a_pool_starts_no_more_slots_at_a_time_than_it_may() -> None:
+    made = plan(jobs(100), jobs(3, cpus=2), pools=(a_pool(max=500, max_start_slots=9),))
+    assert started(made) == {"machine": 4}
+    assert "103 jobs" not in hold(made)
+    assert "100 jobs wait for linux; pool p starts 9 slots at a time at most" in hold(made)
+    big = a_pool((replace(LINUX, slots=16),), max_start_slots=9)
+    assert started(plan(jobs(100), pools=(big,))) == {"machine": 1}, "one at least, or it would never start"
+
+
+def test_few_start_at_once_in_a_pool_whose_last_boot_failed() -> None:
+    doubted = replace(a_pool(max=500), boot_failures=1, boot_reason="it has not enrolled within 600 s")
+    made = plan(jobs(80), jobs(20, cpus=2), pools=(doubted,))
+    assert started(made) == {"machine": 10}
+    assert "80 jobs wait for linux; only 25% of them start at once, for the last boot failed: it has not enrolled" in hold(made)
+    assert started(plan(jobs(2), pools=(doubted,))) == {"machine": 1}
+
+
 def test_a_full_pool_hands_over_to_the_next() -> None:
     pools = (a_pool((offer("cheap", 2, 0.1),), name="a", max=1), a_pool((offer("dear", 2, 0.5),), name="b"))
     assert started(plan(jobs(6), pools=pools)) == {"cheap": 1, "dear": 2}
@@ -296,14 +320,14 @@ def test_a_budget_bounds_how_many_are_started_and_says_so() -> None:
     made = plan(jobs(20), budgets=(money(budget(amount=1.0)),))
     # one needs 600 s + 60 s slack + 1 s at $1/h: $0.183612
     assert started(made) == {"machine": 5}
-    assert "budget studio has $0.082 of $1.00 left this day, $0.18 would be needed for the first 600 s of a machine" in hold(made)
+    assert "budget studio has $0.082 of $1.00 left today, $0.18 would be needed for the first 600 s of a machine" in hold(made)
 
 
 def test_a_job_longer_than_its_budgets_can_pay_for_waits_and_says_so_unless_one_may_end_it() -> None:
     long = replace(jobs(1), estimate_s=7_200.0)
     made = plan(long, budgets=(money(budget(amount=1.0)),))
     assert made.launches == []
-    assert "of about 7200 s each; budget studio has $1.00 of $1.00 left this day, $1.78 would be needed for one of them" in hold(
+    assert "of about 7200 s each; budget studio has $1.00 of $1.00 left today, $1.78 would be needed for one of them" in hold(
         made
     )
     assert started(plan(long, budgets=(money(budget(amount=3.0)),))) == {"machine": 1}
@@ -388,7 +412,7 @@ def test_what_cannot_be_paid_on_is_drained_in_time_and_says_why() -> None:
     made = plan(instances=(late,), workers=(worker(1, 1),), budgets=(money(budget(amount=0.05)),))
     assert made.renewals == []
     (drain,) = made.drains
-    words = "budget studio has $0.050 of $0.050 left this day, $0.11 would be needed to pay for 600 s more"
+    words = "budget studio has $0.050 of $0.050 left today, $0.11 would be needed to pay for 600 s more"
     assert drain.reason.startswith(words)
     assert "ends in 200 s" in drain.reason
 
@@ -448,6 +472,14 @@ def test_an_idle_instance_is_drained_and_then_ended() -> None:
 def test_a_drained_instance_with_a_job_is_left_to_finish_it() -> None:
     made = plan(instances=(machine(1, state="DRAINING"),), workers=(worker(1, 1, state="DRAINING"),))
     assert made.terminations == []
+
+
+def test_time_that_is_billed_by_the_hour_is_used_until_it_nearly_ends() -> None:
+    hourly = machine(1, granularity_s=3_600.0, minimum_s=3_600.0, launched_at=START - 1_800)
+    idle = {"workers": (worker(1, idle_since=START - 1_000),)}
+    assert plan(instances=(hourly,), **idle).drains == []
+    assert [one.id for one in plan(instances=(replace(hourly, launched_at=START - 3_540),), **idle).drains] == [1]
+    assert [one.id for one in plan(instances=(machine(1, minimum_s=60.0),), **idle).drains] == [1]
 
 
 def test_an_idle_instance_stays_while_a_job_waits_that_fits_or_the_pool_keeps_it() -> None:

@@ -19,6 +19,7 @@ from coalition import ledger
 from coalition.config import BudgetSettings, PoolSettings, Settings
 from coalition.errors import ConfigError
 from providers.base import Offering
+from tests.bench.traces import TRACES, market
 
 START = 1_700_000_000.0
 SMALL = Offering("c5.large a spot", "c5.large", "a", "spot", slots=2, cpus=2, price_micro=36_000, minimum_s=60.0)
@@ -57,7 +58,7 @@ def test_one_job_waits_for_the_boot_and_pays_boot_run_and_idle_time() -> None:
     assert (report.jobs, report.finished, report.launches) == (1, 1, 1)
     assert report.waits_s == [120.0]
     paid_s = report.paid_slot_s / 2
-    assert 1_180.0 <= paid_s <= 1_210.0, "boot 120 s, run 1,000 s, idle 60 s, then a decision to drain and one to end it"
+    assert 1_150.0 <= paid_s <= 1_180.0, "boot 120 s, run 1,000 s, idle 30 s, then a decision to drain and one to end it"
     assert report.cost_micro == ledger.cost(36_000, 0, paid_s)
     assert report.bound_micro == pytest.approx(1_000 / 3_600 * 18_000)
     assert report.busy_instance_s == 1_000.0
@@ -90,6 +91,31 @@ def test_a_hard_cap_is_never_exceeded_whatever_is_taken_away() -> None:
     assert capped.cost_micro <= free.cost_micro / 2
 
 
+def test_what_half_the_money_buys_is_nearly_half_of_the_work() -> None:
+    jobs = some_jobs(800, 600, every_s=30.0)
+    free = play(jobs, market())
+    capped = play(jobs, market(), [cap(free.cost_micro / 2 / ledger.US)])
+    assert capped.overshoot_micro == 0
+    assert capped.work_s / capped.cost_micro >= 0.95 * free.work_s / free.cost_micro
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_whatever_the_trace_it_costs_little_more_than_the_work_and_nothing_starts_in_vain(name: str) -> None:
+    trace = TRACES[name]
+    report = play(trace.jobs(1), market())
+    assert report.finished == report.jobs
+    assert report.cost_over_bound <= trace.cost_over_bound
+    assert report.to_dict()["launches_per_busy_instance_hour"] <= trace.launches_per_busy_instance_hour
+
+
+def test_no_more_slots_start_between_two_decisions_than_the_pool_allows() -> None:
+    jobs = [Job(START, 600.0) for _ in range(2_200)]
+    report = play(jobs, market(), pool=replace(default_pool(), job_estimate_s=36_000.0))
+    slots = [sample.slots for sample in report.samples]
+    assert max(after - before for before, after in zip([0, *slots], slots, strict=False)) == 1_000
+    assert max(slots) >= 2_200
+
+
 def test_a_new_window_has_money_again() -> None:
     jobs = [Job(START, 600.0), Job(START, 600.0), Job(START, 600.0), Job(START, 600.0)]
     report = play(jobs, [SMALL], [cap(0.015, "hour")])
@@ -101,8 +127,8 @@ def test_a_new_window_has_money_again() -> None:
 def test_slots_that_free_up_are_waited_for_before_more_is_bought() -> None:
     jobs = some_jobs(400, 120, every_s=2.0)
     report = play(jobs, [SMALL])
-    assert report.wait_s(0.95) < 300
-    assert report.launches < 60, "at most 60 slots run at a time, on 30 machines"
+    assert report.wait_s(0.95) < 600
+    assert report.launches < 40, "at most 60 slots run at a time, on 30 machines"
 
 
 def test_a_job_of_several_cpus_takes_as_many_slots() -> None:

@@ -562,6 +562,8 @@ class Dispatcher:
         parked = [session for session in list(self.sessions.values()) if session.parked]
         if not parked:
             return
+        # Machines that are in use anyway go first, so that the others may become idle, and end.
+        parked.sort(key=lambda session: (not session.open, session.row.id))
         classes = [] if everyone else self.store.waiting_classes(len(parked))
         for session in parked:
             if everyone:

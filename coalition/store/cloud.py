@@ -664,14 +664,6 @@ class Cloud(Workers):
         self._check_fence(db, fence)
         self._event(db, "instance.console", ROLE, text[-4_096:], instance_id=instance_id)
 
-    @reads
-    def young_attempts(self, db: Connection, since: float) -> dict[int, int]:
-        """worker -> how many of the attempts it holds were leased after `since`."""
-        young = select(attempt.c.open_worker, func.count().label("n")).where(
-            attempt.c.open_worker.is_not(None), attempt.c.leased_at > since
-        )
-        return {row.open_worker: row.n for row in db.execute(young.group_by(attempt.c.open_worker))}
-
     # ------------------------------------------------------------ blocks, decisions
 
     @writes

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from coalition.store.workers import WorkerRow
 
 LINES_KEPT = 200_000
+HISTORY = 1_000  # attempts: the newest tell how long jobs run
 TAKING = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING, WorkerState.TIMEOUT)  # TIMEOUT: it just called
 TIMED = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING)
 
@@ -131,12 +132,22 @@ class Beat:
 
 @dataclass(frozen=True)
 class Demand:
-    """Waiting jobs of one requirement and priority path."""
+    """Waiting jobs of one requirement and priority path; `likes`: their groups, each with its first title and its count."""
 
     requirement: Requirement
     prio_path: str
     waiting: int
-    estimate_s: float | None
+    likes: tuple[tuple[int, str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Running:
+    """An open attempt: who runs it, since when, and what its likes are known by."""
+
+    worker_id: int
+    leased_at: float
+    group: int
+    title: str
 
 
 class Dispatch(Results):
@@ -472,22 +483,27 @@ class Dispatch(Results):
 
     @reads
     def backlog(self, db: Connection) -> list[Demand]:
-        """Jobs that could start now, by requirement and priority, with an estimate of run time from what finished lately.
-
-        Those that only wait for a limit are no demand: more workers would not help them.
-        """
-        counts = select(ready.c.class_id, func.count().label("n")).group_by(ready.c.class_id).subquery()
-        rows = db.execute(
-            select(klass.c.set_id, klass.c.prio_path, counts.c.n).join(counts, counts.c.class_id == klass.c.id)
-        ).all()
-        estimates = self._estimates(db)
-        tokens = Tokens.of(self, db, [self._requirement(db, row.set_id) for row in rows])
+        """Jobs that could start now, by requirement and priority. Those that only wait for a limit are no demand: more workers
+        would not help them."""
+        counts = (
+            select(ready.c.class_id, job.c.parent, func.count().label("n"), func.min(job.c.id).label("first"))
+            .join(job, job.c.id == ready.c.job_id)
+            .group_by(ready.c.class_id, job.c.parent)
+            .subquery()
+        )
+        columns = (klass.c.set_id, klass.c.prio_path, counts.c.class_id, counts.c.parent, counts.c.n, spec.c.title)
+        query = select(*columns).join(klass, klass.c.id == counts.c.class_id).join(spec, spec.c.job_id == counts.c.first)
+        classes: dict[tuple[str, int, int], list[tuple[int, str, int]]] = {}
+        for row in db.execute(query.order_by(counts.c.first)):
+            classes.setdefault((row.prio_path, row.class_id, row.set_id), []).append((row.parent, row.title, row.n))
+        needs = {set_id: self._requirement(db, set_id) for _, _, set_id in classes}
+        tokens = Tokens.of(self, db, list(needs.values()))
         found = []
-        for row in sorted(rows, key=lambda row: matching.order_key(row.prio_path)):
-            need = self._requirement(db, row.set_id)
-            if waiting := min(row.n, tokens.times(need)):
+        for (path, _, set_id), likes in sorted(classes.items(), key=lambda entry: matching.order_key(entry[0][0])):
+            need = needs[set_id]
+            if waiting := min(sum(n for _, _, n in likes), tokens.times(need)):
                 tokens.take(need, FARM, waiting)
-                found.append(Demand(need, row.prio_path, waiting, estimates.get(row.set_id)))
+                found.append(Demand(need, path, waiting, tuple(likes)))
         return found
 
     @reads
@@ -505,44 +521,29 @@ class Dispatch(Results):
         The limits that they hold go with them.
         """
         query = (
-            select(klass.c.set_id, klass.c.prio_path, func.count().label("n"))
+            select(klass.c.set_id, klass.c.prio_path, job.c.parent, func.min(job.c.id).label("first"), func.count().label("n"))
             .select_from(attempt)
             .join(worker, worker.c.id == attempt.c.open_worker)
             .join(instance, instance.c.id == worker.c.instance_id)
             .join(job, job.c.id == attempt.c.job_id)
             .join(klass, klass.c.id == job.c.class_id)
             .where(instance.c.taken_at.is_not(None))
-            .group_by(klass.c.set_id, klass.c.prio_path)
-            .order_by(klass.c.set_id, klass.c.prio_path)
+            .group_by(klass.c.set_id, klass.c.prio_path, job.c.parent)
+            .subquery()
         )
-        estimates = self._estimates(db)
-        rows = db.execute(query).all()
-        return [Demand(self._requirement(db, row.set_id), row.prio_path, row.n, estimates.get(row.set_id)) for row in rows]
-
-    def _estimates(self, db: Connection) -> dict[int, float]:
-        newest = db.execute(select(func.max(attempt.c.id))).scalar() or 0
-        finished = attempt.c.state == str(AttemptState.FINISHED)
-        query = (
-            select(klass.c.set_id, func.avg(attempt.c.run_ms).label("ms"))
-            .select_from(attempt)
-            .join(job, job.c.id == attempt.c.job_id)
-            .join(klass, klass.c.id == job.c.class_id)
-            .where(attempt.c.id > newest - 1_000, finished)
-            .group_by(klass.c.set_id)
-        )
-        return {row.set_id: float(row.ms) / 1_000 for row in db.execute(query)}
+        rows = db.execute(select(query, spec.c.title).join(spec, spec.c.job_id == query.c.first).order_by(query.c.first)).all()
+        return [Demand(self._requirement(db, r.set_id), r.prio_path, r.n, ((r.parent, r.title, r.n),)) for r in rows]
 
     @reads
-    def running_estimates(self, db: Connection, before: float) -> list[tuple[int, float, float]]:
-        """Attempts leased before then: worker, when, and what their likes took; those without an estimate are left out."""
-        estimates = self._estimates(db)
-        query = (
-            select(attempt.c.open_worker, attempt.c.leased_at, klass.c.set_id)
-            .join(job, job.c.id == attempt.c.job_id)
-            .join(klass, klass.c.id == job.c.class_id)
-            .where(attempt.c.open_worker.is_not(None), attempt.c.leased_at <= before, klass.c.set_id.in_(list(estimates)))
-        )
-        return [(row.open_worker, row.leased_at, estimates[row.set_id]) for row in db.execute(query)] if estimates else []
+    def run_times(self, db: Connection) -> tuple[list[tuple[int, str, float]], list[Running]]:
+        """What finished lately, as (group, title, seconds), and what runs."""
+        newest = db.execute(select(func.max(attempt.c.id))).scalar() or 0
+        alike = attempt.join(job, job.c.id == attempt.c.job_id).join(spec, spec.c.job_id == attempt.c.job_id)
+        ended = (attempt.c.id > newest - HISTORY, attempt.c.state == str(AttemptState.FINISHED))
+        finished = select(job.c.parent, spec.c.title, attempt.c.run_ms).select_from(alike).where(*ended)
+        open_ones = select(attempt.c.open_worker, attempt.c.leased_at, job.c.parent, spec.c.title).select_from(alike)
+        running = db.execute(open_ones.where(attempt.c.open_worker.is_not(None)))
+        return [(row.parent, row.title, row.run_ms / 1_000) for row in db.execute(finished)], [Running(*row) for row in running]
 
     @reads
     def open_attempts(self, db: Connection, worker_id: int) -> dict[int, int]:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -23,30 +23,25 @@ from typing import Any
 import psutil
 
 from autoscaler.decide import decide
+from autoscaler.simulate import default_pool, simulate
+from autoscaler.snapshot import take
 from coalition.client import Client
+from coalition.config import Settings
 from tests.bench.browser import look
 from tests.bench.clouds import ec2_here, fill, import_s, launch_many, launch_several, list_s
 from tests.bench.farm import Rate, dispatch, enrol, idle, memory, server
+from tests.bench.figures import Figure
 from tests.bench.logs import MB, disk, read_ms, write
 from tests.bench.old import cycles
 from tests.bench.pages import crowd
-from tests.bench.tick import large
+from tests.bench.scaling import GRID, on_the_grid
+from tests.bench.tick import filled, large
+from tests.bench.traces import TRACES, market
 from tests.databases import SERVERS
 from tests.fakes.server import HandWorker
 
 CONNECTIONS = 32
 TURNS = 3  # of what is set side by side on a noisy machine
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the report."""
-
-    what: str
-    value: float
-    unit: str
-    limit: str
-    note: str = ""
 
 
 def bench_dispatch(folder: Path, quick: bool) -> Iterator[Figure]:
@@ -390,6 +385,30 @@ def bench_log(folder: Path, quick: bool) -> Iterator[Figure]:
                 yield Figure(f"  read {name}, p95", p95, "ms", "20 ms")
 
 
+def bench_scaling(_folder: Path, quick: bool) -> Iterator[Figure]:
+    """The simulated autoscaler on made-up traces, and on the LCG grid log and EC2's prices where COALITION_TRACES has them."""
+    for name, trace in TRACES.items():
+        report = simulate(trace.jobs(0), Settings(pools=(default_pool(),)), market()).to_dict()
+        launches = report["launches_per_busy_instance_hour"]
+        note = f"waits p95 {report['wait_p95_s']:,.0f} s; {launches:.2f} launches per busy instance-hour"
+        yield Figure(f"cost over bound, {name}", report["cost_over_bound"], "x", "1.25", note)
+    folder = Path(os.environ.get("COALITION_TRACES", "../shared/data"))
+    if (folder / GRID).is_file():
+        yield from on_the_grid(folder, 1 if quick else 10)
+
+
+def bench_tick(folder: Path, quick: bool) -> Iterator[Figure]:
+    """One tick with its queries: as many jobs, sets, instances and offers as for decide(), in a database."""
+    with filled(folder, 10_000 if quick else 100_000) as (store, pools):
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            plan = decide(take(store, pools, store.clock(), 0.0))
+            times.append(time.perf_counter() - begun)
+    note = f"the best of {len(times)}; {sum(one.count for one in plan.launches):,} machines asked for"
+    yield Figure("snapshot and decide(), in a database", min(times), "s", "1 s", note)
+
+
 BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "dispatch": bench_dispatch,
     "clouds": bench_clouds,
@@ -402,6 +421,8 @@ BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "explain": bench_explain,
     "legacy": bench_legacy,
     "decide": bench_decide,
+    "tick": bench_tick,
+    "scaling": bench_scaling,
     "pages": bench_pages,
     "browser": bench_browser,
     "log": bench_log,

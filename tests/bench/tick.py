@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from autoscaler.snapshot import Demand, Instance, Snapshot, Worker, pool_of
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from autoscaler.snapshot import Demand, Instance, Pool, Snapshot, Worker, pool_of
 from coalition.config import AutoscalerSettings, PoolSettings
 from coalition.matching import Capacity, Requirement
+from coalition.store import Store
 from providers.base import Deadline, Offering
+from tests.cloud_world import LINUX, World, pool, settings
 
 GIB = 1 << 30
 NOW = 1_700_000_000.0
+Filled = tuple[Store, list[Pool]]
 SIZES = (2, 4, 8, 16, 32, 48, 64, 96)
 
 
@@ -27,6 +35,25 @@ def large(jobs: int = 100_000, sets: int = 200, instances: int = 2_000, offers: 
     fleet = [_instance(number, pools[number % 3].offers[number % per_pool]) for number in range(instances)]
     workers = [_worker(one) for one in fleet if one.worker_id is not None]
     return Snapshot(NOW, AutoscalerSettings(), tuple(pools), tuple(demands), tuple(workers), tuple(fleet))
+
+
+@contextmanager
+def filled(folder: Path, jobs: int = 100_000, sets: int = 200, instances: int = 2_000, offers: int = 1_500) -> Iterator[Filled]:
+    """The same in a database, and pools with such offers: the instances' workers run two jobs each."""
+    wares = [replace(LINUX, name=f"m{n}", type=f"m{n}", price_micro=1_000_000 + n, memory_bytes=64 * GIB) for n in range(offers)]
+    world = World(folder, settings(folder, [pool(max=instances)]), wares)
+    for number in range(sets):
+        world.submit(jobs // sets, memory_bytes=(number + 1) << 20)
+    world.tick()
+    world.boot()
+    for id in world.workers:
+        world.work(id, 2)
+    world.submit(2 * instances)
+    try:
+        yield world.store, [pool_of(replace(world.settings.pools[0], max=2 * instances), wares, Deadline.PROVIDER)]
+    finally:
+        world.scaler.stop()
+        world.store.close()
 
 
 def _offer(pool: int, number: int) -> Offering:
@@ -94,7 +121,6 @@ def _worker(one: Instance) -> Worker:
         active=True,
         slots=one.slots,
         running=running,
-        young=running // 2,
         capacity=one.capacity,
         idle_since=NOW - 400 if idle else None,
         seen_at=NOW - 1,
