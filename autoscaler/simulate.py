@@ -19,7 +19,7 @@ from autoscaler.decide import Drain, Launch, Renew, Terminate, decide
 from autoscaler.snapshot import Block, Demand, Instance, Pool, Snapshot, Worker, pool_of
 from autoscaler.trace import Job
 from coalition import ledger
-from coalition.config import PoolSettings, Settings
+from coalition.config import AutoscalerSettings, BudgetSettings, PoolSettings, Settings
 from coalition.estimates import Seen, soon_free
 from coalition.matching import Capacity, Requirement
 from coalition.states import InstanceState, WorkerState
@@ -133,6 +133,11 @@ def default_pool() -> PoolSettings:
     families = ("c5", "c5a", "c6i", "m5", "m5a")
     limits = {"max": 1_000_000, "max_start_slots": 1_000, "idle_s": 30.0, "job_estimate_s": 60.0}
     return PoolSettings("spot", 0, provider="fake", types=families, purchase=("spot",), **limits)  # type: ignore[arg-type]
+
+
+def default_settings(budgets: Sequence[BudgetSettings] = ()) -> Settings:
+    """That pool of a farm to which money counts more than haste: its slots are to find work for 25 minutes."""
+    return Settings(pools=(default_pool(),), budgets=tuple(budgets), autoscaler=AutoscalerSettings(slot_target_s=1_500.0))
 
 
 def simulate(jobs: Sequence[Job], settings: Settings, offers: Sequence[Offering], weather: Weather = Weather()) -> Report:

@@ -262,7 +262,7 @@ class KeepSettings:
 class AutoscalerSettings:
     enabled: bool = knob("yes", a_flag, "start and end instances of the pools")
     interval_s: float = knob("10s", a_duration, "between two decisions when nothing wakes it", low=0.2)
-    slot_target_s: float = knob("25m", a_duration, "run time a new slot should find; fewer slots start for shorter work", low=1)
+    slot_target_s: float = knob("180s", a_duration, "run time a new slot should find; fewer slots start for shorter work", low=1)
     slack_s: float = knob("60s", a_duration, "paid time reserved beyond the deadline of an instance; aws: 2m or more")
     stray_age_s: float = knob("120s", a_duration, "an instance without a record is ended when seen twice past this age")
     boot_failures: int = knob("3", a_count, "failed boots in a row that stop a pool's launches", low=1)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from autoscaler.simulate import Report, Weather, default_pool, offers_of, simulate
+from autoscaler.simulate import Report, Weather, default_pool, default_settings, offers_of, simulate
 from autoscaler.trace import Job, Type, read_jobs, read_offers, read_types
 from coalition import ledger
-from coalition.config import BudgetSettings, PoolSettings, Settings
+from coalition.config import BudgetSettings, PoolSettings
 from coalition.errors import ConfigError
 from providers.base import Offering
 from tests.bench.traces import TRACES, market
@@ -45,7 +45,7 @@ def play(
     pool: PoolSettings | None = None,
     **weather: float,
 ) -> Report:
-    settings = Settings(pools=(pool or default_pool(),), budgets=tuple(budgets))
+    settings = replace(default_settings(budgets), pools=(pool or default_pool(),))
     return simulate(jobs, settings, offers, Weather(**weather))  # type: ignore[arg-type]
 
 

@@ -58,11 +58,11 @@ def _run(trace: Path, prices: Path, types: Path | None, boot_s: float, **options
 def _settings(file: str | None, cap: str | None) -> Settings:
     from dataclasses import replace
 
-    from autoscaler.simulate import default_pool
-    from coalition.config import BudgetSettings, Settings, load
+    from autoscaler.simulate import default_pool, default_settings
+    from coalition.config import BudgetSettings, load
     from coalition.values import a_money
 
-    settings = load(file) if file else Settings()
+    settings = load(file) if file else default_settings()
     pools = settings.pools or (default_pool(),)
     if cap is None:
         return replace(settings, pools=pools)

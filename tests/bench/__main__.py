@@ -23,10 +23,9 @@ from typing import Any
 import psutil
 
 from autoscaler.decide import decide
-from autoscaler.simulate import default_pool, simulate
+from autoscaler.simulate import default_settings, simulate
 from autoscaler.snapshot import take
 from coalition.client import Client
-from coalition.config import Settings
 from tests.bench.browser import look
 from tests.bench.clouds import ec2_here, fill, import_s, launch_many, launch_several, list_s
 from tests.bench.farm import Rate, dispatch, enrol, idle, memory, server
@@ -388,7 +387,7 @@ def bench_log(folder: Path, quick: bool) -> Iterator[Figure]:
 def bench_scaling(_folder: Path, quick: bool) -> Iterator[Figure]:
     """The simulated autoscaler on made-up traces, and on the LCG grid log and EC2's prices where COALITION_TRACES has them."""
     for name, trace in TRACES.items():
-        report = simulate(trace.jobs(0), Settings(pools=(default_pool(),)), market()).to_dict()
+        report = simulate(trace.jobs(0), default_settings(), market()).to_dict()
         launches = report["launches_per_busy_instance_hour"]
         note = f"waits p95 {report['wait_p95_s']:,.0f} s; {launches:.2f} launches per busy instance-hour"
         yield Figure(f"cost over bound, {name}", report["cost_over_bound"], "x", "1.25", note)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from autoscaler.simulate import Report, Weather, default_pool, simulate
+from autoscaler.simulate import Report, Weather, default_settings, simulate
 from autoscaler.trace import TYPES_FILE, Job, read_jobs, read_offers, read_types
 from coalition import ledger
-from coalition.config import BudgetSettings, Settings
+from coalition.config import BudgetSettings
 from providers.base import Offering
 from tests.bench.figures import Figure
 
@@ -37,4 +37,4 @@ def on_the_grid(folder: Path, seeds: int) -> Iterator[Figure]:
 
 def play(jobs: Sequence[Job], offers: Sequence[Offering], weather: Weather | None = None, cap_micro: int = 0) -> Report:
     caps = (BudgetSettings("cap", 0, amount_micro=cap_micro, window="total"),) if cap_micro else ()
-    return simulate(jobs, Settings(pools=(default_pool(),), budgets=caps), offers, weather or Weather())
+    return simulate(jobs, default_settings(caps), offers, weather or Weather())
