@@ -195,7 +195,6 @@ class _Decision:
         self._too_dear: dict[tuple[str, str], int] = {}  # (pool, payer) -> the lowest price that its budgets cannot pay
         self._started: Counter[str] = Counter()  # in this plan, by pool
         self._started_slots: Counter[str] = Counter()
-        self._careful: dict[str, int] = {}  # how many a pool starts at most while its boots fail
         self._paid = Counter(one.pool for one in snapshot.instances)
         self._shapes: dict[tuple[int, int], tuple[int, Capacity, int]] = {}  # many offers have the same capacity and slots
         self._fundings: dict[str, float] = {}  # by pool
@@ -517,7 +516,8 @@ class _Decision:
             self._note(name, f"{why}; pool {name} starts {most:,} slots at a time at most")
         if pool.boot_failures:
             share = self.snap.rules.max_start_share
-            careful = self._careful.setdefault(name, max(1, math.floor(wanted * share))) - self._started[name]
+            booting = sum(one.pool == name and one.state in BOOTING for one in self.snap.instances)
+            careful = max(1, math.floor((wanted + booting) * share)) - booting - self._started[name]
             if careful < count:
                 count = max(0, careful)
                 self._note(name, f"{why}; only {share:.0%} of them start at once, for the last boot failed: {pool.boot_reason}")
@@ -734,7 +734,8 @@ def _by_preference(places: Sequence[_Place]) -> Iterator[tuple[Pool, Offering]]:
 def _place(pool: Pool, offer: Offering) -> _Place:
     """For a job that takes one slot."""
     purchase = pool.settings.purchase
-    market = purchase.index(offer.market) if offer.market in purchase else len(purchase)
+    known = offer.market in purchase and offer.price_micro > 0  # what has no price comes last, whatever market it is of
+    market = purchase.index(offer.market) if known else len(purchase)
     return _Place(pool, offer, market, offer.per_slot_micro)
 
 

@@ -13,7 +13,9 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
+SEVERAL = 5  # that run tell of their likes; a single one may hang
 HORIZON_S = 240.0  # slots that free up by then are counted on: a new machine has to boot first
 TAIL = re.compile(r"[\d\W_]+$")  # of a title: numbers and what stands before them
 
@@ -33,7 +35,7 @@ class Seen:
         if guess_s is None and not self.ended:
             return None
         mean_s = total_s / self.ended if guess_s is None else (guess_s + total_s) / (1 + self.ended)
-        return max(mean_s, self.running_s / self.running) if self.running else mean_s
+        return max(mean_s, self.running_s / self.running) if self.running >= SEVERAL else mean_s
 
 
 NOTHING = Seen()
@@ -59,6 +61,7 @@ class History:
         return self.groups.get(group, NOTHING).estimate_s(guess_s)
 
 
+@lru_cache(65_536)
 def stem(title: str) -> str:
     """What titles of likes have in common: "sh010 beauty" of "sh010 beauty 0017"."""
     return TAIL.sub("", title) or title

@@ -59,12 +59,15 @@ def call(hook: WebhookSettings, told: Mapping[str, Any], id: str, at: float) -> 
     headers = {"Content-Type": "application/json", "User-Agent": f"coalition/{coalition.__version__}", "Idempotency-Key": id}
     if key := key_of(hook):
         headers[HEADER] = signature(key, body, at)
-    line = _connection(hook)
+    try:
+        line = _connection(hook)
+    except ValueError as error:
+        raise Failed(f"{hook.name}: {error}") from error
     try:
         line.request("POST", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), body, headers)
         answer = line.getresponse()
         answer.read(1)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that none can be
         raise Failed(f"{parts.hostname}: {error or type(error).__name__}") from error
     finally:
         line.close()

@@ -91,6 +91,10 @@ def _html_item(one: Item) -> str:
     return f'<h3 style="margin:1em 0 0.2em">{linked}</h3><p style="margin:0">{text}</p>'
 
 
+class Busy(Later):
+    """Not to this address now; others may do."""
+
+
 class Post:
     """A connection to the SMTP server, for some mails. Later if there is none; to be used by `with`."""
 
@@ -128,6 +132,11 @@ class Post:
         except smtplib.SMTPRecipientsRefused as error:
             code, words = error.recipients[to]
             self._refuse(code, words)
+        except smtplib.SMTPServerDisconnected as error:
+            raise Later(str(error)) from error
+        except smtplib.SMTPDataError as error:
+            said = error.smtp_error
+            self._refuse(error.smtp_code, said if isinstance(said, bytes) else said.encode())
         except smtplib.SMTPResponseException as error:
             raise Later(f"{error.smtp_code} {_line(str(error.smtp_error))}") from error
         except (OSError, smtplib.SMTPException) as error:
@@ -135,7 +144,7 @@ class Post:
 
     def _refuse(self, code: int, words: bytes) -> None:
         text = f"{code} {_line(words.decode('utf-8', 'replace'))}"
-        raise Refused(text) if code >= 500 else Later(text)
+        raise Refused(text) if code >= 500 else Busy(text)
 
     def __exit__(self, *_: object) -> None:
         try:

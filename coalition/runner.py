@@ -275,6 +275,8 @@ class Runner:
         # neither directory nor umask, so they are this process's own for the moment.
         streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((self._null, run.log_fd, run.log_fd))]
         words = self._words(run.lease, command, place, environment)
+        if self._is_others(run.lease):  # the template gives the job its own; this starts as us
+            environment = {**self._base, MARK: environment[MARK]}
         with _standing_in(place, self._home), _masked(self._site.umask):
             run.pid = os.posix_spawnp(words[0], words, environment, file_actions=streams, setsid=True, setsigdef=PYTHON_IGNORES)
         run.exit_fd = _exit_fd(run.pid)

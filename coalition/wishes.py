@@ -11,7 +11,8 @@ OF_FARM = ("budget", "sick", "boot")  # an alert of a budget, a worker set aside
 KINDS = (*OF_JOBS, *OF_FARM)
 NOBODY = "none"
 FIRST = re.compile(r"first:([1-9][0-9]{0,5})\Z")
-ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,187}[A-Za-z0-9])?\Z")
+ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+ADDRESS = re.compile(rf"(?=[^@]{{1,64}}@){ATOM}(?:\.{ATOM})*@[A-Za-z0-9](?:[A-Za-z0-9.-]{{0,187}}[A-Za-z0-9])?\Z")
 
 
 class Wish(NamedTuple):

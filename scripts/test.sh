@@ -10,6 +10,9 @@ if ! "$python" scripts/packages.py caddy chromium cloud-init dnsmasq-base fonts-
     echo "make test: the tests that need them are skipped" >&2
 fi
 scripts/lint.sh
+# Much of the time is waiting, for processes and clocks: one more at a time than there are cores.
+workers=$(($(nproc) + 1))
+[ "$workers" -le 5 ] || workers=5
 mkdir -p build
 export COVERAGE_FILE=build/coverage.data
-exec "$python" -m pytest -n auto --maxprocesses 4 --dist worksteal --cov=coalition --cov=autoscaler --cov=providers --cov-report=term:skip-covered --cov-report=html:build/coverage "$@"
+exec "$python" -m pytest -n "$workers" --dist worksteal --cov=coalition --cov=autoscaler --cov=providers --cov-report=term:skip-covered --cov-report=html:build/coverage "$@"

@@ -237,7 +237,8 @@ def test_every_database_keeps_both_credentials_until_the_new_one_is_used(store: 
     row, key = store.worker_row(admission.worker_id) or (None, "")
     assert row
     assert (row.old_key, row.old_until, key != found[1]) == (found[1], None, True)
-    assert store.confirm_credential(admission.worker_id) == clock.now + 60
+    assert store.confirm_credential(admission.worker_id, found[1]) is None, "that is not the new one: a stale process asks"
+    assert store.confirm_credential(admission.worker_id, key) == clock.now + 60
     clock.advance(61)
     store.flush_beats([Beat(admission.worker_id, clock.now, 0.0, 0, None, 0, 0, ())])
     with pytest.raises(NotAuthenticated):

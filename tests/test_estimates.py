@@ -53,3 +53,7 @@ def test_a_slot_is_soon_free_if_its_job_is_short_and_not_if_it_hangs() -> None:
     assert soon_free(36_000.0, 0.0) < 0.01
     assert soon_free(10.0, 36_000.0) == soon_free(36_000.0, 10.0)
     assert soon_free(None, 10.0) == 0.0
+
+
+def test_one_that_hangs_tells_nothing_of_its_likes() -> None:
+    assert Seen(900, 9_000.0, 1, 36_000.0).estimate_s(60.0) == pytest.approx(50, rel=0.01)

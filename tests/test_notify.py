@@ -113,9 +113,10 @@ def test_words_say_what_is_told_and_to_whom(words: list[str], kinds: set[str], f
     assert wishes.wish(words) == (frozenset(kinds), first, addresses)
 
 
-@pytest.mark.parametrize(
-    "word", ["", "first:0", "first:x", "ann@", "a b@x.y", "a@x.y\nBcc: b@x.y", "a@x.y,b@x.y", "<a@x.y>", "a@-x", "fin\u0131shed"]
-)
+WRONG = ["", "first:0", "first:x", "ann@", "a b@x.y", "a..b@x.y", ".a@x.y", "a.@x.y", "a@x.y\nBcc: b@x.y", "a@x.y,b@x.y", "<a@x.y>"]
+
+
+@pytest.mark.parametrize("word", [*WRONG, "a@-x", "fin\u0131shed"])
 def test_other_words_are_refused_by_name(word: str) -> None:
     assert wishes.problem([word]) is not None
     assert wishes.problem(["none", "error"]) == "none stands alone"
@@ -318,6 +319,16 @@ def test_a_busy_server_is_asked_again_and_a_refused_address_is_given_up(
     clock.advance(60)
     assert mailer.tidy() == 2
     assert sorted(str(mail["To"]) for mail in mails.mails) == [ANN, "full@studio.example"]
+
+
+def test_a_full_mailbox_keeps_nobody_elses_mail(
+    store: WatchedStore, hand: Hand, mailer: Mailer, clock: Clock, mails: Inbox
+) -> None:
+    mails.refuse = {"a@studio.example": "452 mailbox is full"}
+    store.submit([a_job(user=user) for user in ("a", "ann")])
+    hand.finish_all()
+    assert deliver(mailer, clock) == 1
+    assert [str(mail["To"]) for mail in mails.mails] == [ANN]
 
 
 @pytest.mark.parametrize("kind", KINDS, indirect=True)

@@ -41,9 +41,9 @@ class TlsFarm(RealFarm):
         self.address = f"https://localhost:{self.port}"
         self.client = Client(self.address, ca=self.authority.file)
 
-    def _answers(self, process: object) -> bool:
+    def answers(self, process: object, name: str, address: str) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.address}/healthz", timeout=10, context=self.context) as answer:
+            with urllib.request.urlopen(f"{address}/healthz", timeout=10, context=self.context) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False

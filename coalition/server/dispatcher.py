@@ -381,7 +381,11 @@ class Dispatcher:
         """Gives it another credential with the next reply; the one before holds until it is used, and for a moment more."""
         row = session.row
         if session.used == session.key and row.old_key and row.old_until is None:
-            session.row = replace(row, old_until=self.store.confirm_credential(row.id))
+            until = self.store.confirm_credential(row.id, session.used)
+            if until is None:  # another process has changed it meanwhile
+                self.sessions.pop(row.id, None)
+            else:
+                session.row = replace(row, old_until=until)
             return
         made = self.store.change_credential(row.id, session.used)
         if made is not None:

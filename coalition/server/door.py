@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import gunicorn.http
+import gunicorn.sock
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from coalition import metrics
@@ -297,8 +299,20 @@ class Door(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
 
+def _shake_hands(conn: Any) -> None:
+    """As gunicorn does it, which waits for a stranger's handshake for ever. OSError when it is not done soon."""
+    conn.sock.settimeout(GRACE_S)
+    conn.sock = gunicorn.sock.ssl_wrap_socket(conn.sock, conn.cfg)
+    conn.sock.do_handshake()
+    conn.sock.settimeout(None)
+    conn.parser = gunicorn.http.get_parser(conn.cfg, conn.sock, conn.client)
+    conn.initialized = True
+
+
 def _init_paced(conn: Any, init: Callable[[], None]) -> None:
     if not conn.initialized:
+        if conn.cfg.is_ssl:
+            _shake_hands(conn)
         init()
         if hasattr(conn.parser, "unreader"):
             conn.parser.unreader.sock = Paced(conn.sock)

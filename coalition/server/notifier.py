@@ -18,7 +18,7 @@ from coalition import hooks, metrics
 from coalition.config import Settings, WebhookSettings
 from coalition.errors import CoalitionError
 from coalition.hooks import Failed
-from coalition.mail import Item, Later, Post, Refused, message, password
+from coalition.mail import Busy, Item, Later, Post, Refused, message, password
 from coalition.server.rounds import Rounds
 from coalition.store import Store
 from coalition.store.notices import Notice
@@ -121,11 +121,15 @@ class Mailer(Notifier):
     def _send_one(self, post: Post, target: str, notices: Sequence[Notice]) -> int:
         newest = {(one.job_id, one.kind) if one.job_id else (one.id, one.kind): one for one in notices}
         items = [Item(one.title, one.text, self.settings.url + one.path) for one in newest.values()]
-        mail = message(self.settings.mail, self.settings.server.farm, target, items, _id_of(notices), self.store.clock())
         try:
+            mail = message(self.settings.mail, self.settings.server.farm, target, items, _id_of(notices), self.store.clock())
             post.send(mail, target)
-        except Refused as error:
+        except (Refused, ValueError) as error:  # ValueError: an address that none can be
             self._lost(notices, str(error))
+            return 0
+        except Busy as error:
+            self._failed(target, str(error))
+            self._later(notices, str(error))
             return 0
         return self._arrived(notices)
 

@@ -22,6 +22,7 @@ import coalition
 from coalition.errors import NotFound
 from coalition.server import web
 from coalition.server.auth import bearer
+from coalition.store.workers import in_networks
 from coalition.values import PACKAGE_NAME
 
 blueprint = Blueprint("package", __name__)
@@ -44,6 +45,8 @@ def studio_package(name: str) -> Response:
     farm = web.farm()
     row = farm.store.check_token(bearer(request.headers.get("Authorization", "")))
     path = farm.settings.data_dir / "packages" / name
+    if row is not None and row.networks and not in_networks(request.remote_addr, row.networks):
+        row = None
     if row is None or row.kind not in ("enrol", "site") or not re.fullmatch(PACKAGE_NAME, name) or not path.is_file():
         raise NotFound(f"there is no package {name[:80]} for this caller")
     return send_file(path.resolve(), mimetype="application/octet-stream")

@@ -180,7 +180,7 @@ class Cloud(Workers):
     def forget_events(self, db: Connection, before: float, limit: int) -> int:
         """Deletes up to `limit` events that are older; how many. What somebody did is kept for `[keep] audit` at least."""
         audit_s = self.settings.keep.audit_s
-        kept_from = min(before, self.clock() - audit_s) if audit_s else float("-inf")
+        kept_from = min(before, self.clock() - audit_s) if audit_s else -1.0
         is_old = and_(event.c.at < before, or_(event.c.address == "", event.c.at < kept_from))
         old = db.execute(select(event.c.id).where(is_old).order_by(event.c.at).limit(limit)).scalars().all()
         for chunk in chunks(old):

@@ -70,5 +70,5 @@ def _refused(patterns: list[str], texts: list[str]) -> list[int]:
             check=True,
         )
         return [int(number) for number in json.loads(done.stdout)]
-    except (subprocess.SubprocessError, ValueError):
+    except (OSError, subprocess.SubprocessError, ValueError):
         return list(range(len(texts)))

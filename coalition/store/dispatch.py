@@ -537,13 +537,15 @@ class Dispatch(Results):
     @reads
     def run_times(self, db: Connection) -> tuple[list[tuple[int, str, float]], list[Running]]:
         """What finished lately, as (group, title, seconds), and what runs."""
-        newest = db.execute(select(func.max(attempt.c.id))).scalar() or 0
         alike = attempt.join(job, job.c.id == attempt.c.job_id).join(spec, spec.c.job_id == attempt.c.job_id)
-        ended = (attempt.c.id > newest - HISTORY, attempt.c.state == str(AttemptState.FINISHED))
-        finished = select(job.c.parent, spec.c.title, attempt.c.run_ms).select_from(alike).where(*ended)
+        newest = select(attempt.c.id).where(attempt.c.state == str(AttemptState.FINISHED), attempt.c.ended_at.is_not(None))
+        newest = newest.order_by(attempt.c.ended_at.desc(), attempt.c.id.desc()).limit(HISTORY)
+        ids = list(db.execute(newest).scalars())
+        finished = select(job.c.parent, spec.c.title, attempt.c.run_ms).select_from(alike)
         open_ones = select(attempt.c.open_worker, attempt.c.leased_at, job.c.parent, spec.c.title).select_from(alike)
         running = db.execute(open_ones.where(attempt.c.open_worker.is_not(None)))
-        return [(row.parent, row.title, row.run_ms / 1_000) for row in db.execute(finished)], [Running(*row) for row in running]
+        ended = [row for chunk in chunks(ids) for row in db.execute(finished.where(attempt.c.id.in_(chunk)))]
+        return [(row.parent, row.title, row.run_ms / 1_000) for row in ended], [Running(*row) for row in running]
 
     @reads
     def open_attempts(self, db: Connection, worker_id: int) -> dict[int, int]:

@@ -152,7 +152,8 @@ class Edits(Submit):
         columns = (spec.c.user, spec.c.command, spec.c.environment, job.c.first_frame, job.c.last_frame)
         jobs = select(*columns).join(job, job.c.id == spec.c.job_id)
         for where, those in ((job.c.id, [one for one in ids if one not in ranges]), (job.c.parent, sorted(ranges))):
-            for row in (row for chunk in chunks(those) for row in db.execute(jobs.where(where.in_(chunk)))):
+            some = jobs if where is job.c.id else jobs.where(job.c.first_frame.is_not(None))
+            for row in (row for chunk in chunks(those) for row in db.execute(some.where(where.in_(chunk)))):
                 user, command = given.get("user", row.user), given.get("command", row.command if "user" in given else None)
                 if where is job.c.parent and "command" in given:
                     command = filler(given["command"])(row.first_frame, row.last_frame)

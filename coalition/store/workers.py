@@ -308,12 +308,14 @@ class Workers(Dispatch):
         return f"w{worker_id}.{secret}"
 
     @writes
-    def confirm_credential(self, db: Connection, worker_id: int) -> float:
-        """The worker has used its new credential: until when the one before holds."""
+    def confirm_credential(self, db: Connection, worker_id: int, used: str) -> float | None:
+        """The worker has used this as its new credential: until when the one before holds; None if it has another by now."""
         until = self.clock() + OVERLAP_S
-        waiting = and_(worker.c.id == worker_id, worker.c.old_until.is_(None))
-        db.execute(update(worker).where(waiting).values(old_until=until))
-        return until
+        waiting = and_(worker.c.id == worker_id, worker.c.credential == used, worker.c.old_until.is_(None))
+        if db.execute(update(worker).where(waiting).values(old_until=until)).rowcount:
+            self._bump(db, "fleet")  # other processes read it again: they must not take the old one for longer
+            return until
+        return None
 
     # ------------------------------------------------------------ fleet
 
