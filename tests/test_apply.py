@@ -628,7 +628,7 @@ def test_wherever_it_stops_nothing_is_overspent_started_twice_or_leaked(tmp_path
     whole = StoppingWorld(tmp_path / "whole", 0, restart_after_s)
     whole.live_day()
     assert whole.moments > 200
-    step = 1 if os.environ.get("COALITION_TEST_LONG") else 11
+    step = 1 if os.environ.get("COALITION_TEST_LONG") else 17
     for stop_at in range(1, whole.moments + 1, step):
         world = StoppingWorld(tmp_path / str(stop_at), stop_at, restart_after_s)
         world.live_day()
