@@ -1,34 +1,20 @@
 // The pools: what each may start, what keeps it from that, and machines asked for by hand.
 import { useState } from 'preact/hooks'
 import * as api from '../api.js'
+import { useForm } from '../form.jsx'
 import { count, plural } from '../format.js'
 import { Actions, Ago, Empty, Fault, Loading, Section, State } from '../parts.jsx'
-import { refresh, useLive } from '../poll.js'
-import { say } from '../toast.jsx'
+import { useLive } from '../poll.js'
 
 function Launch({ pool, onDone }) {
-  const [trouble, setTrouble] = useState('')
-  const [busy, setBusy] = useState(false)
-  const ask = async (event) => {
-    event.preventDefault()
-    if (busy) return
-    setBusy(true)
-    const { machines, offering } = event.currentTarget.elements
+  const { send, busy, told } = useForm(async ({ machines, offering }) => {
     const n = Number(machines.value)
-    try {
-      await api.launch(pool.name, n, offering.value.trim())
-      onDone()
-      say(`${plural(n, 'machine')} asked for in pool ${pool.name}: the next tick starts them, if its limits and the budgets allow it`)
-      await refresh()
-    } catch (error) {
-      if (error.status === undefined) throw error
-      setTrouble(error.message)
-    } finally {
-      setBusy(false)
-    }
-  }
+    await api.launch(pool.name, n, offering.value.trim())
+    onDone()
+    return `${plural(n, 'machine')} asked for in pool ${pool.name}: the next tick starts them, if its limits and the budgets allow it`
+  })
   return (
-    <form class="limit-form" onSubmit={ask} aria-label={`Launch machines of pool ${pool.name}`}>
+    <form class="limit-form" onSubmit={send} aria-label={`Launch machines of pool ${pool.name}`}>
       <label>
         machines <input name="machines" required type="number" min={1} max={pool.max} defaultValue={1} aria-label={`Machines of pool ${pool.name}`} />
       </label>
@@ -41,11 +27,7 @@ function Launch({ pool, onDone }) {
       <button type="button" onClick={onDone}>
         Cancel
       </button>
-      {trouble && (
-        <span class="trouble" role="alert">
-          {trouble}
-        </span>
-      )}
+      {told}
     </form>
   )
 }

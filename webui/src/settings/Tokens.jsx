@@ -1,33 +1,19 @@
 // Tokens: what lets programs and workers in, made here, shown once, revoked here.
 import { useState } from 'preact/hooks'
 import * as api from '../api.js'
+import { useForm } from '../form.jsx'
 import { Actions, Ago, Empty, Fault, Loading, Section } from '../parts.jsx'
-import { refresh, useLive } from '../poll.js'
+import { useLive } from '../poll.js'
 import { Roles } from './Users.jsx'
 
 function NewToken({ onMade }) {
-  const [trouble, setTrouble] = useState('')
   const [kind, setKind] = useState('user')
-  const [busy, setBusy] = useState(false)
-  const make = async (event) => {
-    event.preventDefault()
-    if (busy) return
-    setBusy(true)
-    const { user, role, days } = event.currentTarget.elements
+  const { send, busy, told } = useForm(async ({ user, role, days }) => {
     const given = { kind, ...(kind === 'user' ? { user: user.value.trim(), role: role.value } : {}), ...(days.value ? { expires_s: Number(days.value) * 86400 } : {}) }
-    try {
-      onMade(await api.createToken(given))
-      setTrouble('')
-      await refresh()
-    } catch (error) {
-      if (error.status === undefined) throw error
-      setTrouble(error.message)
-    } finally {
-      setBusy(false)
-    }
-  }
+    onMade(await api.createToken(given))
+  })
   return (
-    <form class="limit-form" onSubmit={make}>
+    <form class="limit-form" onSubmit={send}>
       <select aria-label="Kind of token" value={kind} onChange={(event) => setKind(event.target.value)}>
         <option value="user">for a user</option>
         <option value="enrol">for one worker</option>
@@ -45,11 +31,7 @@ function NewToken({ onMade }) {
       <button type="submit" disabled={busy}>
         New token
       </button>
-      {trouble && (
-        <span class="trouble" role="alert">
-          {trouble}
-        </span>
-      )}
+      {told}
     </form>
   )
 }

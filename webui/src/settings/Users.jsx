@@ -1,6 +1,7 @@
 // Users of a farm that keeps its own: made, given a role or another password, removed; and one's own password.
 import { useState } from 'preact/hooks'
 import * as api from '../api.js'
+import { useForm } from '../form.jsx'
 import { Actions, Ago, Empty, Fault, Loading, Section } from '../parts.jsx'
 import { refresh, useLive } from '../poll.js'
 import { say } from '../toast.jsx'
@@ -17,35 +18,6 @@ export function Roles({ label, value, onChoose }) {
       ))}
     </select>
   )
-}
-
-// {send, told} of a form: `act(elements)` does it, once at a time, and gives what to say; what is refused is told beside it.
-function useForm(act) {
-  const [trouble, setTrouble] = useState('')
-  const [busy, setBusy] = useState(false)
-  const send = async (event) => {
-    event.preventDefault()
-    if (busy) return
-    setBusy(true)
-    const form = event.currentTarget
-    try {
-      say(await act(form.elements))
-      form.reset()
-      setTrouble('')
-      await refresh()
-    } catch (error) {
-      if (error.status === undefined) throw error
-      setTrouble(Object.values(error.fields)[0] || error.message)
-    } finally {
-      setBusy(false)
-    }
-  }
-  const told = trouble && (
-    <span class="trouble" role="alert">
-      {trouble}
-    </span>
-  )
-  return { send, told }
 }
 
 function User({ user, me }) {
@@ -82,16 +54,20 @@ function User({ user, me }) {
 }
 
 function NewUser() {
-  const { send, told } = useForm(async ({ name, password, role }) => {
+  const { send, busy, told } = useForm(async ({ name, password, role }, form) => {
+    const words = `User ${name.value.trim()} may sign in`
     await api.createUser(name.value.trim(), password.value, role.value)
-    return `User ${name.value.trim()} may sign in`
+    form.reset()
+    return words
   })
   return (
     <form class="limit-form" onSubmit={send} aria-label="New user">
       <input name="name" required placeholder="Name" autoComplete="off" aria-label="Name of the new user" />
       <input name="password" required type="password" autoComplete="new-password" placeholder="Password" aria-label="Password of the new user" />
       <Roles label="Role of the new user" />
-      <button type="submit">New user</button>
+      <button type="submit" disabled={busy}>
+        New user
+      </button>
       {told}
     </form>
   )
@@ -126,8 +102,9 @@ export function Users({ me }) {
 }
 
 export function Password() {
-  const { send, told } = useForm(async ({ old, fresh }) => {
+  const { send, busy, told } = useForm(async ({ old, fresh }, form) => {
     await api.changePassword(old.value, fresh.value)
+    form.reset()
     return 'The password is changed; sign in with the new one'
   })
   return (
@@ -135,7 +112,9 @@ export function Password() {
       <form class="limit-form" onSubmit={send} aria-label="Your password">
         <input name="old" required type="password" autoComplete="current-password" placeholder="Now" aria-label="Your password now" />
         <input name="fresh" required type="password" autoComplete="new-password" placeholder="From now on" aria-label="Your new password" />
-        <button type="submit">Change</button>
+        <button type="submit" disabled={busy}>
+          Change
+        </button>
         {told}
       </form>
     </Section>

@@ -1,37 +1,21 @@
 // Limits (licences and other counted tokens), and the tags that jobs ask for and workers have.
-import { useState } from 'preact/hooks'
 import * as api from '../api.js'
+import { useForm } from '../form.jsx'
 import { count, plural } from '../format.js'
 import { Actions, Bar, Empty, Fault, Loading, Section } from '../parts.jsx'
 import { Link } from '../place.jsx'
-import { refresh, useLive } from '../poll.js'
-import { say } from '../toast.jsx'
-
-function useSave(what) {
-  const [trouble, setTrouble] = useState('')
-  const save = async (event) => {
-    event.preventDefault()
-    const form = event.currentTarget
-    const { name, maximum, per_host: perHost } = form.elements
-    try {
-      await api.setLimit(name.value.trim(), Number(maximum.value), perHost.checked)
-      setTrouble('')
-      say(`${what} ${name.value.trim()}: at most ${count(Number(maximum.value))}`)
-      if (what === 'New limit') form.reset()
-      await refresh()
-    } catch (error) {
-      if (error.status === undefined) throw error
-      setTrouble(error.message)
-    }
-  }
-  return { save, trouble }
-}
+import { useLive } from '../poll.js'
 
 function Maximum({ limit, what }) {
-  const { save, trouble } = useSave(what)
+  const { send, busy, told } = useForm(async ({ name, maximum, per_host: perHost }, form) => {
+    const words = `${what} ${name.value.trim()}: at most ${count(Number(maximum.value))}`
+    await api.setLimit(name.value.trim(), Number(maximum.value), perHost.checked)
+    if (!limit) form.reset()
+    return words
+  })
   const of = limit ? `of ${limit.name}` : 'of the new limit'
   return (
-    <form class="limit-form" onSubmit={save}>
+    <form class="limit-form" onSubmit={send}>
       {limit ? <input type="hidden" name="name" value={limit.name} /> : <input name="name" required placeholder="Name, such as nuke" aria-label="Name of the new limit" />}
       <label>
         at most <input name="maximum" required inputMode="numeric" pattern="[0-9]+" size={5} defaultValue={limit?.maximum ?? ''} aria-label={`Maximum ${of}`} />
@@ -39,12 +23,10 @@ function Maximum({ limit, what }) {
       <label>
         <input type="checkbox" name="per_host" defaultChecked={limit?.per_host} /> on each machine
       </label>
-      <button type="submit">{limit ? 'Set' : 'Add'}</button>
-      {trouble && (
-        <span class="trouble" role="alert">
-          {trouble}
-        </span>
-      )}
+      <button type="submit" disabled={busy}>
+        {limit ? 'Set' : 'Add'}
+      </button>
+      {told}
     </form>
   )
 }
