@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,8 @@ ALL = (*COUNTED, *LOOKED_UP)
 
 Sample = tuple[Metric, tuple[str, ...], float]
 
+_making = threading.Lock()
+
 
 def share(folder: Path) -> None:
     """From now on this process, and those that it starts, count in files of a folder. Before anything is counted."""
@@ -120,7 +123,8 @@ def took(metric: Metric, seconds: float, *labels: str) -> None:
 @functools.cache
 def _child(metric: Metric, labels: tuple[str, ...]) -> Any:
     """What counts a metric for these labels. They must be few: routes, states, outcomes; never what people write."""
-    return _counting(metric).labels(*labels) if metric.labels else _counting(metric)
+    with _making:  # a second of the same name would be refused
+        return _counting(metric).labels(*labels) if metric.labels else _counting(metric)
 
 
 @functools.cache

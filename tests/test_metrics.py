@@ -245,3 +245,29 @@ def test_a_server_is_ready_while_its_threads_run_and_its_database_answers(
     app.extensions["coalition"].dispatcher.let_go()
     status, answer = call("GET", "/readyz")
     assert (status, [*answer["problems"]]) == (503, ["dispatcher"])
+
+
+MANY_AT_ONCE = """
+import sys, threading
+from coalition import metrics
+
+sys.setswitchinterval(1e-6)
+names = [f"coalition_race_{number}_total" for number in range(50)]
+together = threading.Barrier(8)
+
+def count():
+    for name in names:
+        together.wait(20)
+        metrics.add(MADE[name], "here")
+
+MADE = {name: metrics.Metric(name, "counter", "A race.", ("where",)) for name in names}
+threads = [threading.Thread(target=count) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(metrics.text([]).decode().count('_total{where="here"} 8.0'))
+"""
+
+
+def test_the_first_requests_of_a_process_that_come_together_are_all_counted() -> None:
+    ended = subprocess.run([sys.executable, "-c", MANY_AT_ONCE], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout.strip(), ended.stderr) == ("50", "")

@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 
@@ -69,11 +69,10 @@ class _Member:
         self.report: list[dict[str, Any]] = []
 
     def work(self) -> None:
-        with suppress(ConnectionError, http.client.HTTPException):  # at the end the server may be gone first
+        with closing(self.connection), suppress(ConnectionError, http.client.HTTPException):  # at the end the server may be gone
             self.enrol()
             while not self.crowd.ended.is_set():
                 self.sync()
-        self.connection.close()
 
     def enrol(self) -> None:
         """A new start: what an earlier one held is lost."""
