@@ -20,7 +20,8 @@ test: install ## lint, then all tests; CI=true allows no test to be skipped
 test-long: install ## the tests of several servers and processes at full size: 20,000 jobs, up to 200 workers
 	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/e2e/test_databases.py tests/e2e/test_scaling_out.py --durations=5
 
-test-terraform: install ## apply the module for AWS to moto, use what it made, and destroy it: minutes
+test-terraform: install ## checkov; apply the module for AWS to moto, use what it made, and destroy it: minutes
+	@scripts/checkov.sh
 	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/test_terraform.py --durations=5
 
 lint: install ## ruff, mypy, import contracts, shellcheck

@@ -77,7 +77,8 @@ A_LABEL = a_path_of(LABEL, "a name of small letters, digits and -")
 LABELS = a_list_of(LABEL, "names of small letters, digits and -, with commas between them")
 A_PROJECT = a_path_of(r"(?:[a-z0-9.\-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]", "the id of a project, such as studio-render-1")
 A_SUBNETWORK = a_path_of(
-    rf"(?:(?:projects/[^/\s]+/)?regions/[^/\s]+/subnetworks/)?{LABEL}", "NAME or projects/PROJECT/regions/REGION/subnetworks/NAME"
+    r"(?:(?:projects/[^/\s]+/)?regions/[^/\s]+/subnetworks/)?(?:[-a-z0-9]|\{zone\}){1,63}",
+    "NAME or projects/PROJECT/regions/REGION/subnetworks/NAME, where {zone} is the machine's zone",
 )
 A_USER = a_path_of(r"[a-z_][a-z0-9_\-]{0,31}", "the name of a user, such as root or debian")
 AN_ACCOUNT = a_path_of(r"default|[^@\s]+@[^@\s]+", "a service account's address, or default")
@@ -313,7 +314,7 @@ class PoolSettings:
     deploy_user: str = knob("root", A_USER, "who logs in for that, and may use sudo", only=("libcloud",))
     extra: tuple[str, ...] = knob("", a_pair_list, "what else the driver is told: NAME=value pairs", only=("libcloud",))
     project: str = knob("", A_PROJECT, "the project to start them in; empty: that of the credentials", only=("gce",))
-    subnetwork: str = knob("", A_SUBNETWORK, "their subnetwork; empty: the region's one of the network `default`", only=("gce",))
+    subnetwork: str = knob("", A_SUBNETWORK, "theirs, {zone} stands for the zone; empty: the one of `default`", only=("gce",))
     public_address: bool = knob("no", a_flag, "give each an address in the Internet", only=("gce",))
     network_tags: tuple[str, ...] = knob("", LABELS, "tags that firewall rules know them by", only=("gce",))
     service_account: str = knob("", AN_ACCOUNT, "who they are to Google; empty: nobody", only=("gce",))

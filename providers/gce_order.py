@@ -68,7 +68,7 @@ def _properties(request: Request, script: str, place: str) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "labels": _labels(request),
         "disks": [_disk(request, place)],
-        "network_interfaces": [_network(options, request.region)],
+        "network_interfaces": [_network(options, request.region, request.offering.zone)],
         "scheduling": _scheduling(request),
         "metadata": {"items": [{"key": key, "value": value} for key, value in metadata.items()]},
         "tags": {"items": list(options.get("network_tags", ()))},
@@ -96,8 +96,8 @@ def _disk(request: Request, place: str) -> dict[str, Any]:
     return {"boot": True, "auto_delete": True, "initialize_params": disk}
 
 
-def _network(options: Mapping[str, Any], region: str) -> dict[str, Any]:
-    subnetwork = options.get("subnetwork", "")
+def _network(options: Mapping[str, Any], region: str, zone: str) -> dict[str, Any]:
+    subnetwork = options.get("subnetwork", "").replace("{zone}", zone)
     network: dict[str, Any] = {"network": "global/networks/default"}
     if subnetwork:
         network = {"subnetwork": subnetwork if "/" in subnetwork else f"regions/{region}/subnetworks/{subnetwork}"}

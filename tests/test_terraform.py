@@ -6,6 +6,7 @@ tested: the modules are parsed, and the policy is compared with the calls. `make
 
 from __future__ import annotations
 
+import functools
 import glob
 import json
 import os
@@ -38,6 +39,7 @@ PLUGINS = next((place for place in PLUGIN_PLACES if place and list(Path(place).r
 TERRAFORM = shutil.which("terraform") if PLUGINS else None
 
 
+@functools.cache
 def parsed(file: Path) -> dict[str, Any]:
     with file.open() as text:
         return dict(hcl2.load(text))  # type: ignore[attr-defined]
@@ -53,8 +55,9 @@ def test_a_module_describes_what_it_takes_and_gives(module: Path) -> None:
             assert [name for name, one in found if not one.get("description")] == []
 
 
-def test_the_sweeper_that_is_installed_is_the_one_in_the_source() -> None:
-    assert pack_sweeper.TARGET.read_bytes() == pack_sweeper.packed(), "python -m scripts.pack_sweeper"
+def test_the_sweepers_that_are_installed_are_those_in_the_source() -> None:
+    for source, (target, _) in pack_sweeper.SWEEPERS.items():
+        assert target.read_bytes() == pack_sweeper.packed(source), "python -m scripts.pack_sweeper"
 
 
 # ---------------------------------------------------------------- terraform

@@ -1,6 +1,7 @@
 output "cloud_ini" {
   description = "The pool for cloud.ini: `terraform output -raw cloud_ini >> cloud.ini`. Budgets are for the studio to set."
   value       = <<-INI
+    # for [server] farm = ${var.farm}
     [pool ${var.pool.name}]
     provider = aws
     region = ${local.region}

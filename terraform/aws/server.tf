@@ -48,6 +48,7 @@ resource "aws_instance" "server" {
 }
 
 resource "aws_ebs_volume" "server" {
+  #checkov:skip=CKV_AWS_189:it is encrypted with the account's own key, which costs nothing
   count             = var.server == null ? 0 : 1
   availability_zone = var.zones[0]
   size              = var.server.disk_gib

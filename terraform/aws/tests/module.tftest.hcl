@@ -24,7 +24,7 @@ variables {
 }
 
 run "workers_have_no_public_address" {
-  command = apply
+  command = plan
   assert {
     condition     = alltrue([for subnet in aws_subnet.worker : !subnet.map_public_ip_on_launch]) && length(aws_subnet.worker) == 2
     error_message = "a private subnet for each zone"
@@ -40,7 +40,7 @@ run "workers_have_no_public_address" {
 }
 
 run "nat_is_a_choice" {
-  command = apply
+  command = plan
   variables {
     egress = "nat"
   }
