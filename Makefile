@@ -1,6 +1,6 @@
 # Each target calls one script, and CI calls the same targets. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test test-long test-terraform lint bench clean
+.PHONY: help install demo docs test coverage test-long test-terraform lint bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
@@ -16,6 +16,9 @@ docs: install ## build the documentation into build/docs
 
 test: install ## lint, then all tests; CI=true allows no test to be skipped
 	@scripts/test.sh
+
+coverage: install ## the tests with what of the code they run, into build/coverage: a quarter longer than make test
+	@scripts/test.sh --cov=coalition --cov=autoscaler --cov=providers --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 test-long: install ## the tests of several servers and processes at full size: 20,000 jobs, up to 200 workers
 	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/e2e/test_databases.py tests/e2e/test_scaling_out.py --durations=5

@@ -6,7 +6,7 @@ import gzip
 import json
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from coalition.errors import BadInput, WrongSchema
 from coalition.schema_version import checked, head, prepare, upgrade
 from coalition.store import Store
 from coalition.store.base import Base
+from coalition.store.check import problems
 from coalition.store.cloud import FORGOTTEN, ROLE, Order
 from tests.builders import Clock, Hand, WatchedStore, a_group, a_job, a_range, settings
 from tests.commands import coalition, document
@@ -197,18 +198,15 @@ def of_rows_that_do_not_fit(text: list[str]) -> list[str]:
     return [line.replace('"columns":["id",', '"columns":["number",') for line in text]
 
 
-@pytest.mark.parametrize(
-    "change", [shortened, without_a_row, with_a_wrong_number, of_another_table, of_rows_that_do_not_fit, lambda text: ["[]", "x"]]
-)
-def test_a_file_that_is_no_whole_backup_leaves_the_database_empty(
-    farm: Store, new: Settings, tmp_path: Path, change: Callable[[list[str]], list[str]]
-) -> None:
+def test_a_file_that_is_no_whole_backup_leaves_the_database_empty(farm: Store, new: Settings, tmp_path: Path) -> None:
     back_up(farm.settings, tmp_path / "good.gz")
     text = gzip.decompress((tmp_path / "good.gz").read_bytes()).decode().splitlines()
-    (tmp_path / "bad.gz").write_bytes(gzip.compress("\n".join(change(text)).encode()))
-    with pytest.raises(BadInput, match=r"bad\.gz is no whole backup"):
-        restore(new, tmp_path / "bad.gz")
-    assert nothing_in(new)
+    changes = (shortened, without_a_row, with_a_wrong_number, of_another_table, of_rows_that_do_not_fit, lambda text: ["[]", "x"])
+    for change in changes:
+        (tmp_path / "bad.gz").write_bytes(gzip.compress("\n".join(change(text)).encode()))
+        with pytest.raises(BadInput, match=r"bad\.gz is no whole backup"):
+            restore(new, tmp_path / "bad.gz")
+        assert nothing_in(new), change
     restore(new, tmp_path / "good.gz")
 
 
@@ -300,9 +298,18 @@ WRONG: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_a_check_finds_what_is_wrong_and_exits_with_1(farm: Store, tmp_path: Path, what: str) -> None:
-    change, words = WRONG[what]
+def test_a_check_finds_what_is_wrong(farm: Store) -> None:
+    for change, words in WRONG.values():
+        with farm.engine.connect() as db, db.begin() as transaction:
+            db.execute(change)
+            assert any(words in problem for problem in problems(db)), words
+            transaction.rollback()
+    with farm.read() as db:
+        assert list(problems(db)) == []
+
+
+def test_a_check_that_finds_something_exits_with_1(farm: Store, tmp_path: Path) -> None:
+    change, words = WRONG["a counter"]
     with farm.write() as db:
         db.execute(change)
     assert words in coalition("db", "check", "--config", ini(farm.settings, tmp_path / "farm.ini"), code=1).stdout
