@@ -12,7 +12,7 @@ from flask import Flask
 from sqlalchemy import event
 
 from coalition.server.app import create_app
-from coalition.server.changes import OF_METHOD, POLL_S, QUIET, TOPICS
+from coalition.server.changes import CALLS_PER_S, MAX_WAIT_S, OF_METHOD, POLL_S, QUIET, TOPICS, Changes
 from coalition.store import Store
 from tests.builders import Agent, Caller, WatchedStore, a_job, done
 from tests.databases import KINDS
@@ -91,6 +91,17 @@ def test_those_beyond_what_may_wait_are_answered_at_once_and_told_to_poll(store:
     store.submit([a_job()])
     hub.tell()
     assert all("jobs" in call.result(timeout=LONG).json["changed"] for call in calls)
+
+
+def test_those_told_to_poll_get_moments_apart_however_many_came_at_once(store: WatchedStore) -> None:
+    hub = Changes(store.settings, store)
+    pauses = [hub.since(hub.cursor, 0)[2] for _ in range(CALLS_PER_S * 4)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] == POLL_S
+    assert pauses[-1] == pytest.approx(POLL_S + 4, abs=1)
+    for _ in range(CALLS_PER_S * MAX_WAIT_S):
+        last = hub.since(hub.cursor, 0)[2]
+    assert last == MAX_WAIT_S
 
 
 def test_waiting_runs_no_sql(store: WatchedStore, pool: ThreadPoolExecutor) -> None:

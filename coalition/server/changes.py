@@ -46,7 +46,7 @@ GATHER_S = 0.25
 MAX_WAIT_S = 30
 LOOK_S = 0.5  # at the size of a log that somebody waits for
 POLL_S = 1.0  # when those ask again who could not wait, at least
-CALLS_PER_S = 50  # with more in the last second, the pause is longer in proportion
+CALLS_PER_S = 50  # of those who must ask again: each gets a moment of its own, so that they never come all at once
 CURSOR = re.compile(rf"[0-9a-z]{{1,16}}(\.[0-9]{{1,18}}){{{len(TOPICS)}}}\Z")
 Numbers = dict[str, int]
 
@@ -65,7 +65,7 @@ class Changes:
         self._noting = threading.Lock()
         self._pending = threading.Event()
         self._stopping = threading.Event()
-        self._asked = (0, 0, 0)  # this second, the calls in it, those in the one before
+        self._next_call = 0.0  # the first moment that nobody has yet who must ask again
         self._may_wait = threading.BoundedSemaphore(max(1, settings.server.threads // 4))
         self._thread = threading.Thread(target=self._run, name="coalition-changes", daemon=True)
         store.committed = self.note
@@ -141,24 +141,20 @@ class Changes:
         Waits up to `wait_s` for a change, if there is none yet and not too many wait; who has waited may ask again at once.
         """
         epoch, *numbers = cursor.split(".")
-        pause_s = self._pause_s()
         if epoch != self.epoch:
-            return self.cursor, list(TOPICS), pause_s
+            return self.cursor, list(TOPICS), self._pause_s()
         known = dict(zip(TOPICS, map(int, numbers), strict=True))
         may_wait = wait_s > 0 and not self._stopping.is_set() and not self._since(known)
         has_waited = may_wait and self.wait(lambda: bool(self._since(known)), wait_s)
         now = {topic: max(known[topic], number) for topic, number in self._numbers.items()}
-        return _written(self.epoch, now), self._since(known), 0.0 if has_waited else pause_s
+        return _written(self.epoch, now), self._since(known), 0.0 if has_waited else self._pause_s()
 
     def _pause_s(self) -> float:
-        """How long who cannot wait pauses: longer, the more ask."""
+        """How long who did not wait pauses: until the next moment that nobody has, which is later, the more ask."""
+        now = time.monotonic()
         with self._noting:
-            second, calls, before = self._asked
-            now = int(time.monotonic())
-            if now != second:
-                calls, before = 0, calls if now == second + 1 else 0
-            self._asked = (now, calls + 1, before)
-        return max(POLL_S, max(calls, before) / CALLS_PER_S)
+            self._next_call = min(max(self._next_call + 1 / CALLS_PER_S, now + POLL_S), now + MAX_WAIT_S)
+            return round(self._next_call - now, 3)
 
     def _since(self, known: Mapping[str, int]) -> list[str]:
         return [topic for topic in TOPICS if self._numbers[topic] > known[topic]]

@@ -47,6 +47,7 @@ AHEAD_PER_SLOT = 64
 AHEAD_LEAST = 512  # so many a worker of few slots may hold, too: a call for each 50 of them cost as much as the jobs
 WATCH_S = 0.1
 FLUSH_S = 5.0
+FLUSHED = 256  # heartbeats in a transaction: syncs need not wait for those of a whole farm
 FIRST_SEQ = 1  # of a worker's first call after it enrolled
 SWEEPER = "sweeper"  # the role of the process that expires leases
 LATER = (CoalitionError, SQLAlchemyError)  # a thread that runs beside the calls says so and goes on
@@ -597,17 +598,18 @@ class Dispatcher:
                     session.dirty = False
                     taken.append((session, self._beat(session)))
                     session.finished = session.errors = 0
-        if not taken:
-            return
-        try:
-            self.store.flush_beats([beat for _, beat in taken])
-        except LATER as error:
-            log.warning("heartbeats are not written: %s", error)
-            for session, beat in taken:
-                with session.lock:
-                    session.dirty = True
-                    session.finished += beat.finished
-                    session.errors += beat.errors
+        while taken:
+            try:
+                self.store.flush_beats([beat for _, beat in taken[:FLUSHED]])
+            except LATER as error:
+                log.warning("heartbeats are not written: %s", error)
+                break
+            del taken[:FLUSHED]
+        for session, beat in taken:
+            with session.lock:
+                session.dirty = True
+                session.finished += beat.finished
+                session.errors += beat.errors
 
     def _beat(self, session: Session) -> Beat:
         holds = tuple((lease, session.progress.get(lease, 0.0)) for lease in session.open)
