@@ -1,6 +1,6 @@
 # Each target calls one script, and CI calls the same targets. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test coverage test-long test-terraform lint bench clean
+.PHONY: help install demo docs submitters test coverage test-long test-terraform lint bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
@@ -13,6 +13,9 @@ demo: install ## run a farm here and render a film on it; KEEP=1 keeps the serve
 
 docs: install ## build the documentation into build/docs
 	@.venv/bin/python -m sphinx -q -W --keep-going docs build/docs && echo "docs: build/docs/index.html"
+
+submitters: install ## pack Blender's add-on, and the client for other applications, into build/submitters
+	@.venv/bin/python -m scripts.pack_submitters
 
 test: install ## lint, then all tests; CI=true allows no test to be skipped
 	@scripts/test.sh

@@ -24,9 +24,11 @@ from coalition.errors import ConfigError, nearest
 from coalition.journal import FORMATS, Journal, a_level_list
 from coalition.model import NAME
 from coalition.values import (
+    BOOTED,
     CLOUDS,
     MICRO,
     NAME_OF_SECTION,
+    OWN,
     PLATFORMS,
     SWEPT_SLACK_S,
     a_command_list,
@@ -46,6 +48,7 @@ from coalition.values import (
     a_package_list,
     a_pair_list,
     a_path_of,
+    a_provider,
     a_run_as,
     a_share,
     a_share_list,
@@ -62,6 +65,7 @@ from coalition.values import (
     an_id_list,
     an_octal,
     any_of,
+    kind_of,
     knob,
     one_of,
     some_of,
@@ -276,7 +280,7 @@ class AutoscalerSettings:
 class PoolSettings:
     name: str
     line: int
-    provider: str = knob("local", one_of("local", "fake", "aws", "gce", "libcloud"), "who starts the instances", required=True)
+    provider: str = knob("local", a_provider, "who starts the instances: one of ours, or module:Class", required=True)
     enabled: bool = knob("yes", a_flag, "no: nothing is started, what runs is drained")
     region: str = knob("", a_text, "the provider's region")
     zones: tuple[str, ...] = knob("", a_list, "zones to use; empty: all")
@@ -296,11 +300,11 @@ class PoolSettings:
     currency: str = knob("USD", a_currency, "currency of `price`")
     overhead_per_hour_micro: int = knob("0", a_money, "disk, public address and the like, per instance and hour")
     accept_guest_deadline: bool = knob("no", a_flag, "allow hard budgets though only the instance itself ends its time")
-    image_prepared: bool = knob("yes", a_flag, "no: the image has Python only, the worker is installed at each boot", only=CLOUDS)
-    packages: tuple[str, ...] = knob("", a_package_list, "archives unpacked below /opt at boot", only=CLOUDS)
-    mounts: tuple[str, ...] = knob("", a_mount_list, "buckets mounted at boot, such as s3://assets/shows=/mnt/shows", only=CLOUDS)
-    environment: tuple[str, ...] = knob("", a_pair_list, "NAME=value pairs for its workers", only=CLOUDS)
-    startup: str = knob("", a_text, "shell command run at boot; if it fails, so has the boot", only=CLOUDS)
+    image_prepared: bool = knob("yes", a_flag, "no: the image has Python only, the worker is installed at each boot", only=BOOTED)
+    packages: tuple[str, ...] = knob("", a_package_list, "archives unpacked below /opt at boot", only=BOOTED)
+    mounts: tuple[str, ...] = knob("", a_mount_list, "buckets mounted at boot, such as s3://assets/shows=/mnt/shows", only=BOOTED)
+    environment: tuple[str, ...] = knob("", a_pair_list, "NAME=value pairs for its workers", only=BOOTED)
+    startup: str = knob("", a_text, "shell command run at boot; if it fails, so has the boot", only=BOOTED)
     root_volume_bytes: int = knob("0", a_size, "size of the boot disk; 0: the image's", only=("aws", "gce"))
     spot_headroom: float = knob("20%", a_share, "how much a spot machine's price may rise before it is given up", only=("aws",))
     subnets: tuple[str, ...] = knob("", an_id_list("subnet"), "one for each zone to use; empty: the default ones", only=("aws",))
@@ -312,7 +316,7 @@ class PoolSettings:
     key: str = knob("", a_text, "name of an SSH key that they get, or its text", only=("libcloud",))
     deploy_key: str = knob("", a_text, "private SSH key that brings the start-up script, if no user data can", only=("libcloud",))
     deploy_user: str = knob("root", A_USER, "who logs in for that, and may use sudo", only=("libcloud",))
-    extra: tuple[str, ...] = knob("", a_pair_list, "what else the driver is told: NAME=value pairs", only=("libcloud",))
+    extra: tuple[str, ...] = knob("", a_pair_list, "what else the driver is told: NAME=value pairs", only=("libcloud", OWN))
     project: str = knob("", A_PROJECT, "the project to start them in; empty: that of the credentials", only=("gce",))
     subnetwork: str = knob("", A_SUBNETWORK, "theirs, {zone} stands for the zone; empty: the one of `default`", only=("gce",))
     public_address: bool = knob("no", a_flag, "give each an address in the Internet", only=("gce",))
@@ -468,7 +472,7 @@ def knobs(kind: type) -> dict[str, dataclasses.Field[Any]]:
 def options_of(pool: PoolSettings) -> dict[str, Any]:
     """What only this pool's provider knows: it is frozen into a request as it is now."""
     fields = knobs(PoolSettings).values()
-    return {field.name: getattr(pool, field.name) for field in fields if pool.provider in field.metadata["only"]}
+    return {field.name: getattr(pool, field.name) for field in fields if kind_of(pool.provider) in field.metadata["only"]}
 
 
 # ---------------------------------------------------------------- reading
@@ -581,7 +585,7 @@ def _check_pool(pool: PoolSettings, reader: _Reader) -> None:
     section = f"pool {pool.name}"
     for key, field in knobs(PoolSettings).items():
         only = field.metadata["only"]
-        if only and pool.provider not in only and getattr(pool, field.name) != field.default:
+        if only and kind_of(pool.provider) not in only and getattr(pool, field.name) != field.default:
             raise reader.error(section, key, f"is for provider {' or '.join(only)}, and this pool's is {pool.provider}")
     for key in NEEDED.get(pool.provider, ()):
         if not getattr(pool, key):

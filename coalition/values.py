@@ -18,6 +18,9 @@ from coalition.run_as import words_of
 MICRO = 1_000_000
 SWEPT_SLACK_S = 120.0  # a minute between two looks of the sweeper, and as long for its own delays
 CLOUDS = ("aws", "gce", "libcloud")  # providers whose machines start from an image
+PROVIDERS = ("local", "fake", *CLOUDS)
+OWN = "module:Class"  # how cloud.ini names a provider that is not ours
+BOOTED = (*CLOUDS, OWN)
 PACKAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}"  # of a file that the server itself gives out
 PACKAGE_ENDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 PLATFORMS = ("linux", "macos", "windows")
@@ -279,6 +282,18 @@ def one_of(*names: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def a_provider(text: str) -> str:
+    """One of ours, or a class of the studio's own."""
+    if text in PROVIDERS or (re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text) and len(text) <= 32):
+        return text
+    raise ValueError(f"{nearest(text, PROVIDERS)}; or a class of your own as {OWN}, of 32 characters at most")
+
+
+def kind_of(provider: str) -> str:
+    """The name by which knobs say whose they are."""
+    return OWN if ":" in provider else provider
 
 
 def some_of(*names: str) -> Callable[[str], tuple[str, ...]]:

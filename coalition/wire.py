@@ -190,7 +190,11 @@ def _find(token: str) -> str:
         socket.create_connection((str(local.hostname), local.port or DEFAULT_PORT), timeout=2).close()
         return DEFAULT_SERVER
     except OSError:
+        pass
+    try:
         from coalition import discovery
+    except ImportError:
+        raise ServerUnreachable(f"no server at {DEFAULT_SERVER}, and a client alone cannot look for others: name it") from None
     try:
         return discovery.search(token=token)
     except ServerUnreachable as error:

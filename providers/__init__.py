@@ -1,7 +1,12 @@
-"""Providers of instances. `make` is the only way to one; each SDK is loaded when its provider is asked for."""
+"""Providers of instances. `make` is the only way to one; each SDK is loaded when its provider is asked for.
+
+A studio's own provider is a class that keeps the promises of base.py. A pool's `provider = module:Class` names it; it is called
+with the pool's region and the settings, once for all pools of a region.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +61,29 @@ def _make(name: str, region: str, settings: Settings) -> Provider:
         return _gce(region, settings)
     if name == "libcloud":
         return _libcloud(region, settings)
+    if ":" in name:
+        return _own(name, region, settings)
     raise ConfigError(f"there is no provider {name}; {nearest(name, ['local', 'fake', *EXTRAS])}")
+
+
+def _own(name: str, region: str, settings: Settings) -> Provider:
+    """A provider of the studio's own; ConfigError for a class that is not there, or that is no provider."""
+    from providers.base import Deadline, promised
+
+    place, _, kind = name.partition(":")
+    try:
+        module = importlib.import_module(place)
+    except ImportError as error:
+        raise ConfigError(f"provider {name}: {error}; is the module installed, or its folder in PYTHONPATH?") from None
+    if not isinstance(vars(module).get(kind), type):
+        known = [word for word, one in vars(module).items() if isinstance(one, type) and one.__module__ == place]
+        raise ConfigError(f"provider {name}: {place} has no class {kind}; {nearest(kind, known)}")
+    made: Provider = vars(module)[kind](region, settings)
+    if lacking := [word for word in promised() if not hasattr(made, word)]:
+        raise ConfigError(f"provider {name} lacks {', '.join(lacking)}: providers/base.py says what each is")
+    if not isinstance(made.deadline, Deadline):
+        raise ConfigError(f"provider {name}: its deadline is {made.deadline!r}; one of providers.base.Deadline is wanted")
+    return made
 
 
 def _gce(region: str, settings: Settings) -> Provider:

@@ -209,3 +209,8 @@ class Provider(Protocol):
 
     def console(self, id: str) -> str:
         """The end of what the instance wrote while it started and ran; empty if there is none."""
+
+
+def promised() -> tuple[str, ...]:
+    """The names of all that a Provider has."""
+    return (*Provider.__annotations__, *(name for name, one in vars(Provider).items() if callable(one) and name[0] != "_"))

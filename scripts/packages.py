@@ -18,7 +18,9 @@ from pathlib import Path
 
 # package: the command that shows it is there
 COMMANDS = {
+    "blender": "blender",
     "caddy": "caddy",
+    "ffmpeg": "ffmpeg",
     "nginx-light": "nginx",
     "povray": "povray",
     "packer": "packer",

@@ -84,6 +84,10 @@ def depending(given: dict[str, Any]) -> dict[str, Any]:
     return {**given, "depends_on": [*on, *({"on": one, "until": "done"} for one in done), *frames]}
 
 
+def _all(context: click.Context, option: click.Parameter, values: Sequence[Any]) -> list[Any]:
+    return list(values)
+
+
 def tags_of(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[str]:
     return parts(texts)
 
@@ -112,6 +116,26 @@ FIELDS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     click.option("--depends-any/--depends-all", default=None, help="One of --depends-on and --depends-done is enough, or all."),
     click.option("--url", help="Where its result can be seen."),
     click.option("--progress-pattern", metavar="REGEX", help="With %percent or %one where its output tells the progress."),
+    click.option(
+        "--error-pattern", "error_patterns", metavar="REGEX", multiple=True, callback=_all, help="Of output that means an error."
+    ),
+    click.option(
+        "--licence-pattern",
+        "licence_patterns",
+        metavar="REGEX",
+        multiple=True,
+        callback=_all,
+        help="Of output that means: no licence, try later.",
+    ),
+    click.option(
+        "--licence-code",
+        "licence_codes",
+        type=int,
+        metavar="CODE",
+        multiple=True,
+        callback=_all,
+        help="An exit code that means the same.",
+    ),
     click.option("--cpus", type=int, help="How many it needs."),
     click.option("--memory", "memory_bytes", type=SIZE, help="How much it needs, such as 8G."),
     click.option("--gpus", type=int, help="How many it needs."),

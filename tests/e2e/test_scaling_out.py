@@ -69,7 +69,7 @@ class Row(RealFarm):
     def _serve_one(self, port: int) -> subprocess.Popen[bytes]:
         name = f"server-{port}"
         process = self._start(name, "serve", "--config", str(self.folder / f"{port}.ini"))
-        poll_until(lambda: self.answers(process, name, f"http://127.0.0.1:{port}"), 30, lambda: self.log_of(name))
+        poll_until(lambda: self.answers(process, name, f"http://127.0.0.1:{port}"), 90, lambda: self.log_of(name))
         return process
 
 
