@@ -108,7 +108,7 @@ class Run:
 
     lease: Lease
     progress: Progress
-    started_at: float = field(default_factory=time.monotonic)
+    started_at: float = 0.0
     deadline: float = float("inf")
     kill_at: float = 0.0  # when what is left is sent SIGKILL
     log_fd: int = -1
@@ -134,7 +134,11 @@ class Run:
 
     def __post_init__(self) -> None:
         self.attempt = self.lease.attempt
-        self.output_at = self.grown_at = self.started_at
+        self.begin()
+
+    def begin(self) -> None:
+        """It starts now."""
+        self.started_at = self.output_at = self.grown_at = time.monotonic()
 
     @property
     def log_bytes(self) -> int:
@@ -192,6 +196,19 @@ class Run:
         return Ended(self.attempt, state, self.run_s, exit_code, number, reason, size, log, self.sealed, no_licence)
 
 
+@dataclass
+class _Made:
+    """All that a run needs to start, as it was made for a site; or why it cannot."""
+
+    run: Run
+    site: Site
+    words: list[str] = field(default_factory=list)
+    place: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    streams: Sequence[tuple[int, int, int]] = ()
+    error: BadInput | OSError | ValueError | None = None
+
+
 class Runner:
     """Starts runs and waits for their ends.
 
@@ -207,6 +224,7 @@ class Runner:
         self._notice = spool.absolute() / "notice"
         self._notice.unlink(missing_ok=True)
         self._told: list[Ended] = []  # ends for the next poll
+        self._made: _Made | None = None  # what starts next
         self._children_fd = _become_subreaper() if adopt else -1
         self._adopting = self._children_fd >= 0
         self._keeper = _Keeper(f"{MARK}={self.session}-") if keep else None
@@ -242,17 +260,47 @@ class Runner:
 
     def start(self, lease: Lease) -> None:
         """Start the lease's command. One that cannot start is told by `poll` like every other end, with the reason in its log."""
-        run = self.runs[lease.attempt] = Run(lease, Progress(lease.progress_pattern))
+        made, self._made = self._made, None
+        if made is None or made.run.lease is not lease or made.site is not self._site:
+            self._unmake(made)
+            made = self._make(lease)
+        run = self.runs[lease.attempt] = made.run
+        run.begin()
         try:
-            run.log_fd = self._open_log(lease.attempt)
-            command, place, environment = self.prepare(lease)
-            self._launch(run, command, place, environment)
+            if made.error:
+                raise made.error
+            self._launch(made)
         except (BadInput, OSError, ValueError) as error:
             self._refuse(run, _why_not(error))
             return
         run.deadline = run.next_look(run.started_at)
         if lease.error_patterns or lease.licence_patterns:
             self._watch_log(lease)
+
+    def make_ready(self, lease: Lease) -> None:
+        """Do what can be done of a lease's start before there is a slot for it, so that the slot waits less. One at a time."""
+        if self._made is None or self._made.run.lease is not lease:
+            self._unmake(self._made)
+            self._made = self._make(lease)
+
+    def _make(self, lease: Lease) -> _Made:
+        made = _Made(Run(lease, Progress(lease.progress_pattern)), self._site)
+        try:
+            made.run.log_fd = log = self._open_log(lease.attempt)
+            command, made.place, environment = self.prepare(lease)
+            made.words = self._words(lease, command, made.place, environment)
+            # The template gives the job its own; this starts as us.
+            made.environment = {**self._base, MARK: environment[MARK]} if self._is_others(lease) else environment
+            made.streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((self._null, log, log))]
+        except (BadInput, OSError, ValueError) as error:
+            made.error = error
+        return made
+
+    def _unmake(self, made: _Made | None) -> None:
+        """Nobody starts it, or it is made anew: its log is empty and serves the next."""
+        if made and made.run.log_fd >= 0:
+            os.close(made.run.log_fd)
+            self._spare.append(f"{self.spool}/{made.run.attempt}.log")
 
     @property
     def busy(self) -> int:
@@ -270,15 +318,12 @@ class Runner:
         environment[NOTICE] = str(self._notice)
         return self._rules.map(expand(lease.command, layers)), self._rules.map(expand(lease.dir, layers)), environment
 
-    def _launch(self, run: Run, command: str, place: str, environment: dict[str, str]) -> None:
+    def _launch(self, made: _Made) -> None:
         # posix_spawn costs half of what Popen does: no pipe to hear errors through, no search for descriptors to close. It takes
         # neither directory nor umask, so they are this process's own for the moment.
-        streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((self._null, run.log_fd, run.log_fd))]
-        words = self._words(run.lease, command, place, environment)
-        if self._is_others(run.lease):  # the template gives the job its own; this starts as us
-            environment = {**self._base, MARK: environment[MARK]}
-        with _standing_in(place, self._home), _masked(self._site.umask):
-            run.pid = os.posix_spawnp(words[0], words, environment, file_actions=streams, setsid=True, setsigdef=PYTHON_IGNORES)
+        run, words, given, streams = made.run, made.words, made.environment, made.streams
+        with _standing_in(made.place, self._home), _masked(self._site.umask):
+            run.pid = os.posix_spawnp(words[0], words, given, file_actions=streams, setsid=True, setsigdef=PYTHON_IGNORES)
         run.exit_fd = _exit_fd(run.pid)
         self._selector.register(run.exit_fd, selectors.EVENT_READ, run)
 
@@ -662,6 +707,8 @@ class Runner:
         if self._keeper:
             self._keeper.close()
         self._close_patterns()
+        self._unmake(self._made)
+        self._made = None
         for path in self._spare:
             with contextlib.suppress(OSError):
                 os.unlink(path)

@@ -361,6 +361,7 @@ class Agent:
         if self._exit_code is None and now >= self._call_at(now):
             self._call(now)
         self._look_for_the_end(now)
+        self._prepare_next()
 
     def _pause(self, now: float) -> float:
         if self._inbox or self._told_to_end > self._heeded:
@@ -401,6 +402,11 @@ class Agent:
             lease, _ = self._queue.pop(next(iter(self._queue)))
             self._titles[lease.attempt] = f"job {lease.job} ({lease.title})" if lease.title else f"job {lease.job}"
             self._runner.start(lease)
+
+    def _prepare_next(self) -> None:
+        """While all slots are in use: what a start takes besides itself would keep the next free slot waiting."""
+        if self._queue and not self._is_leaving:
+            self._runner.make_ready(next(iter(self._queue.values()))[0])
 
     def _take(self, leases: Sequence[Lease], now: float) -> None:
         """Queue what is new; a lease may be told many times and is run once."""

@@ -487,6 +487,45 @@ def test_umask_and_directory_are_the_farms_and_the_jobs(runner: Runner, tmp_path
     assert os.umask(before) == before
 
 
+def test_what_was_made_ready_starts_with_what_holds_at_its_start(runner: Runner) -> None:
+    lease = a_lease("echo $COLOUR")
+    runner.make_ready(lease)
+    runner.site = Site(environment={"COLOUR": "red"})
+    runner.start(lease)
+    assert wait(runner).log == b"red\n"
+
+
+def test_its_time_runs_from_its_start_and_not_from_when_it_was_made_ready(runner: Runner) -> None:
+    lease = a_lease("sleep 0.3", timeout_s=0.9)
+    runner.make_ready(lease)
+    assert run(runner, "sleep 1", attempt=2).state == "FINISHED"
+    runner.make_ready(lease)
+    runner.start(lease)
+    ended = wait(runner)
+    assert (ended.state, ended.run_s < 0.9) == ("FINISHED", True)
+
+
+def test_what_was_made_ready_and_never_starts_leaves_nothing(tmp_path: Path) -> None:
+    runner = Runner(tmp_path)
+    before = psutil.Process().num_fds()
+    for attempt in range(1, 4):
+        runner.make_ready(a_lease("true", attempt))
+    runner.make_ready(a_lease("true", 4, dir="\0"))
+    assert run(runner, "echo other", attempt=5).log == b"other\n"
+    assert psutil.Process().num_fds() == before
+    runner.close()
+    assert os.listdir(tmp_path) == ["5.log"]
+
+
+def test_what_cannot_be_made_ready_is_told_when_it_should_start(runner: Runner) -> None:
+    lease = a_lease("true", environment={"A": "$(NOWHERE)"}, dir="nowhere")
+    runner.make_ready(lease)
+    runner.start(lease)
+    ended = wait(runner)
+    assert (ended.state, ended.exit_code) == ("ERROR", None)
+    assert b"nowhere" in log_of(runner)
+
+
 def test_a_directory_is_the_jobs_alone(runner: Runner, tmp_path: Path) -> None:
     run(runner, "pwd", dir=str(tmp_path))
     run(runner, "pwd", attempt=2)
