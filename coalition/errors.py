@@ -25,7 +25,6 @@ Errors of cloud providers live in providers/base.py: they are named by what the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 
@@ -153,6 +152,8 @@ class ServerUnreachable(CoalitionError):
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint for a misspelt name: ' (did you mean "x"?)', else the list of what is valid."""
+    from difflib import get_close_matches  # not at the top: who makes no mistake does not wait for it
+
     names = sorted(valid)
     close = get_close_matches(name, names, n=1)
     return f'did you mean "{close[0]}"?' if close else f"allowed: {', '.join(names)}" if names else "there is none"

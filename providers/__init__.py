@@ -7,8 +7,6 @@ with the pool's region and the settings, once for all pools of a region.
 from __future__ import annotations
 
 import importlib
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coalition.errors import ConfigError, nearest
@@ -120,6 +118,9 @@ def _libcloud(account: str, settings: Settings) -> Provider:
 
 def _secrets(name: str) -> dict[str, Any]:
     """What a file of credentials holds; ConfigError if it cannot be used, or others may read it."""
+    import json
+    from pathlib import Path
+
     if not name:
         return {}
     path = Path(name).expanduser()

@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 
 from coalition.config import PoolSettings
 from coalition.values import MICRO
-from providers import bootstrap
+from providers import aws_listing, bootstrap
 from providers.aws_catalog import Catalog, Price, Type
 from providers.aws_errors import ALREADY_SENT, DRY_RUN, NO_INSTANCE, answered, code_of, translated
 from providers.base import (
@@ -99,7 +99,8 @@ class AwsProvider:
                     max_pool_connections=32,
                 )
                 session = boto3.Session(region_name=key[1])
-                self._clients[key] = session.client(service, endpoint_url=self.endpoint, config=config)
+                client = self._clients[key] = session.client(service, endpoint_url=self.endpoint, config=config)
+                client.meta.events.register(aws_listing.EVENT, aws_listing.read)
             return self._clients[key]
 
     # ------------------------------------------------------------ what can be bought

@@ -160,6 +160,8 @@ class Instance:
 
 @dataclass(frozen=True)
 class Launched:
+    """What an order started."""
+
     instances: tuple[Instance, ...]
     shortfall: str = ""  # why they are fewer than asked for
 

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 import pytest
 
 from coalition.config import PoolSettings
+from providers import aws_listing
 from providers.aws import AwsProvider
 from providers.aws_sweeper import sweep
 from providers.base import Fate, Reason, Rejected, Scope, TooLate, Unknown
@@ -253,6 +254,26 @@ def test_a_list_whose_second_page_fails_is_no_list(cloud: AwsCloud, rig: FaultRi
         provider.list()
 
 
+def test_what_is_read_of_a_list_is_what_the_sdk_reads(cloud: AwsCloud, rig: FaultRig) -> None:
+    rig.started(2)
+    _, (ended,) = rig.started()
+    cloud.reclaim(ended.id)
+    told = cloud.client("ec2").describe_instances()["Reservations"]
+    theirs = {one["InstanceId"]: one for group in told for one in group["Instances"]}
+    ours = {one["InstanceId"]: one for one in rig.provider._describe([])}  # type: ignore[attr-defined]
+    assert ours.keys() == theirs.keys()
+    assert ours[ended.id].keys() >= {"State", "Tags", "LaunchTime", "AmiLaunchIndex", "StateTransitionReason"}
+    for id, one in ours.items():
+        assert one == {name: theirs[id][name] for name in one} | {"State": {"Name": theirs[id]["State"]["Name"]}}
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"<R><reservationSet><item><instancesSet><item><launchTime>soon</launchTime></item></instancesSet></item></reservationSet></R>"])  # fmt: skip
+def test_what_is_no_list_is_left_to_the_sdk(body: bytes) -> None:
+    answer, found = {"status_code": 200, "body": body}, dict[str, object]()
+    aws_listing.read(answer, found)
+    assert (answer["body"], found) == (body, {})
+
+
 def test_interruptions_are_read_from_the_queue_and_told_until_somebody_came_back(cloud: AwsCloud, rig: FaultRig) -> None:
     queue = cloud.queue()
     provider = AwsProvider(REGION, "coalition", [queue], endpoint=cloud.url)
@@ -383,6 +404,6 @@ def test_many_machines_of_one_plan_are_one_call(cloud: AwsCloud, rig: FaultRig) 
 
 
 def test_the_contract_of_providers_loads_no_sdk_and_no_configuration() -> None:
-    heavy = "boto3 botocore google libcloud coalition.config coalition.model psutil"
+    heavy = "boto3 botocore google libcloud coalition.config coalition.model psutil json difflib"
     program = f"import sys, providers.base; print([name for name in {heavy.split()!r} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -64,6 +64,7 @@ def _tags(self: Any, filters: Mapping[str, Sequence[str]] | None = None) -> list
 
 TagBackend.describe_tags = _tags
 _keys: dict[tuple[type, str, Any], Sequence[str]] = {}
+_changes: dict[tuple[int, str, str], tuple[Any, Any]] = {}  # with what they are of, whose number stays its own
 
 
 def _picked(self: XFormedAttributePicker, context: AttributePickerContext) -> Any:
@@ -73,8 +74,12 @@ def _picked(self: XFormedAttributePicker, context: AttributePickerContext) -> An
     if names is None:
         names = _keys[place] = tuple(dict.fromkeys(self.get_possible_keys(context)))
     found = (value for name in names if (value := get_value(context.obj, name, MISSING)) is not MISSING)
-    value, path = next(found, None), f"{context.key_path}.{context.key}"
-    change = next((one for end, one in self.response_transformers.items() if path.endswith(end)), None)
+    value = next(found, None)
+    path = (id(self.response_transformers), context.key_path, context.key)
+    if path not in _changes:
+        all_of_them, place = self.response_transformers, f"{context.key_path}.{context.key}"
+        _changes[path] = all_of_them, next((one for end, one in all_of_them.items() if place.endswith(end)), None)
+    change = _changes[path][1]
     return change(value) if change else value
 
 

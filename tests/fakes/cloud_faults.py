@@ -123,9 +123,10 @@ class CloudFaults:
             return answer
         with self._lock:
             if verb == "launch":
-                self._hidden.update({id: self._hide_next for id in self.dialect.ids(answer) if self._hide_next})
+                if self._hide_next:
+                    self._hidden.update(dict.fromkeys(self.dialect.ids(answer), self._hide_next))
                 return answer
-            late = [id for id in self.dialect.ids(answer) if self._hidden.get(id)]
+            late = [id for id in self.dialect.ids(answer) if self._hidden.get(id)] if self._hidden else []
             for id in late:
                 self._hidden[id] -= 1
             bare, self._bare_next = self._bare_next > 0, max(0, self._bare_next - 1)
