@@ -70,6 +70,7 @@ from coalition.values import (
     one_of,
     some_of,
     without_password,
+    without_path,
 )
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ class ServerSettings:
     tls_cert: str = knob("", a_text, "a file with its certificate and those above it: https; read again when it is renewed")
     tls_key: str = knob("", a_text, "a file with that certificate's key, for its owner only")
     data_dir: str = knob("~/.coalition", a_text, "logs, the SQLite file and secrets live here")
-    database: str = knob("", a_text, "an SQLAlchemy address; empty: SQLite in data_dir", secret=True)
+    database: str = knob("", a_text, "an SQLAlchemy address; empty: SQLite in data_dir", hide=without_password)
     processes: int = knob("1", a_count, "server processes on this machine; more than 1 not with SQLite", low=1, high=64)
     durability: str = knob(
         "power", one_of("power", "process"), "what acknowledged calls survive: a power cut, or only kill -9 (faster)"
@@ -377,7 +378,9 @@ class MailSettings:
 class WebhookSettings:
     name: str
     line: int
-    url: str = knob("https://chat.studio.example/hook", a_url, "where it is sent, by POST", required=True)
+    url: str = knob(
+        "https://chat.studio.example/hook", a_url, "where it is sent, by POST; shown to nobody", required=True, hide=without_path
+    )
     secret_file: str = knob("", a_text, "a file, for its owner only, of the key that signs; else COALITION_WEBHOOK_SECRET")
     ca: str = knob("", a_text, "a file of certificates that the address's own is checked against; empty: the system's")
     events: tuple[str, ...] = knob("budget, sick, boot", any_of(*wishes.KINDS), "what is told")
@@ -720,7 +723,7 @@ class _Reader:
             if rules["high"] is not None and value > rules["high"]:
                 raise ValueError(f"{rules['high']:,.10g} or less")
         except ValueError as error:
-            shown = (without_password(text) if rules["secret"] else text)[:80].replace("\n", "\\n")
+            shown = (rules["hide"](text) if rules["hide"] else text)[:80].replace("\n", "\\n")
             raise self.error(section, key, f'"{shown}" is not allowed: {error}') from None
         return value
 
@@ -838,7 +841,7 @@ def _described(section: str, values: Any) -> Iterator[Knob]:
         rules = field.metadata
         default = None if rules["required"] else write(field.default, rules["read"])
         value = write(getattr(values, field.name), rules["read"])
-        yield Knob(section, key, without_password(value) if rules["secret"] else value, default, rules["help"])
+        yield Knob(section, key, rules["hide"](value) if rules["hide"] else value, default, rules["help"])
 
 
 def write(value: Any, read: Callable[[str], Any]) -> str:

@@ -61,13 +61,15 @@ def call(hook: WebhookSettings, told: Mapping[str, Any], id: str, at: float) -> 
         headers[HEADER] = signature(key, body, at)
     try:
         line = _connection(hook)
-    except ValueError as error:
-        raise Failed(f"{hook.name}: {error}") from error
+    except (http.client.InvalidURL, ValueError):  # whose words repeat the address, which may be a secret
+        raise Failed(f"{hook.name}: its url is none that can be called") from None
     try:
         line.request("POST", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), body, headers)
         answer = line.getresponse()
         answer.read(1)
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that none can be
+    except (http.client.InvalidURL, ValueError):  # as above
+        raise Failed(f"{hook.name}: its url is none that can be called") from None
+    except (OSError, http.client.HTTPException) as error:
         raise Failed(f"{parts.hostname}: {error or type(error).__name__}") from error
     finally:
         line.close()

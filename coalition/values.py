@@ -325,18 +325,24 @@ def knob(
     low: float | None = None,
     high: float | None = None,
     required: bool = False,
-    secret: bool = False,
+    hide: Callable[[str], str] | None = None,
     only: tuple[str, ...] = (),
 ) -> Any:
     """A key of cloud.ini: its default as it would be written there (an example, if required), how it is read, what it is for.
 
-    What may hold a password is `secret`: it is shown without, and is not part of the settings' repr. `only` names the
+    What may hold a secret is shown as `hide` leaves it, and is not part of the settings' repr. `only` names the
     providers whose pools may have it; what it says is frozen into their requests.
     """
-    rules = {"default": default, "read": read, "help": help, "low": low, "high": high, "required": required, "secret": secret}
+    rules = {"default": default, "read": read, "help": help, "low": low, "high": high, "required": required, "hide": hide}
     rules["only"] = only
     value = read(default) if not required else dataclasses.MISSING
-    return dataclasses.field(default=value, metadata=rules, repr=not secret)
+    return dataclasses.field(default=value, metadata=rules, repr=hide is None)
+
+
+def without_path(address: str) -> str:
+    """An address whose path or query may be what proves a caller: only where it leads to."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/***" if parts.netloc else "***"
 
 
 def without_password(address: str) -> str:

@@ -16,7 +16,8 @@ from flask import Flask
 from coalition.config import AuthSettings, KeepSettings
 from coalition.server.app import create_app
 from coalition.server.housekeeping import Housekeeper
-from tests.builders import Agent, Caller, Clock, Hand, WatchedStore, a_job
+from tests.builders import Agent, Caller, Clock, Hand, WatchedStore, a_job, a_range
+from tests.cloud_world import DOLLAR, World, budget, pool, settings
 from tests.commands import coalition
 from tests.databases import KINDS
 from tests.fakes.server import RealServer
@@ -89,6 +90,43 @@ def test_workers_limits_and_users_are_told_with_before_and_after(admin: Admin, s
     admin.do("PATCH", "/users/ann", {"role": "wrangler", "password": PASSWORD + "!"})
     assert (admin.last()["before"], admin.last()["after"]) == ({"role": "user"}, {"role": "wrangler"})
     assert PASSWORD not in str(admin.audit())
+    admin.do("PUT", "/limits/nuke", {"maximum": 5, "per_host": True})
+    assert (admin.last()["before"], admin.last()["after"]) == (
+        {"maximum": 5, "per_host": False}, {"maximum": 5, "per_host": True}
+    )  # fmt: skip
+    admin.do("DELETE", "/limits/nuke")
+    assert (admin.last()["before"], admin.last()["after"]) == ({"maximum": 5}, {"maximum": None})
+
+
+@pytest.mark.parametrize("kind", KINDS, indirect=True)
+def test_dependencies_and_who_is_told_have_a_before_and_after_too(admin: Admin, store: WatchedStore) -> None:
+    first, other = store.submit([a_job("a"), a_job("b")]).ids
+    (last,) = store.submit([a_job("c", depends_on=(first,), notify=("error",))]).ids
+    admin.do("PATCH", "/jobs", {"ids": [last], "changes": {"depends_on": [other], "notify": ["finished"]}})
+    assert admin.last()["before"] == {"depends_on": [first], "notify": ["error"]}
+    assert admin.last()["after"] == {"depends_on": [other], "notify": ["finished"]}
+    one, two = store.submit([a_range("1-3"), a_range("1-3")]).ids
+    admin.do("PATCH", "/jobs", {"ids": [two], "changes": {"depends_on": [{"on": one, "frames": True}]}})
+    assert admin.last()["before"] == {"depends_on": []}
+    assert admin.last()["after"]["depends_on"][0]["on"] == one
+    admin.do("PATCH", "/jobs", {"ids": [two], "changes": {"depends_on": []}})
+    assert admin.last()["before"] == {"depends_on": [one]}
+
+
+def test_money_pools_and_scaling_are_told_with_before_and_after(tmp_path: Path) -> None:
+    world = World(tmp_path, replace(settings(tmp_path, [pool()], [budget(amount=1)]), auth=AuthSettings(mode="local")))
+    admin = Admin(create_app(world.store.settings, world.store, world.store.clock), world.store)
+    admin.do("PATCH", "/budgets/studio", {"amount_micro": 2 * DOLLAR, "hard": False})
+    assert admin.last()["before"] == {"amount_micro": DOLLAR, "hard": True}
+    assert admin.last()["after"] == {"amount_micro": 2 * DOLLAR, "hard": False}
+    admin.do("POST", "/pools/drain", {"names": ["p"]})
+    assert (admin.last()["before"], admin.last()["after"]) == ({"enabled": True}, {"enabled": False})
+    admin.do("POST", "/pools/resume", {"names": ["p"]})
+    assert (admin.last()["before"], admin.last()["after"]) == ({"enabled": False}, {"enabled": None})
+    for verb, was in (("pause", False), ("resume", True)):
+        admin.do("POST", f"/scaling/{verb}")
+        assert (admin.last()["before"], admin.last()["after"]) == ({"paused": was}, {"paused": not was})
+    world.store.close()
 
 
 def test_log_ins_wrong_ones_tokens_and_launches_are_in_it(admin: Admin, locked: Flask, store: WatchedStore) -> None:

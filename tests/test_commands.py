@@ -13,6 +13,7 @@ from coalition.config import CommandSettings, parse
 from coalition.errors import ConfigError, NotAllowed
 from coalition.model import JobChanges, MoreFrames
 from coalition.server.app import create_app
+from coalition.store import commands
 from coalition.store.bulk import Action
 from coalition.store.commands import CommandRules
 from tests.builders import Caller, WatchedStore, a_group, a_job, a_range
@@ -124,6 +125,29 @@ def test_an_expression_that_takes_for_ever_fits_nothing_and_holds_nobody_up(rule
         ruled.submit([a_job(command="a" * 60, user="ben")], "ben")
     assert time.monotonic() - began < 30
     ruled.submit([a_job(user="ben")], "ben")
+
+
+def test_no_transaction_waits_for_a_comparison(ruled: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare, asked = commands._refused, []
+
+    def watched(patterns: list[str], texts: list[str]) -> list[int]:
+        assert not ruled._turn.locked(), "a writer holds it"
+        asked.append(texts)
+        return compare(patterns, texts)
+
+    monkeypatch.setattr(commands, "_refused", watched)
+    (group,) = ruled.submit([a_range("1-3", command="render -f {frame} a.scn", user="ben")], "ben").ids
+    ruled.append(group, MoreFrames("4-5"), "ben")
+    ruled.edit([group], JobChanges(command="render -f {frame}0 a.scn"), "ben")
+    ruled.rehearse_submit([a_job(command="render -f 7 a.scn", user="ben")], "ben")
+    assert [len(texts) for texts in asked] == [2, 2, 5, 1]
+    assert ruled.farm_jobs()["waiting"] == 5, "each was made once"
+
+
+def test_more_commands_than_are_remembered_are_compared_once_each(ruled: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "REMEMBERED", 2)
+    jobs = [a_job(command=f"render -f {n} {user}", user=user) for user in ("ann", "ben", "cleo") for n in range(3)]
+    assert len(ruled.submit(jobs, "root").ids) == 9
 
 
 @pytest.fixture

@@ -154,6 +154,7 @@ def test_a_jobs_cost_goes_to_its_user_its_groups_tree_and_its_tags(world_of: Wor
     assert spent(world, "job", job=int(first)) == {first: 50_000}
     assert spent(world, "pool", tag="linux", group=top) == {"p": 100_000}
     assert spent(world, tag="lin") == {}
+    assert spent(world, tag="Linux") == {}, "on all databases"
     assert spent(world, since=START + 86_400) == {}
     assert spent(world, until=START) == {}
 

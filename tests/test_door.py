@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -196,6 +197,18 @@ class TestAnswers:
         assert agent.answer()[0] == 409
         assert poll_until(lambda: counted() == (before[0] + 3, before[1] + 3), 10, counted)
 
+    def test_the_loop_s_answers_carry_the_request_s_id(self, agent: Agent) -> None:
+        ids = []
+        for given in ("from-the-caller", "", "b a d", "x" * 65):
+            agent.socket.sendall(agent.call().replace(b"\r\n\r\n", f"\r\nX-Request-Id: {given}\r\n\r\n".encode(), 1))
+            status, headers, _ = agent.answer()
+            assert status == 200
+            ids.append(headers["x-request-id"])
+        assert ids[0] == "from-the-caller"
+        assert all(re.fullmatch(r"[0-9a-f]{8}", one) for one in ids[1:])
+        agent.send(agent.path, {"epoch": 99, "seq": 99}, "X-Request-Id: refused-one")
+        assert agent.answer()[:2][1]["x-request-id"] == "refused-one"
+
     def test_a_log_that_rides_in_the_report_is_kept(self, farm: RealFarm, agent: Agent) -> None:
         job = farm.client.submit(title="a", command="true", workers=[agent.who["name"]])
         (lease,) = agent.sync(wait_s=10)["leases"]
@@ -348,7 +361,7 @@ def test_an_answer_that_cannot_be_written_is_a_500_and_not_the_end_of_the_loop()
 
     door = Door.__new__(Door)  # it needs no server for this
     turn = Turn(cast(Any, None), Sync(epoch=1, seq=1, free=0), 0, 0, None)
-    answer = door._rendered(Flight(door, None, turn, render, "/", 0.0), SyncReply([], [], [], "run", None, 5.0))
+    answer = door._rendered(Flight(door, None, turn, render, "/", "id", 0.0), SyncReply([], [], [], "run", None, 5.0))
     assert answer is not None
     assert answer.startswith(b"HTTP/1.1 500 ")
     assert b"cannot write" not in answer

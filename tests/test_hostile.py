@@ -11,6 +11,7 @@ boot scripts                    test_bootstrap.py::test_hostile_values_are_only_
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import socket
@@ -299,6 +300,34 @@ def test_who_sends_slowly_holds_nobody_up_for_long(farm: RealFarm) -> None:
                 line = lines.enter_context(closing(socket.create_connection(("127.0.0.1", farm.port), timeout=30)))
                 line.sendall(start)
         assert is_well(farm), "all four threads were taken, for some seconds"
+
+
+def test_who_reads_no_answer_is_left_alone_with_it(farm: RealFarm) -> None:
+    group = farm.client.submit(title="g", frames="1-1000", command="true " + "x" * 8_000, paused=True)
+    ask = b"GET /api/v1/jobs?parent=%d&limit=1000 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % group
+    with ExitStack() as lines:
+        for _ in range(4):
+            line = socket.socket()
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            line.settimeout(30)
+            lines.enter_context(closing(line)).connect(("127.0.0.1", farm.port))
+            line.sendall(ask)
+        assert is_well(farm), "all four threads wrote to them, for some seconds"
+
+
+def test_the_time_for_an_answer_is_that_of_its_bytes_however_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "GRACE_S", 0.2)
+    monkeypatch.setattr(door, "SLOWEST_READER", 1 << 24)
+    ours, theirs = socket.socketpair()
+    with closing(ours), closing(theirs):
+        slow = door.Unhurried(ours)
+        slow.sendall(b"read")
+        assert theirs.recv(10) == b"read"
+        with pytest.raises(BrokenPipeError):
+            slow.sendall(b"x" * 4_000_000)
+        with pytest.raises(BrokenPipeError):
+            slow.sendfile(io.BytesIO(b"x" * 10))
+        assert ours.gettimeout() is None
 
 
 def test_the_time_for_a_request_grows_with_what_has_come(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,13 @@ from sqlalchemy import select
 
 from coalition import hooks, wishes
 from coalition.cli import cli
-from coalition.config import MailSettings, Settings, WebhookSettings, parse
+from coalition.config import MailSettings, Settings, WebhookSettings, describe, parse
 from coalition.errors import ConfigError
 from coalition.mail import Item, message
 from coalition.model import JobChanges, JobSpec, from_dict
 from coalition.schema import notice, watch
 from coalition.server.notifier import HOOKS_GIVE_UP_S, Hooks, Mailer, check
+from coalition.store import notices
 from coalition.store.notices import GATHER_S
 from tests.builders import Clock, Hand, WatchedStore, a_group, a_job, a_range
 from tests.cloud_world import World
@@ -498,6 +499,50 @@ def test_an_address_that_never_answers_is_given_up_after_days(
     assert hooked.tidy() == 0
     assert store.unsent() == []
     assert "chat was not told" in store.events({"kind": "notice.lost"}, 0, 1)[0]["text"]
+
+
+@pytest.mark.parametrize("kind", KINDS, indirect=True)
+def test_a_hook_that_is_away_with_much_to_tell_holds_up_no_other(
+    store: WatchedStore, hooked: Hooks, calls: Calls, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "PIECE", 10)
+    dead = WebhookSettings("away", 2, url="http://127.0.0.1:9/x", events=("finished",))
+    chat = replace(store.settings.webhooks[0], events=("error",))
+    store.settings = hooked.settings = replace(store.settings, webhooks=(dead, chat))
+    hand = Hand(store)
+    store.submit([a_job() for _ in range(30)])
+    hand.finish_all()
+    store.collect()
+    store.submit([a_job("b")])
+    hand.fail(hand.take_one())
+    assert hooked.tidy() == 1
+    assert [body["title"] for body in calls.bodies] == ["job 31 b: in error"]
+    waits = store.unsent()
+    assert len(waits) == 30
+    assert {row["due_at"] for row in waits} == {clock() + 15}, "none of them is tried before the first"
+    assert not store.has_due("webhook", 0.0)
+
+
+def test_the_address_of_a_hook_is_a_secret_that_is_told_nowhere(
+    store: WatchedStore, hooked: Hooks, calls: Calls, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, path in (("w1", "/T0/s3cret?key=s3cret"), ("w2", "/s3cret s3cret")):
+        hook = WebhookSettings("chat", 1, url=f"{calls.url}{path}", events=("finished",))
+        store.settings = hooked.settings = replace(store.settings, webhooks=(hook,))
+        store.submit([a_job()])
+        Hand(store, name).finish_all()
+        calls.statuses.append(500)
+        assert hooked.tidy() == 0
+        told = [store.unsent(), store.events({}, 0, 100), caplog.text, repr(store.settings), list(describe(store.settings))]
+        assert "chat" in caplog.text
+        assert "s3cret" not in str(told)
+        clock.advance(HOOKS_GIVE_UP_S + 1)
+        calls.statuses.clear()
+        hooked.tidy()
+        assert "s3cret" not in str([store.events({"kind": "notice.lost"}, 0, 100), caplog.text])
+    with pytest.raises(ConfigError) as refused:
+        parse("[webhook chat]\nurl = ftp://x/s3cret\n")
+    assert "s3cret" not in str(refused.value)
 
 
 def test_a_hook_that_is_gone_from_the_file_gets_nothing(store: WatchedStore, hooked: Hooks, calls: Calls) -> None:

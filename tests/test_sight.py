@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from coalition.config import AuthSettings
 from coalition.errors import BadInput, NotFound
 from coalition.model import JobChanges
 from coalition.server.app import create_app
+from coalition.store import sight
 from coalition.store.archive import ArchiveQuery
 from coalition.store.bulk import Action
 from coalition.store.lists import JobQuery
@@ -229,6 +231,29 @@ def test_a_guest_is_told_of_limits_what_own_jobs_wait_for(store: WatchedStore) -
     store.submit([bens, own], "root")
     assert {one.name: one.waiting for one in store.limits()} == {"licence": 2, "secret": 1}
     assert {one.name: one.waiting for one in store.limits("gus")} == {"licence": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS, indirect=True)
+def test_events_of_few_jobs_are_looked_up_and_the_same_as_those_of_many(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, own, bens = store.submit([a_job("a", user="gus"), a_job("b", user="gus"), a_job("c", user="ben")], "root").ids
+    Hand(store).finish_all()
+    while store.archive_some(gone, 10):
+        pass
+    for one in (own, bens):
+        store.edit([one], JobChanges(title="x"), "ben")
+    store.edit([bens], JobChanges(title="y"), "gus")
+
+    def told() -> list[list[int]]:
+        ask = partial(store.events, since=0, viewer="gus")
+        asked: tuple[dict[str, int | str], ...] = ({}, {"kind": "job.edit"}, {"job": own})
+        return [[one["id"] for one in ask(filters, limit=n)] for filters in asked for n in (2, 99)]
+
+    few = told()
+    assert [len(ids) for ids in few] == [2, 4, 2, 2, 1, 1]
+    monkeypatch.setattr(sight, "FEW", 1)
+    assert told() == few
 
 
 def test_what_is_of_everybodys_jobs_in_a_group_sorts_nothing_for_a_guest(store: WatchedStore) -> None:

@@ -11,6 +11,7 @@ goes the common way: the bytes are put back, and a thread and Flask serve them.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import re
@@ -30,17 +31,20 @@ from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
 
 from coalition import metrics
 from coalition.errors import CoalitionError
+from coalition.journal import request_id
 from coalition.model import Sync, SyncReply, from_dict, to_dict
 from coalition.server import auth, old_door, web, workers
 from coalition.server.dispatcher import Turn
 from coalition.server.old_workers import Agents
-from coalition.server.requests import Request, answer, request
+from coalition.server.request_ids import id_of
+from coalition.server.requests import Request, answer, request, with_id
 from coalition.store.results import Call, Outcome
 
 log = logging.getLogger("coalition.server")
 
-GRACE_S = 5.0  # for a request, besides what its bytes may take
-SLOWEST = 4_096  # bytes a second
+GRACE_S = 5.0  # for a request, and for an answer, besides what its bytes may take
+SLOWEST = 4_096  # bytes a second that are sent to us
+SLOWEST_READER = 65_536  # and that are read of an answer
 READ = 1 << 16  # bytes; what is longer is served by a thread
 SYNC = "/api/v1/workers/"
 SYNC_ROUTE = "/api/v1/workers/{worker_id}/sync"
@@ -88,6 +92,45 @@ class Paced:
         return getattr(self.sock, name)
 
 
+class Unhurried:
+    """A socket to which a thread writes an answer: who reads nothing for a while, or all of it too slowly, is taken for gone.
+
+    Only the time spent in sending counts, not what it takes to make the answer.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        self.spent_s, self.sent = 0.0, 0
+
+    def sendall(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._send(view[:READ]) :]
+        except TimeoutError:
+            raise BrokenPipeError(errno.EPIPE, "the answer is read too slowly") from None
+        finally:
+            self.sock.settimeout(None)
+
+    def _send(self, data: memoryview) -> int:
+        begun, left_s = time.monotonic(), GRACE_S + self.sent / SLOWEST_READER - self.spent_s
+        self.sock.settimeout(max(0.01, min(GRACE_S, left_s)))
+        sent: int = self.sock.send(data)
+        self.sent += sent
+        self.spent_s += time.monotonic() - begun
+        return sent
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> None:
+        file.seek(offset)
+        left = count
+        while data := file.read(READ if left is None else min(READ, left)):
+            left = None if left is None else left - len(data)
+            self.sendall(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+
 @dataclass(eq=False)
 class Flight:
     """A sync between its reading and its answer. To the dispatcher's writer it is what a future is."""
@@ -97,6 +140,7 @@ class Flight:
     turn: Turn
     render: Render
     route: str  # as metrics name it
+    id: str  # of the request
     begun: float  # perf_counter
 
     def set_result(self, outcome: Outcome) -> None:
@@ -144,6 +188,15 @@ class Door(ThreadWorker):  # type: ignore[misc]
             paced.begin()
         return super().handle(conn)
 
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """A thread serves a request, and sends the answer."""
+        sock = conn.sock
+        conn.sock = Unhurried(sock)
+        try:
+            return super().handle_request(req, conn)
+        finally:
+            conn.sock = sock
+
     def on_client_socket_readable(self, conn: Any, client: Any) -> None:
         """A kept connection has something to read, or was closed."""
         if getattr(conn, "in_flight", False):  # more, before the answer: it is looked at after that
@@ -172,7 +225,7 @@ class Door(ThreadWorker):  # type: ignore[misc]
         self._start(Flight(self, conn, *taken, time.perf_counter()))
         return True
 
-    def _taken(self, conn: Any, data: bytes) -> tuple[Turn, Render, str] | None:
+    def _taken(self, conn: Any, data: bytes) -> tuple[Turn, Render, str, str] | None:
         """A call that is begun, and how it is answered; None if these bytes are none, or something must be read for it."""
         read = request(data)
         if read is None:
@@ -181,7 +234,7 @@ class Door(ThreadWorker):  # type: ignore[misc]
             taken, route = (
                 (self._sync(read), SYNC_ROUTE) if read.path.startswith(SYNC) else (self._old(read, conn.client), read.path)
             )
-            return (*taken, route) if taken else None
+            return (*taken, route, id_of(read.fields.get("x-request-id", ""))) if taken else None
         except CoalitionError:
             return None
         except Exception:  # one call that cannot be read must not end the loop, on which all others wait
@@ -238,11 +291,13 @@ class Door(ThreadWorker):  # type: ignore[misc]
             self._finish(*self._landed.popleft())
 
     def _finish(self, flight: Flight, outcome: Any) -> None:
+        request_id.set(flight.id)
         data = self._rendered(flight, outcome)
+        request_id.set("")
         if data is None:
             self.tpool.submit(self.farm.dispatcher.wait, flight.turn).add_done_callback(partial(self._has_waited, flight))
         else:
-            self._send(flight.conn, data)
+            self._send(flight.conn, with_id(data, flight.id))
             metrics.add(metrics.HTTP_REQUESTS, flight.route, "POST", data[9:12].decode("ascii"))
             metrics.took(metrics.HTTP_SECONDS, time.perf_counter() - flight.begun, flight.route)
 
@@ -272,8 +327,7 @@ class Door(ThreadWorker):  # type: ignore[misc]
 
     def _send_rest(self, conn: Any, data: bytes) -> None:
         try:
-            conn.sock.settimeout(self.cfg.keepalive)
-            conn.sock.sendall(data)
+            Unhurried(conn.sock).sendall(data)
             conn.sock.setblocking(False)
         except OSError:
             self.method_queue.defer(self._drop, conn)

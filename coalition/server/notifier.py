@@ -11,6 +11,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ log = logging.getLogger("coalition.notify")
 HOLD_S = 900.0  # longer than a round's sending may take, which ends after LONGEST_S
 LONGEST_S = 300.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 15.0, 900.0
+TURN_S = 20.0  # of a round for one webhook's calls
 HOOKS_GIVE_UP_S = 3 * 86_400.0
 
 
@@ -79,8 +81,7 @@ class Notifier(Rounds):
     def _later(self, notices: Iterable[Notice], why: str) -> None:
         """Each waits by how often it was tried."""
         for tries, some in groupby(sorted(notices, key=lambda one: one.tries), key=lambda one: one.tries):
-            wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(tries - 1, 10))
-            self.store.put_off([one.id for one in some], self.holder, why, self.store.clock() + wait_s)
+            self.store.put_off([one.id for one in some], self.holder, why, self.store.clock() + _wait_s(tries))
 
     def _failed(self, target: str, why: str) -> None:
         metrics.add(metrics.NOTICES, self.channel, "failed")
@@ -140,8 +141,12 @@ class Hooks(Notifier):
     role, channel = "webhooks", "webhook"
 
     def send(self, claimed: Sequence[Notice], until: float) -> int:
+        """To all of them at the same time, none of which takes long: who answers late, or never, holds up no other."""
         hooks_by_name = {hook.name: hook for hook in self.settings.webhooks}
-        return sum(self._send_to(hooks_by_name.get(name), notices, until) for name, notices in _by_target(claimed))
+        targets = list(_by_target(claimed))
+        until = min(until, self.store.clock() + TURN_S)
+        with ThreadPoolExecutor(max(1, len(targets)), "coalition-webhook") as threads:
+            return sum(threads.map(lambda one: self._send_to(hooks_by_name.get(one[0]), one[1], until), targets))
 
     def _send_to(self, hook: WebhookSettings | None, notices: Sequence[Notice], until: float) -> int:
         """To one address: after the first that fails the others wait with it."""
@@ -162,15 +167,24 @@ class Hooks(Notifier):
         return len(notices)
 
     def _wait_or_give_up(self, notices: Sequence[Notice], why: str) -> None:
-        old = [one for one in notices if one.at < self.store.clock() - HOOKS_GIVE_UP_S]
+        """Too old ones are given up; the others, also those that were not claimed, wait as long as the first of them."""
+        now = self.store.clock()
+        old = [one for one in notices if one.at < now - HOOKS_GIVE_UP_S]
         if old:
             self._lost(old, why)
-        self._later(notices[len(old) :], why)
+        if left := notices[len(old) :]:
+            due_at = now + _wait_s(left[0].tries)
+            self.store.put_off([one.id for one in left], self.holder, why, due_at)
+            self.store.put_off_behind(self.channel, left[0].target, due_at)
 
     def _told(self, one: Notice) -> dict[str, Any]:
         link = self.settings.url + one.path
         facts = {"id": one.id, "farm": self.settings.server.farm, "at": one.at, "kind": one.kind, "job": one.job_id}
         return {**facts, "title": one.title, "text": one.text, "link": link}
+
+
+def _wait_s(tries: int) -> float:
+    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(tries - 1, 10))
 
 
 def _by_target(notices: Sequence[Notice]) -> Iterator[tuple[str, list[Notice]]]:

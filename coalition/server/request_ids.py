@@ -25,9 +25,13 @@ def install(app: Flask) -> None:
     app.after_request(_end)
 
 
+def id_of(given: str) -> str:
+    """A request's id: what its caller gave it, if that is one."""
+    return given if given and GOOD.fullmatch(given) else secrets.token_hex(4)
+
+
 def _begin() -> None:
-    given = request.headers.get(HEADER, "")
-    g.request_id = given if GOOD.fullmatch(given) else secrets.token_hex(4)
+    g.request_id = id_of(request.headers.get(HEADER, ""))
     g.begun = time.monotonic()
     request_id.set(g.request_id)
     caller_address.set(request.remote_addr or "")

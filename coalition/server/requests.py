@@ -47,6 +47,12 @@ def answer(body: bytes, kind: bytes) -> bytes:
     return head % (_date(int(time.time())), kind, len(body)) + body
 
 
+def with_id(data: bytes, id: str) -> bytes:
+    """An answer, with the id of its request in front of its other fields."""
+    first, _, rest = data.partition(b"\r\n")
+    return b"%b\r\nX-Request-Id: %b\r\n%b" % (first, id.encode("ascii"), rest)
+
+
 @lru_cache(maxsize=1)
 def _date(second: int) -> bytes:
     return str(http_date(second)).encode()

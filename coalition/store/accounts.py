@@ -76,7 +76,7 @@ class Accounts(Workers):
             raise NotFound(f"there is no user {name}")
         db.execute(delete(token).where(token.c.kind.in_(LOG_INS), token.c.user == name))
         told = [*(["the password"] if password is not None else []), *([f"the role, to {role}"] if role else [])]
-        changes = {"role": (was, role)} if role else None
+        changes = {"role": (was, role)} if role else None  # a password is nobody's to read, before or after
         self._event(db, "user.edit", who, f"user {name}: changed {' and '.join(told)}", changes=changes)
 
     @writes

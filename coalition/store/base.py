@@ -61,7 +61,7 @@ from coalition import schema
 from coalition.config import Settings
 from coalition.errors import ConfigError, Unavailable
 from coalition.store import faults
-from coalition.store.commands import CommandRules
+from coalition.store.commands import CommandRules, Fit, Unmatched, found_now
 
 log = logging.getLogger("coalition.store")
 P = ParamSpec("P")
@@ -281,11 +281,14 @@ def rehearse(store: S, act: Callable[[S, Connection], R]) -> R:
 
 
 def _tried(name: str, once: Callable[[], R], patience_s: float) -> R:
-    """The one place where transactions are tried again: after a conflict with another one, or on a new connection."""
+    """The one place where transactions are tried again: after a conflict with another one, or on a new connection.
+
+    And when they found commands that had to be compared with the rules first.
+    """
     until = time.monotonic() + patience_s
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return once()
+            return _compared(once)
         except DBAPIError as error:
             if not (faults.busy(error) or faults.lost(error)):
                 raise
@@ -294,6 +297,19 @@ def _tried(name: str, once: Callable[[], R], patience_s: float) -> R:
             log.info("%s: %s; trying again", name, error.orig)
             time.sleep(random.uniform(0.5, 1.5) * 0.01 * 2**attempt)  # noqa: S311 - jitter, no secret
     raise AssertionError("unreachable")
+
+
+def _compared(once: Callable[[], R]) -> R:
+    found: set[Fit] = set()
+    token = found_now.set(found)
+    try:
+        while True:
+            try:
+                return once()
+            except Unmatched as unmatched:
+                found |= unmatched.match()
+    finally:
+        found_now.reset(token)
 
 
 def address_of(settings: Settings) -> URL:

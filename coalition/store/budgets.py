@@ -53,7 +53,8 @@ class Budgets(Prices):
         if overrides.in_force(db, self.settings).paused is not None:
             return 0
         overrides.write(db, SCALING, {"paused": True}, who, self.clock())
-        self._event(db, "scaling.pause", who, "no machines are started until somebody resumes scaling")
+        words = "no machines are started until somebody resumes scaling"
+        self._event(db, "scaling.pause", who, words, changes={"paused": (False, True)})
         self._bump(db, "backlog")
         return 1
 
@@ -63,7 +64,7 @@ class Budgets(Prices):
         if overrides.in_force(db, self.settings).paused is None:
             return 0
         overrides.write(db, SCALING, {}, who, self.clock())
-        self._event(db, "scaling.resume", who, "machines may be started again")
+        self._event(db, "scaling.resume", who, "machines may be started again", changes={"paused": (True, False)})
         self._bump(db, "backlog")
         return 1
 
@@ -71,9 +72,11 @@ class Budgets(Prices):
     def drain_pools(self, db: Connection, names: Sequence[str], who: str = "") -> int:
         """Switches pools off, and ends their machines as their jobs end. How many machines that are."""
         self._refuse_strange_pools(names)
+        old = {pool.name: pool for pool in overrides.in_force(db, self.settings).pools}
         for name in sorted(set(names)):
             overrides.write(db, f"pool {name}", {"enabled": False}, who, self.clock())
-            self._event(db, "pool.drain", who, f"pool {name} starts no machines, and those it has end when their jobs are done")
+            words = f"pool {name} starts no machines, and those it has end when their jobs are done"
+            self._event(db, "pool.drain", who, words, changes=_differences(old[name], replace(old[name], enabled=False)))
         live = and_(instance.c.pool.in_(list(names)), instance.c.state.in_(PAID))
         ids = list(db.execute(select(instance.c.id).where(live).order_by(instance.c.id)).scalars())
         self._bump(db, "backlog")
@@ -87,7 +90,8 @@ class Budgets(Prices):
         drained = {name for name in names if f"pool {name}" in found}
         for name in sorted(drained):
             overrides.write(db, f"pool {name}", {}, who, self.clock())
-            self._event(db, "pool.resume", who, f"pool {name} may start machines again")
+            changes = {field: (was, None) for field, was in found[f"pool {name}"].fields.items()}  # None: as cloud.ini says
+            self._event(db, "pool.resume", who, f"pool {name} may start machines again", changes=changes)
         blocked = {one.pool for one in self._blocks(db)}
         inside(Cloud.unblock_pools)(self, db, names, who)
         return len(drained | (blocked & set(names)))
@@ -193,7 +197,8 @@ class Budgets(Prices):
         if after is not None:
             self._window(db, after, *ledger.window_at(after.window, after.timezone, self.clock()))  # tells what is reached now
         words = _told(before, after)
-        self._event(db, kind, who, f"budget {name}: {words}")
+        changes = _differences(before, after) if before and after else None
+        self._event(db, kind, who, f"budget {name}: {words}", changes=changes)
         if not rehearsed:  # the effect does not tell of it, and it takes its time
             self._reckon_payers(db, new)
         self._bump(db, "backlog")
@@ -321,7 +326,7 @@ def _named(current: InForce, name: str) -> BudgetSettings:
     return current.budgets[names.index(name)]
 
 
-def _differences(before: BudgetSettings, after: BudgetSettings) -> dict[str, tuple[Any, Any]]:
+def _differences(before: overrides.T, after: overrides.T) -> dict[str, tuple[Any, Any]]:
     """The fields that differ, with both values."""
     names = [one.name for one in dataclasses.fields(before) if one.name != "line"]
     return {n: (getattr(before, n), getattr(after, n)) for n in names if getattr(before, n) != getattr(after, n)}

@@ -141,7 +141,8 @@ class Costs(Budgets):
         wanted = [table.c.at >= query.since]
         wanted += [table.c.at < query.until] if query.until is not None else []
         wanted += [COLUMNS[name] == value for name, value in _given(query)]
-        wanted += [table.c.tags.contains(json.dumps(query.tag), autoescape=True)] if query.tag else []
+        if query.tag:  # LIKE takes no notice of capitals on some databases, REPLACE does on all
+            wanted.append(func.replace(table.c.tags, json.dumps(query.tag), "") != table.c.tags)
         grouped = (
             select(column, table.c.kind, table.c.currency, *sums).where(*wanted).group_by(column, table.c.kind, table.c.currency)
         )

@@ -13,8 +13,8 @@ from coalition import matching
 from coalition.errors import BadInput
 from coalition.frames import filler
 from coalition.matching import Requirement
-from coalition.model import JobChanges
-from coalition.schema import job, spec
+from coalition.model import Dependency, JobChanges, to_dict
+from coalition.schema import dependency, frame_rule, job, spec, watch
 from coalition.store.base import HotIn, chunks, writes
 from coalition.store.dependencies import FRAMES_BY_ID, NEED_ANY, RECOUNT, Frame
 from coalition.store.sets import AMOUNTS, NEEDS, Sets, group_limit, requirement_of
@@ -123,7 +123,7 @@ class Edits(Submit):
         return len(ids)
 
     def _before(self, db: Connection, ids: Sequence[int], given: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-        """What the fields of an edit are now; of dependencies and of who is told it is not looked up."""
+        """What the fields of an edit are now."""
         found: dict[int, dict[str, Any]] = {}
         for row in (dict(zip(BEFORE_FIELDS, one, strict=True)) for one in BEFORE.all(db, ids)):
             old = {**row, **{name: row[column] for name, column in JOB_FIELDS.items()}, "depends_any": row["needs_any"]}
@@ -131,7 +131,27 @@ class Edits(Submit):
             if given.keys() & {*NEEDS}:
                 old |= _needs_of(self._requirement(db, row["own_set"]))
             found[row["id"]] = {name: old[name] for name in given if name in old}
+        for name, lists in (("depends_on", self._named_before), ("notify", self._notify_before)):
+            if name in given:
+                there = lists(db, ids)
+                for one, old in found.items():
+                    old[name] = there.get(one, [])
         return found
+
+    def _named_before(self, db: Connection, ids: Sequence[int]) -> dict[int, list[int]]:
+        """The jobs that each of these names to wait for, frame by frame or whole."""
+        named: dict[int, list[int]] = {}
+        whole = select(dependency.c.job_id, dependency.c.on_id).where(dependency.c.by_rule.is_(False))
+        ruled = select(frame_rule.c.job_id, frame_rule.c.on_id)
+        for query, table in ((whole, dependency), (ruled, frame_rule)):
+            for row in db.execute(query.where(table.c.job_id.in_(ids)).order_by(table.c.job_id, table.c.on_id)):
+                named.setdefault(row.job_id, []).append(row.on_id)
+        return named
+
+    def _notify_before(self, db: Connection, ids: Sequence[int]) -> dict[int, list[str]]:
+        """What each of these asks to be told."""
+        rows = db.execute(select(watch.c.job_id, watch.c.notify).where(watch.c.job_id.in_(ids)))
+        return {row.job_id: json.loads(row.notify) for row in rows}
 
     def _check_edit(self, jobs: Sequence[tuple[Any, ...]], ranges: Mapping[int, Template], given: Mapping[str, Any]) -> None:
         problems: dict[str, str] = {}
@@ -309,6 +329,8 @@ class Edits(Submit):
 def _changes(before: Mapping[int, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[int, dict[str, tuple[Any, Any]]]:
     """The fields that an edit changed of each job, with both values."""
     after = {name: dict(value) if isinstance(value, Mapping) else value for name, value in given.items()}
+    if "depends_on" in given:
+        after["depends_on"] = [to_dict(one) if isinstance(one, Dependency) else one for one in given["depends_on"]]
     return {
         one: {name: (was, after[name]) for name, was in old.items() if _plain(was) != _plain(after[name])}
         for one, old in before.items()

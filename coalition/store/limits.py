@@ -111,9 +111,11 @@ class Limits(Tree):
         if not TAG.match(name) or name.startswith(OWN_LIMITS):
             words = "is kept by the farm itself; give groups max_running" if name.startswith(OWN_LIMITS) else "is not allowed"
             raise BadInput(fields={"name": f"{name[:80]!r} {words}"})
-        was = db.execute(select(farm_limit.c.maximum).where(farm_limit.c.name == name)).scalar()
+        was = db.execute(select(farm_limit.c.maximum, farm_limit.c.per_host).where(farm_limit.c.name == name)).first()
         self._define_limit(db, name, maximum, per_host)
-        changes = {"maximum": (was, maximum)}
+        changes: dict[str, tuple[int | None, int]] = {"maximum": (was.maximum if was else None, maximum)}
+        if was and bool(was.per_host) != per_host:
+            changes["per_host"] = (bool(was.per_host), per_host)
         self._event(db, "limit.set", who, f"{name}: {maximum}{' a machine' if per_host else ''}", changes=changes)
         self._bump(db, "ready")  # whoever found none left looks again
         self._bump(db, "backlog")
@@ -122,10 +124,11 @@ class Limits(Tree):
     def delete_limit(self, db: Connection, name: str, who: str = "") -> None:
         """Forgets a limit; jobs that name it wait until it is defined again. NotFound if there is none."""
         named = TAG.match(name) and not name.startswith(OWN_LIMITS)
-        if not named or not db.execute(select(farm_limit.c.name).where(farm_limit.c.name == name)).first():
+        was = db.execute(select(farm_limit.c.maximum).where(farm_limit.c.name == name)).scalar() if named else None
+        if was is None:
             raise NotFound(f"there is no limit {name[:80]}")
         self._drop_limit(db, name)
-        self._event(db, "limit.delete", who, name)
+        self._event(db, "limit.delete", who, name, changes={"maximum": (was, None)})
         self._bump(db, "backlog")
 
     def _define_limit(self, db: Connection, name: str, maximum: int, per_host: bool = False) -> None:

@@ -210,8 +210,14 @@ class Notices(Base):
 
     @writes
     def claim(self, db: Connection, channel: str, every_s: float, holder: str, hold_s: float) -> list[Notice]:
-        """Notices that are due, for this holder alone during `hold_s`. A target gets something at most once in `every_s`."""
-        rows = db.execute(self._due(channel, every_s).order_by(notice.c.id).limit(PIECE)).all()
+        """Notices that are due, for this holder alone during `hold_s`. A target gets something at most once in `every_s`.
+
+        When they are many, some of each target: nobody's crowd the others' out.
+        """
+        due = self._due(channel, every_s).subquery()
+        place = func.row_number().over(partition_by=due.c.target, order_by=due.c.id).label("place")
+        some = select(due.c.id, place).order_by(place, due.c.id).limit(PIECE).subquery()
+        rows = db.execute(select(notice).join(some, some.c.id == notice.c.id).order_by(notice.c.id)).all()
         held = {"claimed_by": holder, "claimed_until": self.clock() + hold_s, "tries": notice.c.tries + 1}
         db.execute(update(notice).where(notice.c.id.in_([row.id for row in rows])).values(held))
         names = [name for name in Notice.__dataclass_fields__ if name != "tries"]
@@ -238,6 +244,13 @@ class Notices(Base):
         """They could not be sent; they are due again then."""
         values = {"due_at": due_at, "claimed_until": 0.0, "why": why[:500]}
         db.execute(update(notice).where(*_held(ids, holder)).values(values))
+
+    @writes
+    def put_off_behind(self, db: Connection, channel: str, target: str, due_at: float) -> None:
+        """What waits for this target behind others that could not be sent is not due before them."""
+        waits = (notice.c.channel == channel, notice.c.target == target, notice.c.sent_at.is_(None))
+        free = (notice.c.claimed_until <= self.clock(), notice.c.due_at < due_at)
+        db.execute(update(notice).where(*waits, *free).values(due_at=due_at))
 
     @writes
     def give_up(self, db: Connection, ids: Sequence[int], holder: str, why: str) -> None:

@@ -19,6 +19,8 @@ from coalition.store.base import chunks
 from coalition.store.lists import JobQuery
 from coalition.store.tree import group_state
 
+FEW = 4_096  # jobs that are named one by one to the database
+
 
 @dataclass
 class Sums:
@@ -61,6 +63,17 @@ def own(db: Connection, ids: Sequence[int], viewer: str) -> set[int]:
         found.update(db.execute(select(spec.c.job_id).where(spec.c.job_id.in_(chunk), spec.c.user == viewer)).scalars())
         kept = select(archive.c.job_id).where(archive.c.job_id.in_(chunk), archive.c.user == viewer)
         found.update(db.execute(kept).scalars())
+    return found
+
+
+def few(db: Connection, viewer: str) -> list[int] | None:
+    """All of the viewer's jobs, archived or not; None if they are many."""
+    found: list[int] = []
+    for table in (spec, archive):
+        query = select(table.c.job_id).where(table.c.user == viewer).order_by(table.c.job_id)
+        found += db.execute(query.limit(FEW + 1 - len(found))).scalars()
+        if len(found) > FEW:
+            return None
     return found
 
 
