@@ -1,6 +1,6 @@
 # Each target calls one script, and CI calls the same targets. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs submitters test coverage test-long test-terraform lint bench clean
+.PHONY: help install demo docs submitters test coverage test-long test-terraform lint audit bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
@@ -32,6 +32,9 @@ test-terraform: install ## checkov; apply the module for AWS to moto, use what i
 
 lint: install ## ruff, mypy, import contracts, shellcheck
 	@scripts/lint.sh
+
+audit: install ## look up known faults of the libraries, where PyPI can be reached
+	@.venv/bin/python scripts/audit.py
 
 bench: install ## measure dispatch, submission and job overhead against their limits
 	@scripts/bench.sh

@@ -33,6 +33,7 @@ COMMANDS = {
     "mariadb-server-core": "mariadbd",
     "postgresql": "initdb",
     "slapd": "slapd",
+    "sudo": "sudo",
 }
 BEYOND_PATH = ("/usr/sbin", "/usr/local/sbin", "/usr/lib/postgresql/*/bin")  # where database servers are, for who is not root
 UPDATE_LIMIT_S = 120

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from coalition.config import parse
@@ -92,6 +94,34 @@ def test_what_a_job_started_is_stopped_through_the_template_wherever_it_went(run
     told = [line for line in calls.read_text().splitlines() if "/environ" in line]
     assert any(" kill -15 " in line for line in told), "asked to end"
     assert all(line.startswith("nobody ") and "COALITION_RUN=" in line for line in told)
+
+
+def processes_of(user: str, mark: str) -> list[psutil.Process]:
+    """What a user runs that carries a mark."""
+    found = []
+    for one in psutil.process_iter():
+        try:
+            if one.username() == user and one.environ().get("SHOT") == mark and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one)
+        except psutil.Error:  # it has ended
+            continue
+    return found
+
+
+def test_sudo_runs_a_job_as_another_user_and_all_that_it_started_is_stopped_through_it(tmp_path: Path) -> None:
+    if shutil.which("sudo") is None or os.geteuid() != 0:
+        pytest.skip("not installed, or not root: sudo")
+    (tmp_path / "spool").mkdir()
+    mark = f"{tmp_path}"
+    runner = Runner(tmp_path / "spool", Site(grace_s=0.5, run_as=SUDO))
+    with contextlib.closing(runner):
+        tree = "(setsid sh -c 'trap \"\" TERM; sleep 600; sleep 600' & setsid sleep 600 &) ; sleep 600 & id -un; echo ready; wait"
+        runner.start(a_lease(tree, user="nobody", environment={"SHOT": mark}))
+        poll_until(lambda: log_of(runner) == b"nobody\nready\n", state=lambda: log_of(runner))
+        poll_until(lambda: len(processes_of("nobody", mark)) >= 5, state=lambda: processes_of("nobody", mark))
+        runner.stop(1)
+        assert wait(runner).state == "STOPPED"
+        poll_until(lambda: not processes_of("nobody", mark), 20, state=lambda: processes_of("nobody", mark))
 
 
 def test_a_signal_reaches_what_carries_the_mark_and_nothing_else() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from coalition import config
 from coalition.client import Client
-from scripts import demo, install, packages, renderers
+from scripts import audit, demo, install, packages, renderers
 
 ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -271,3 +271,14 @@ def test_a_second_interruption_does_not_disturb_cleaning_up() -> None:
     with demo.uninterrupted():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_audit_tells_faults_and_that_nothing_could_be_looked_up() -> None:
+    fault = {"id": "PYSEC-1", "fix_versions": ["2.0"]}
+    bad = {"name": "a", "version": "1.0", "vulns": [fault]}
+    good, unknown = {"name": "b", "version": "1.0", "vulns": []}, {"name": "c", "skip_reason": "not found"}
+    assert audit.judged({"dependencies": [bad, good]}, False) == (1, ["a 1.0: PYSEC-1, mended in 2.0"])
+    assert audit.judged({"dependencies": [good, unknown]}, True)[0] == 0
+    for must in (False, True):
+        code, (words,) = audit.judged({"dependencies": [unknown]}, must)
+        assert (code, "nothing was looked up" in words) == (int(must), True)
