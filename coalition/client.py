@@ -757,6 +757,10 @@ class Client:
         """GET /forecast: `ends_at` and `cost_micro` of what is left of a group, of a job, or (None) of all, each with a range."""
         return self._get("/forecast", {"job": job})
 
+    def history(self, *, since: float | None = None, until: float | None = None) -> dict[str, Any]:
+        """GET /history: `points` of jobs, slots, machines and cost an hour, averages over `step_s` seconds; else of a day."""
+        return self._get("/history", {"since": _second(since), "until": _second(until)})
+
     def decisions(self, *, limit: int | None = None, pool: str | None = None) -> list[dict[str, Any]]:
         """GET /decisions: what the autoscaler did or did not do, and why; newest first."""
         return self._list("/decisions", "decisions", {"limit": limit, "pool": pool})

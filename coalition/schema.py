@@ -408,6 +408,14 @@ event = _table(
     Index("ix_event_who_id", "who", "id"),
 )
 
+# How the farm did, a row a minute: what there was to do, slots, machines paid for, and what an hour cost.
+history = _table(
+    "history",
+    Column("minute", Integer, primary_key=True, autoincrement=False),  # since 1970
+    *[Column(name, Integer, nullable=False) for name in ("waiting", "pending", "working", "error", "slots", "busy", "instances")],
+    Column("burn_micro", Money, nullable=False),
+)
+
 # Numbers that processes share: id sequences, and versions that tell the others to read again.
 counter = _table(
     "counter",

@@ -58,6 +58,7 @@ TABLE: dict[str, tuple[Any, ...]] = {
     "DELETE /api/v1/users/<name>": ADMINS,
     "GET /api/v1/server": SEE,
     "GET /api/v1/farm": SEE,
+    "GET /api/v1/history": SEE_ALL,
     "GET /api/v1/events": SEE,
     "GET /api/v1/audit": ADMINS,
     "GET /api/v1/tokens": ADMINS,

@@ -242,6 +242,7 @@ LISTS = [
     "ledger",
     "cost",
     "forecast",
+    "history",
     "decisions",
     "events",
     "archive",

@@ -180,6 +180,7 @@ def test_each_method_calls_its_route(api: Api, client: Client) -> None:
         (lambda: client.cost(group_by="user", since=3.5, job=4), "GET", "/cost", {"entries": []},
          {"group_by": "user", "since": "3", "job": "4"}, None),
         (lambda: client.forecast(4), "GET", "/forecast", {"jobs": 1}, {"job": "4"}, None),
+        (lambda: client.history(since=3.5), "GET", "/history", {"step_s": 60, "points": []}, {"since": "3"}, None),
         (lambda: client.decisions(limit=3), "GET", "/decisions", {"decisions": []}, {"limit": "3"}, None),
         (client.tokens, "GET", "/tokens", {"tokens": []}, {}, None),
         (lambda: client.create_token("enrol", uses=4), "POST", "/tokens", {"id": "x", "token": "x.y"}, {},

@@ -9,8 +9,10 @@ import pytest
 from coalition.config import KeepSettings
 from coalition.server import housekeeping
 from coalition.server.housekeeping import Housekeeper
+from coalition.store.history import COLUMNS
 from coalition.store.submit import Once
 from tests.builders import Clock, WatchedStore, a_job
+from tests.databases import KINDS
 
 DAY_S = 86_400.0
 
@@ -58,3 +60,28 @@ def test_with_0_nothing_is_forgotten(store: WatchedStore, clock: Clock) -> None:
     clock.advance(10_000 * DAY_S)
     assert Housekeeper(replace(store.settings, keep=KeepSettings(events_s=0.0)), store).tidy() == 0
     assert len(kinds(store)) == 3
+
+
+def test_each_minute_of_the_farm_is_kept_once_and_forgotten_after_a_quarter_of_a_year(store: WatchedStore, clock: Clock) -> None:
+    keeper = Housekeeper(store.settings, store)
+    keeper.tidy()
+    store.submit([a_job()], "ann")
+    keeper.tidy()
+    (point,) = store.history(clock() - 60, clock())["points"]
+    assert (point["waiting"], point["working"], point["slots"], point["burn_micro"]) == (1, 0, 0, 0)
+    clock.advance(93 * DAY_S)
+    keeper.tidy()
+    assert len(store.history(0, clock())["points"]) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS, indirect=True)
+def test_a_long_time_is_told_in_averages_over_longer_steps(store: WatchedStore, clock: Clock) -> None:
+    clock.advance(-clock() % 3_600)
+    zeros = dict.fromkeys(COLUMNS, 0)
+    for waiting in (10, 20, 60):
+        store.note_minute({**zeros, "waiting": waiting, "burn_micro": 1_000_000 + waiting})
+        clock.advance(60)
+    hour = store.history(clock() - 3_600, clock())
+    assert (hour["step_s"], [point["waiting"] for point in hour["points"]]) == (60, [10, 20, 60])
+    month = store.history(clock() - 15 * DAY_S, clock())
+    assert (month["step_s"], [(point["waiting"], point["burn_micro"]) for point in month["points"]]) == (3_600, [(30, 1_000_030)])

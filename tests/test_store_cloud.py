@@ -516,7 +516,9 @@ def test_a_block_ends_by_time_by_hand_or_by_another_image(store_of: Callable[...
     store.block_offering(Blocked("p", "big", "capacity", START, START + 180, "one", "none left"), fence)
     store.block_offering(Blocked("p", "", "boot", START, None, "one", "3 boots failed"), fence)
     assert [(block.offering, block.kind) for block in store.blocks()] == [("", "boot"), ("big", "capacity")]
-    assert store.pools()[0]["blocked"] == "3 boots failed"
+    shown = store.pools()[0]
+    assert shown["blocked"] == "3 boots failed"
+    assert shown["blocks"] == [{"offering": "big", "kind": "capacity", "reason": "none left", "until": START + 180}]
     clock.wait(200)
     assert [block.kind for block in store.blocks()] == ["boot"]
     store.settings = dataclasses.replace(store.settings, pools=(pool(image="two"),))
@@ -583,6 +585,7 @@ def test_a_budget_shows_what_is_spent_so_far_and_what_is_only_reserved(store_of:
     assert shown["spent_micro"] == 100_000
     assert shown["spent_micro"] + shown["reserved_micro"] == shown["committed_micro"]
     assert shown["left_micro"] == DOLLAR - shown["committed_micro"]
+    assert shown["forecast_micro"] == DOLLAR  # a dollar an hour until the day is over is more, but the cap is hard
     money = store.farm_money()
     assert money["instances"] == {"STARTING": 1}
     assert money["burn_micro_per_hour"] == DOLLAR

@@ -349,6 +349,24 @@ def forecast(call: Call, job: int | None) -> None:
 
 
 @cli.command()
+@click.option("--since", type=DURATION, metavar="DURATION", help="Of the last time, such as 7d; else of a day.")
+@click.pass_obj
+def history(call: Call, since: float | None) -> None:
+    """Show how the farm did over time: jobs to do and at work, slots, machines, and what an hour cost."""
+    import time
+
+    from coalition.output import moment, money
+
+    told = call.client().history(since=None if since is None else time.time() - since)
+    names = ("waiting", "working", "error", "busy", "slots", "instances")
+    rows = (
+        [moment(point.get("at")), *(f"{point.get(name, 0):g}" for name in names), money(point.get("burn_micro"), "")]
+        for point in told.get("points", [])
+    )
+    call.screen.table(told, "TIME WAITING> WORKING> ERRORS> BUSY> SLOTS> MACHINES> PER-HOUR>", rows, "nothing was noted yet")
+
+
+@cli.command()
 @watched("decisions")
 @click.option("--pool", metavar="NAME", help="About this pool.", shell_complete=COMPLETE_POOLS)
 @LIMIT

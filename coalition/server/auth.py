@@ -70,6 +70,7 @@ RIGHTS: dict[str, Right] = {
     "package.studio_package": OPEN,  # the caller proves itself by its enrolment token
     "system.server": ANY_USER,
     "system.farm": SEE,
+    "system.history": SEE_ALL,
     "system.events": SEE,
     "system.audit": ADMINS,
     "system.archive": SEE,

@@ -32,7 +32,10 @@ blueprint = Blueprint("changes", __name__)
 
 TOPICS = ("jobs", "workers", "limits", "instances", "money", "decisions", "events")
 # What a method of the store changes that people see; of methods that are not here, anything.
-BESIDE = ("claim_leader", "release_leader", "forget_events", "forget_submissions", "forget_sessions", "mark_changed")
+BESIDE = (
+    *("claim_leader", "release_leader", "mark_changed", "note_minute"),
+    *("forget_events", "forget_submissions", "forget_sessions", "forget_notices", "forget_minutes"),
+)
 QUIET = frozenset({*BESIDE, "count_try", "forgive_try", "uncount_try", "confirm_credential"})
 RUNNING = frozenset({"jobs", "workers", "limits", "events"})
 OF_METHOD: Mapping[str, frozenset[str]] = {

@@ -17,6 +17,7 @@ ARCHIVED = 200  # jobs of one transaction: a tenth of a second at most
 KEYS_S = 86_400.0  # the Idempotency-Key of a submission is known at least so long
 ENDED_S = 60.0  # log-ins that are over
 TOLD_S = 86_400.0  # what was sent; it says when somebody was last written to
+HISTORY_S = 92 * 86_400.0  # minutes of the farm: a quarter of a year, some megabytes
 PAUSE_S = 0.01  # between them, for those who wait for their turn
 
 
@@ -33,11 +34,21 @@ class Housekeeper(Rounds):
         """Puts away all that is too old, if this process is the one to do it; how many events were forgotten."""
         if not self.leads():
             return 0
+        self.note_minute()
         self.archive()
         self._forget(KEYS_S, self.store.forget_submissions)
         self._forget(ENDED_S, self.store.forget_sessions)
         self._forget(TOLD_S, self.store.forget_notices)
+        self._forget(HISTORY_S, self.store.forget_minutes)
         return self._forget(self.settings.keep.events_s, self.store.forget_events)
+
+    def note_minute(self) -> None:
+        """Keeps how the farm does now, for its charts."""
+        jobs, money = self.store.farm_jobs(), self.store.farm_money()
+        slots = self.store.farm_workers()["slots"]
+        counts = {name: jobs[name] for name in ("waiting", "pending", "working", "error")}
+        machines = {"instances": sum(money["instances"].values()), "burn_micro": money["burn_micro_per_hour"]}
+        self.store.note_minute({**counts, "slots": slots["total"], "busy": slots["busy"], **machines})
 
     def archive(self) -> int:
         """Moves trees that were finished long ago into the archive; how many jobs."""

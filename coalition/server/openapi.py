@@ -34,6 +34,8 @@ SCALARS: dict[Any, str] = {str: "string", int: "integer", float: "number", bool:
 TEXT: Schema = {"type": "string"}
 ID: Schema = {"type": "integer", "minimum": 0, "maximum": model.MAX_INT}
 
+SECOND: Schema = {"type": "integer", "minimum": 0, "maximum": system.LATEST}
+
 
 def _whole(low: int, high: int) -> Schema:
     return {"type": "integer", "minimum": low, "maximum": high}
@@ -161,6 +163,11 @@ OPERATIONS: dict[str, Operation] = {
         },
     ),
     "system.farm": Operation("Counts of jobs, workers and instances, budgets, and what the machines cost now", dict[str, Any]),
+    "system.history": Operation(
+        "How the farm did: averages over minutes, or over longer steps",
+        {"step_s": int, "points": [dict[str, Any]]},
+        query={"since": SECOND, "until": SECOND},
+    ),
     "system.events": Operation("What happened, newest first", _list("events"), query=EVENT_FILTERS),
     "system.audit": Operation("Who did what from where, with before and after", _list("audit"), query=AUDIT_FILTERS),
     "system.archive": Operation("Jobs that were finished long ago, newest first", _list("jobs"), query=ARCHIVE_FILTERS),

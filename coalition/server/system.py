@@ -18,6 +18,8 @@ from coalition.server.rows import PAGING, newest_first, shared
 from coalition.store.archive import ArchiveQuery
 
 blueprint = Blueprint("system", __name__)
+DAY_S = 86_400.0
+LATEST = 2**31 * 60 - 60  # seconds since 1970: its minute fits a column
 ENROL_S = 7 * 86_400.0  # how long an enrolment token holds that does not say
 
 
@@ -60,6 +62,17 @@ def farm() -> Response:
     if viewer is not None:  # the same fields, and nothing in them
         money |= {"instances": {}, "burn_micro_per_hour": 0, "budgets": []}
     return web.reply({"now": web.farm().clock(), "jobs": store.farm_jobs(viewer), **store.farm_workers(), **money})
+
+
+@blueprint.get("/api/v1/history")
+@shared
+def history() -> Response:
+    """How the farm did: averages over minutes, or over longer steps, the longer the time is."""
+    web.refuse_unknown("since", "until")
+    now = web.farm().clock()
+    until = float(web.number("until", int(now), 0, LATEST))
+    since = float(web.number("since", max(0, int(until - DAY_S)), 0, LATEST))
+    return web.reply(web.farm().store.history(since, until))
 
 
 @blueprint.get("/api/v1/events")

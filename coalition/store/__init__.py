@@ -6,14 +6,15 @@ dependencies.py  who waits for whom, no cycles          cloud.py     instances, 
 submit.py        new jobs, groups and frame ranges      views.py     what people look at: lists, events (lists.py)
 jobs.py          edit, move, pause, reset, delete       explain.py   why jobs wait (explain_*.py, moment.py)
 archive.py       finished trees that have left              bulk.py      one action on many jobs, or only its rehearsal
-notices.py       who is told of what, and what is on its way
+notices.py       who is told of what, and what is on its way     history.py   how the farm did, minute by minute
 """
 
 from __future__ import annotations
 
 from coalition.store.accounts import Accounts
 from coalition.store.bulk import Bulk
+from coalition.store.history import History
 
 
-class Store(Bulk, Accounts):
+class Store(Bulk, Accounts, History):
     """All of it. Thread-safe: any thread may call any method."""

@@ -109,7 +109,8 @@ class Budgets(Prices):
         query = select(instance.c.pool, instance.c.state, func.count().label("n")).where(instance.c.state.in_(PAID))
         for row in db.execute(query.group_by(instance.c.pool, instance.c.state)):
             counts.setdefault(row.pool, {})[row.state] = row.n
-        blocked = {entry.pool: entry for entry in self._blocks(db) if not entry.offering}
+        blocks = self._blocks(db)
+        blocked = {entry.pool: entry for entry in blocks if not entry.offering}
         current = overrides.in_force(db, self.settings)
         names = ("name", "provider", "enabled", "min", "max", "region", "affinity", "currency")
         shown = []
@@ -118,7 +119,9 @@ class Budgets(Prices):
             one: dict[str, Any] = {name: getattr(pool, name) for name in names}
             one |= {"instances": counts.get(pool.name, {}), "blocked": block.reason if block else None}
             one |= {"blocked_until": block.until if block else None, "drained_by": drained.who if drained else None}
-            one["allowed_actions"] = (["resume"] if drained or block else []) + ([] if drained else ["drain"])
+            offers = [entry for entry in blocks if entry.pool == pool.name and entry.offering]
+            one["blocks"] = [{name: getattr(entry, name) for name in ("offering", "kind", "reason", "until")} for entry in offers]
+            one["allowed_actions"] = (["resume"] if drained or block or offers else []) + ([] if drained else ["drain"])
             shown.append(one)
         return shown
 

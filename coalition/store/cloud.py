@@ -759,7 +759,9 @@ class Cloud(Workers):
         here = and_(budget_window.c.budget == budget.name, budget_window.c.starts_at == starts_at)
         row = db.execute(select(budget_window).where(here, budget_window.c.ends_at == ends_at)).first()
         committed = int(row.committed_micro) if row else 0
-        unspent = self._unspent(db, row.id, max(starts_at, 0), now) if row else 0
+        unspent, burn = self._live(db, row.id, max(starts_at, 0), now) if row else (0, 0)
+        spent = committed - unspent
+        to_come = None if budget.window == "total" else spent + int(burn * max(0.0, ends_at - now) / 3_600)
         return {
             "name": budget.name,
             "applies_to": budget.applies_to,
@@ -770,20 +772,23 @@ class Cloud(Workers):
             "currency": budget.currency,
             "cap_micro": budget.amount_micro,
             "committed_micro": committed,
-            "spent_micro": committed - unspent,
+            "spent_micro": spent,
             "reserved_micro": unspent,
             "left_micro": max(0, budget.amount_micro - committed),
+            # at the end of the window, if the machines that run go on until then; a hard cap ends them before
+            "forecast_micro": to_come if to_come is None or not budget.hard else max(spent, min(to_come, budget.amount_micro)),
         }
 
-    def _unspent(self, db: Connection, window_id: int, starts_at: float, now: float) -> int:
-        """How much of what live instances reserved in a window is not used up yet."""
+    def _live(self, db: Connection, window_id: int, starts_at: float, now: float) -> tuple[int, int]:
+        """How much of what live instances reserved in a window is not used up yet, and what an hour of them costs."""
         columns = (commitment.c.amount_micro, instance.c.price_micro, instance.c.created_at, instance.c.launched_at)
         query = select(*columns).join(instance, instance.c.id == commitment.c.instance_id)
-        unspent = 0
+        unspent, burn = 0, 0
         for row in db.execute(query.where(commitment.c.window_id == window_id, instance.c.state.in_(PAID))):
             used = 0 if row.launched_at is None else ledger.cost(row.price_micro, max(row.launched_at, starts_at), now)
             unspent += row.amount_micro - min(row.amount_micro, used)
-        return unspent
+            burn += 0 if row.launched_at is None else row.price_micro
+        return unspent, burn
 
     @reads
     def instances(
