@@ -308,6 +308,7 @@ class Job:
     skipped: bool = False  # FINISHED by hand
     note: str = ""
     notify: Sequence[str] = ()  # empty: what the farm says of trees
+    used_memory_bytes: int = 0  # by a process of the newest attempt, at most
 
 
 @dataclass(frozen=True)
@@ -328,6 +329,7 @@ class Attempt:
     signal: int | None
     reason: str
     cost_micro: int
+    memory_bytes: int = 0  # the most that one of its processes took; 0: not known
 
 
 @dataclass(frozen=True)
@@ -583,6 +585,7 @@ class Result:
     signal: int | None = spec(None, low=-(2**31), high=2**31 - 1)
     reason: str = spec("", length=MAX_TEXT)
     no_licence: bool = spec(False, help="it found no licence: it is run again later, and spends no retry")
+    memory_bytes: int = spec(0, low=0, high=MAX_INT, help="the most that one of its processes took; 0: not known")
     log: str = spec("", length=8_192)
     log_offset: int = spec(0, low=0)
 

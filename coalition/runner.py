@@ -18,6 +18,7 @@ import ctypes
 import errno
 import logging
 import os
+import resource
 import secrets
 import selectors
 import signal
@@ -49,6 +50,7 @@ NOTICE = "COALITION_NOTICE"  # names the file that says when the machine will be
 SCAN_BYTES = 262_144  # of new log are looked at for progress, the last ones
 CLEAN_S = 10.0  # how long the end of killed processes is waited for
 READ_S = 60.0  # how long the look at the rest of a log is waited for
+RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of the system's unit of memory
 LOOK_S = 1.0  # between looks at the output of a run that must not be silent
 THOROUGH_S = 5.0  # without adoption, runs longer than this are searched for what they left
 REACH_S, REACH_LIMIT_S = 1.0, 10.0  # between two signals through the template, and for one
@@ -93,6 +95,7 @@ class Ended:
     log: bytes | None = None
     sealed: bool = False
     no_licence: bool = False
+    memory_bytes: int = 0  # the most that one of its processes took
 
 
 class _Phase(Enum):
@@ -114,6 +117,7 @@ class Run:
     log_fd: int = -1
     exit_fd: int = -1
     pid: int = 0  # of the shell, and so of its group; 0: it did not start
+    memory_bytes: int = 0
     code: int = 0  # once it ended: its exit code, or the signal's number below zero
     phase: _Phase = _Phase.RUNNING
     verdict: tuple[AttemptState, str] | None = None
@@ -193,7 +197,8 @@ class Run:
             state, reason = AttemptState.ERROR, self.licence or self.error
         size = self.log_bytes
         log = None if size > INLINE_LOG_BYTES else self.read_log(0, size) if size else b""
-        return Ended(self.attempt, state, self.run_s, exit_code, number, reason, size, log, self.sealed, no_licence)
+        told = (exit_code, number, reason, size, log, self.sealed, no_licence, self.memory_bytes)
+        return Ended(self.attempt, state, self.run_s, *told)
 
 
 @dataclass
@@ -467,7 +472,8 @@ class Runner:
     def _exited(self, run: Run) -> list[Ended]:
         self._selector.unregister(run.exit_fd)
         os.close(run.exit_fd)
-        run.code = os.waitstatus_to_exitcode(os.waitpid(run.pid, 0)[1])
+        _, status, usage = os.wait4(run.pid, 0)
+        run.code, run.memory_bytes = os.waitstatus_to_exitcode(status), _memory(usage.ru_maxrss)
         now = time.monotonic()
         run.run_s = now - run.started_at
         if run.phase is _Phase.RUNNING:
@@ -850,6 +856,12 @@ def _become_subreaper() -> int:
         return children
     os.close(children)
     return -1
+
+
+def _memory(peak: int) -> int:
+    """Bytes, of the peak of a child that ended; 0 where it is not above our own, which a child has until it runs its command."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 0 if peak <= own else peak * RSS_UNIT
 
 
 def _reaped(pid: int) -> bool:

@@ -236,6 +236,7 @@ attempt = _table(
     Column("set_id", Id, nullable=False, server_default="0"),  # what it was leased for, and so holds: room, limits
     _text("fair_key", 128),  # whose use of the farm it is, as its class said
     Column("no_licence", Boolean, nullable=False, server_default=false()),  # ERROR, and counted nowhere as one
+    Column("memory_bytes", BigInteger, nullable=False, server_default="0"),  # the most that one of its processes took
     Index("ix_attempt_job_id", "job_id"),
     Index("ix_attempt_worker_id", "worker_id", "id"),
     Index("ix_attempt_ended_at", "ended_at"),

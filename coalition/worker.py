@@ -437,6 +437,8 @@ class Agent:
         }
         if end.no_licence:
             result["no_licence"] = True
+        if end.memory_bytes:
+            result["memory_bytes"] = end.memory_bytes
         inline = end.log is not None and self._logs.release(end.attempt)
         if inline and end.log:
             result["log"] = base64.b64encode(end.log).decode()

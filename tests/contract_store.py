@@ -294,7 +294,9 @@ class TestResults:
     def test_a_finished_job_counts_in_all_groups_above_with_its_time_and_cost(self, store: Store) -> None:
         hand = Hand(store, price=3_600_000)
         (group,) = submit(store, a_group("g", a_group("h", a_job(), a_job())))
-        hand.finish(hand.take_one(), run_s=2.5)
+        lease = hand.take_one()
+        hand.exchange(a_result(lease, run_s=2.5, memory_bytes=5 << 30))
+        assert store.job(lease.job).used_memory_bytes == store.attempts(lease.job)[0].memory_bytes == 5 << 30
         shown = store.job(group)
         assert (shown.counts, shown.state, shown.progress) == (Counts(total=2, waiting=1, finished=1), "WAITING", 0.5)
         assert (shown.run_s, shown.cost_micro) == (2.5, 2_500)

@@ -466,7 +466,8 @@ def test_every_view_passes_axe(live: Live, dark: bool) -> None:
     (worker, *_) = live.client.workers()
     page = live.open("/", dark=dark)
     places = ["/", f"/?view=jobs&job={group.id}", f"/?view=workers&worker={worker.id}", f"/?view=log&job={live.failed}"]
-    places += [f"/?view={view}" for view in ("cloud", "money", "activity", "limits", "settings")]
+    places += [f"/?view={view}" for view in ("cloud", "money", "money&by=user", "activity", "limits", "settings")]
+    places.append("/?view=activity&by=audit")
     for place in places:
         page.goto(live.server.url + place)
         expect(page.locator("main section").first).to_be_visible()
@@ -479,3 +480,117 @@ def test_every_view_passes_axe(live: Live, dark: bool) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"\W+", "-", place.partition("view=")[2].partition("&")[0] or "farm")
         page.screenshot(path=SCREENSHOTS / f"{name}-{'dark' if dark else 'light'}.png")
+
+
+# ---------------------------------------------------------------- over time, money, audit
+
+
+def test_the_farm_over_time_is_drawn_and_stands_in_a_table(live: Live) -> None:
+    counts = dict.fromkeys(("pending", "working", "error", "instances"), 0)
+    live.server.store.note_minute({**counts, "waiting": 1_234, "slots": 8, "busy": 3, "burn_micro": 2_500_000})
+    page = live.open("/")
+    chart = page.locator("figure.chart").filter(has_text="waiting 1.2K")
+    expect(chart.locator("canvas")).to_be_visible()
+    expect(page.locator("figure.chart").last).to_contain_text("$2.50")
+    chart.get_by_role("button", name="as a table").click()
+    expect(chart.locator("tbody tr").first).to_contain_text("1.2K")
+    page.get_by_role("button", name="30 days").click()
+    expect(page.get_by_role("button", name="30 days")).to_have_attribute("aria-pressed", "true")
+
+
+def test_what_needs_a_human_has_its_action(live: Live) -> None:
+    page = live.open("/")
+    line = page.locator(".needs li", has_text="ended with errors")
+    line.get_by_role("button", name="Look").click()
+    expect(page).to_have_url(re.compile("view=jobs.*filter=state%3AERROR"))
+    page.go_back()
+    expect(line).to_be_visible()
+
+
+def test_spend_is_shown_by_what_one_asks_for_and_saved_as_a_table(live: Live) -> None:
+    page = live.open("/?view=money")
+    for by in ("pool", "type", "user", "group", "tag", "job"):
+        page.get_by_role("button", name=by, exact=True).click()
+        expect(page).to_have_url(re.compile(f"by={by}"))
+        expect(page.get_by_text("Nothing was spent on cloud machines in this time.")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("button", name="tag", exact=True)).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".to-come")).to_contain_text("open job")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    assert Path(download.value.path()).read_text(encoding="utf-8").startswith("key,name,")
+
+
+def test_the_audit_tells_who_changed_what_from_where(live: Live) -> None:
+    job = live.submit("audited", priority=3)
+    live.client.edit([job], priority=9)
+    page = live.open("/?view=activity")
+    page.get_by_role("button", name="Audit").click()
+    row = page.locator(".audit tbody tr").first
+    expect(row).to_contain_text("job.edit")
+    expect(row).to_contain_text("127.0.0.1")
+    expect(row.locator(".change")).to_contain_text("priority: 3 9")
+    page.get_by_label("From").fill("10.0.0.7")
+    page.get_by_label("From").press("Enter")
+    expect(page.get_by_text("Nobody did anything that fits.")).to_be_visible()
+
+
+def test_activity_of_a_job_or_a_worker_tells_its_runs(live: Live) -> None:
+    page = live.open("/?view=activity")
+    page.get_by_label("Worker", exact=True).fill("render-01")
+    page.get_by_label("Worker", exact=True).press("Enter")
+    expect(page.get_by_text("on average, the longest")).to_be_visible()
+    expect(page).to_have_url(re.compile("worker="))
+    page.goto(live.server.url + "/?view=activity")
+    page.get_by_label("Job", exact=True).fill(str(live.failed))
+    page.get_by_label("Job", exact=True).press("Enter")
+    expect(page).to_have_url(re.compile(f"job={live.failed}"))
+    expect(page.get_by_text("worker.enrol")).to_have_count(0)
+
+
+def test_affinity_lines_are_edited_in_their_place(live: Live) -> None:
+    page = live.open("/?view=workers")
+    row = page.locator(".workers-grid .row", has_text="render-02")
+    row.get_by_role("button", name="Edit the lines").focus()
+    page.keyboard.press("Enter")
+    page.get_by_label("Affinity lines of render-02").fill("maya 2031, maya")
+    page.keyboard.press("Enter")
+    expect(page.locator(".toast")).to_contain_text("Changed the lines of render-02")
+    (worker,) = [one for one in live.client.workers() if one.name == "render-02"]
+    assert [list(line) for line in worker.affinity] == [["2031", "maya"], ["maya"]]
+
+
+def test_workers_are_switched_off_and_on_together(live: Live) -> None:
+    page = live.open("/?view=workers")
+    page.locator(".workers-grid .row", has_text="render-01").click()
+    page.locator(".workers-grid .row", has_text="render-02").click(modifiers=["Control"])
+    press(page, "Switch off")
+    poll_until(lambda: not any(worker.active for worker in live.client.workers()))
+    press(page, "Switch on")
+    poll_until(lambda: all(worker.active for worker in live.client.workers()))
+
+
+def test_errors_of_a_log_are_jumped_to_lines_wrap_and_attempts_are_switched(live: Live) -> None:
+    page = live.open(f"/?view=log&job={live.failed}")
+    page.get_by_role("button", name="Previous error").click()
+    expect(page.locator(".log-line.current")).to_contain_text("Error: no texture")
+    page.get_by_role("checkbox", name="wrap").click()
+    expect(page.locator(".output.flat")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save").click()
+    assert "reading scene" in Path(download.value.path()).read_text(encoding="utf-8")
+
+
+def test_columns_are_ordered_and_sized_by_keyboard_and_kept(live: Live) -> None:
+    live.submit("wide")
+    page = live.open(only("wide"))
+    page.get_by_text("Columns", exact=True).click()
+    page.get_by_role("button", name="Move Progress to the left").click()
+    page.get_by_label("Width of User, in pixels").fill("160")
+    page.get_by_label("Width of User, in pixels").press("Enter")
+    page.reload()
+    heads = page.get_by_role("columnheader")
+    expect(heads.nth(1)).to_contain_text("Progress")
+    box = page.get_by_role("columnheader", name="User").bounding_box()
+    assert box
+    assert box["width"] == pytest.approx(160, abs=8)

@@ -671,3 +671,9 @@ def test_hundreds_of_runs_end_once_each(runner: Runner) -> None:
     assert sorted(end.attempt for end in ends) == list(range(1, 201))
     assert {end.state for end in ends} == {"FINISHED"}
     assert all(log_of(runner, n) == f"{n}\n".encode() for n in range(1, 201))
+
+
+def test_the_memory_that_a_run_took_at_most_is_told(runner: Runner) -> None:
+    ended = run(runner, f"{sys.executable} -c \"b = bytearray(400 << 20); b[::4096] = b'x' * len(b[::4096])\"")
+    assert ended.exit_code == 0
+    assert 400 << 20 < ended.memory_bytes < 600 << 20

@@ -38,7 +38,10 @@ RESULT_ROWS = HotIn(
         .where(attempt.c.id.in_(ids))
     )
 )
-ENDING = ("started_at", "ended_at", "run_ms", "progress", "exit_code", "signal", "reason", "cost_micro", "no_licence")
+ENDING = (
+    *("started_at", "ended_at", "run_ms", "progress", "exit_code", "signal", "reason", "cost_micro"),
+    *("no_licence", "memory_bytes"),
+)
 END_ATTEMPT = Hot(
     update(attempt)
     .where(attempt.c.id == bindparam("b_id"))
@@ -232,7 +235,7 @@ class Results(Jobs):
         progress = 1.0 if verb == "finish" else 0.0
         reason = "; ".join(filter(None, (result.reason, fate.words)))
         no_licence = verb == "fail" and result.no_licence
-        ending = (started, now, run_ms, progress, result.exit_code, result.signal, reason, cost, no_licence)
+        ending = (started, now, run_ms, progress, result.exit_code, result.signal, reason, cost, no_licence, result.memory_bytes)
         taken.attempts.append((after(ATTEMPT, row.state, verb), *ending, row.id))
         outcome.finished += verb == "finish"
         outcome.errors += verb == "fail" and not no_licence

@@ -184,6 +184,7 @@ class Views(Costs):
             skipped=row.skipped,
             note=row.note,
             notify=tuple(json.loads(row.notify)) if row.notify else (),
+            used_memory_bytes=0 if row.is_group else row.used_memory_bytes or 0,
             **rules,
         )
 
@@ -439,6 +440,7 @@ def job_rows() -> Any:
             attempt.c.reason,
             attempt.c.exit_code,
             attempt.c.no_licence,
+            attempt.c.memory_bytes.label("used_memory_bytes"),
             worker.c.name.label("worker_name"),
             above.c.paused.label("above_paused"),
             above.c.holds.label("above_holds"),
@@ -510,6 +512,7 @@ def _attempt(row: Any) -> Attempt:
         signal=row.signal,
         reason=row.reason or "",
         cost_micro=row.cost_micro,
+        memory_bytes=row.memory_bytes,
     )
 
 

@@ -45,6 +45,8 @@ SLOTS = 10
 
 def fits(term: Term, job: Job) -> bool:
     """Whether a job fits a term of a filter; of the fields that the tests of the page use."""
+    if term.field in ("created", "started", "ended"):
+        return ((getattr(job, f"{term.field}_at") or 0.0) > term.values[0]) != term.negated  # the page asks for later ones
     value = getattr(job, term.field)
     texts = [str(one).lower() for one in term.values]
     return any(one in value.lower() if term.field == "title" else one == str(value).lower() for one in texts) != term.negated
@@ -167,7 +169,8 @@ class Farm:
         found = [job for job in found if all(fits(term, job) for term in parse(query.get("filter", ""), time.time()))]
         found.sort(key=lambda job: job.id, reverse=query.get("sort", "id").startswith("-"))
         shown = found[start : start + limit]
-        return {"jobs": [to_dict(job) for job in shown], "next": str(start + limit) if start + limit < len(found) else None}
+        following = str(start + limit) if start + limit < len(found) else None
+        return {"jobs": [to_dict(job) for job in shown], "next": following, "total": len(found)}
 
     def job(self, job_id: int) -> Job:
         """GET /jobs/{id}."""
@@ -302,6 +305,7 @@ class Farm:
                 "render-04",
                 state="SICK",
                 reason="is set aside: 3 errors in a row of different jobs",
+                allowed_actions=("edit", "resume", "delete"),
                 note="fan is loud",
                 load=0.0,
             ),
@@ -334,6 +338,49 @@ class Farm:
         month = a_budget("month", "month", 40_000_000, 33_480_000, 3_420_000, now, applies_to="pool:gpu-spot")
         week = a_budget("comp", "week", 12_000_000, 2_118_000, 0, now, applies_to="group:comp", hard=False)
         return [{**day, "name": HOSTILE, "applies_to": HOSTILE}] if self.scene == "hostile" else [day, month, week]
+
+    def costs(self, by: str) -> list[dict[str, Any]]:
+        """GET /cost."""
+        if self.scene == "empty":
+            return []
+        keys = {"day": [f"2031-05-{day:02d}" for day in range(1, 8)], "pool": ["gpu-spot", "local"], "user": ["", "anim", "comp"]}
+        found = keys.get(by, ["", "1"])
+        names = {"": "", "1": "orbit, 48 frames"} if by in ("group", "job") else {}
+        parts = [(7 + 3 * number, number % 3, 2, 1 + number % 2) for number in range(len(found))]
+        kinds = ("run_micro", "waste_micro", "boot_micro", "idle_micro")
+        return [
+            {
+                "key": HOSTILE if self.scene == "hostile" else key,
+                "name": HOSTILE if self.scene == "hostile" else names.get(key, ""),
+                "currency": CURRENCY,
+                "seconds": 3_600.0 * sum(part),
+                "amount_micro": 100_000 * sum(part),
+                **{kind: 100_000 * amount for kind, amount in zip(kinds, part, strict=True)},
+            }
+            for key, part in zip(found, parts, strict=True)
+        ]
+
+    def forecast(self) -> dict[str, Any]:
+        """GET /forecast."""
+        now, left = time.time(), 0 if self.scene == "empty" else 31
+        times = {"ends_at": now + 600, "ends_early": now + 480, "ends_late": now + 900}
+        money = {"cost_micro": 412_000, "cost_low_micro": 380_000, "cost_high_micro": 460_000, "currency": CURRENCY}
+        return {"jobs": left, "unknown": min(left, 2), "running": 8, "at_once": 8, "work_s": 4_800.0, **times, **money}
+
+    def history(self) -> dict[str, Any]:
+        """GET /history: an evening that the farm works off."""
+        if self.scene == "empty":
+            return {"step_s": 300, "points": []}
+        first = int((time.time() - 86_400) // 300) * 300
+        points = []
+        for step in range(288):
+            load = max(0.0, 1 - abs(step - 200) / 90)
+            slots = 8 + 4 * int(8 * load)
+            busy = int(slots * min(1, 3 * load))
+            counts = {"waiting": int(420 * load), "pending": int(30 * load), "working": busy, "error": step // 60}
+            costs = {"instances": (slots - 8) // 4, "burn_micro": (slots - 8) * 24_000}
+            points.append({"at": first + 300.0 * step, **counts, "slots": slots, "busy": busy, **costs})
+        return {"step_s": 300, "points": points}
 
     def decisions(self) -> list[dict[str, Any]]:
         """GET /decisions."""
@@ -445,7 +492,7 @@ def create_app(farm: Farm) -> Flask:
     route("/jobs/<int:job_id>/explain", lambda job_id: {"reasons": farm.explain(farm.job(job_id))})
     route("/jobs/<int:job_id>/attempts", lambda job_id: {"attempts": farm.attempts(farm.job(job_id))})
     route("/workers", lambda: {"workers": farm.workers()})
-    route("/instances", lambda: {"instances": farm.instances()})
+    route("/instances", lambda: {"instances": [] if request.args.get("state") else farm.instances()})
     route("/changes", lambda: {"cursor": "now", "changed": ["jobs", "workers", "instances", "money", "decisions"], "poll_s": 0})
     route("/jobs/<int:job_id>/timeline", lambda job_id: {"timeline": []})
     route("/workers/<int:worker_id>/explain", lambda worker_id: {"reasons": []})
@@ -455,7 +502,11 @@ def create_app(farm: Farm) -> Flask:
     route("/events", lambda: {"events": []})
     route("/limits", lambda: {"limits": []})
     route("/affinities", lambda: {"affinities": []})
-    route("/ledger", lambda: {"entries": []})
+    route("/cost", lambda: {"entries": farm.costs(request.args.get("group_by", "day"))})
+    route("/forecast", farm.forecast)
+    route("/history", farm.history)
+    route("/audit", lambda: {"audit": []})
+    route("/attempts", lambda: {"attempts": []})
     route("/tokens", lambda: {"tokens": []})
     route("/decisions", lambda: {"decisions": farm.decisions()})
 

@@ -136,6 +136,9 @@ def a_budget(name: str, window: str, cap: int, spent: int, reserved: int, now: f
         "spent_micro": spent,
         "reserved_micro": reserved,
         "left_micro": cap - spent - reserved,
+        "forecast_micro": spent + (cap - spent) // 3,
+        "alert": [0.5, 0.8, 1.0],
+        "allowed_actions": ["edit"],
         **given,
     }
 

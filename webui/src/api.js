@@ -165,6 +165,8 @@ export const setLimit = (name, maximum, perHost = false) => call('PUT', `/limits
 export const deleteLimit = (name) => call('DELETE', `/limits/${encodeURIComponent(name)}`)
 export const affinities = async () => (await get('/affinities')).affinities
 export const events = async (query) => (await get('/events', query)).events
+export const audit = async (query) => (await get('/audit', query)).audit
+export const allAttempts = async (query) => (await get('/attempts', query)).attempts
 
 export const pools = async () => (await get('/pools')).pools
 export const resumePools = (names) => post('/pools/resume', { names })
@@ -182,6 +184,10 @@ export const instances = async (query) => (await get('/instances', query)).insta
 export const drainInstances = (ids) => post('/instances/drain', { ids })
 export const terminateInstances = (ids) => post('/instances/terminate', { ids })
 export const ledger = async (since, groupBy) => (await get('/ledger', { since, group_by: groupBy })).entries
+export const cost = async (query) => (await get('/cost', query)).entries
+export const costCsv = async (query) => (await send('GET', '/cost.csv', { query })).text()
+export const forecast = (job) => get('/forecast', { job })
+export const history = (since) => get('/history', { since })
 export const decisions = async (limit) => (await get('/decisions', { limit })).decisions
 
 export const tokens = async () => (await get('/tokens')).tokens

@@ -4,6 +4,9 @@ const FIGURE_SPACE = '\u2007'
 const THIN = '\u202f'
 
 export const count = (n) => (n ?? 0).toLocaleString('en')
+// For an axis: 950, 1.2K, 34M.
+const compactFormat = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 })
+export const compact = (n) => compactFormat.format(n ?? 0)
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`
 
 const formats = new Map()

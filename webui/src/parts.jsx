@@ -152,6 +152,19 @@ export function Panel({ title, label, path, onClose, children, kind = '' }) {
   )
 }
 
+// One of a few: `words` is {value: word}.
+export function Modes({ label, value, words, onChoose }) {
+  return (
+    <span class="modes" role="group" aria-label={label}>
+      {Object.entries(words).map(([one, word]) => (
+        <button key={one} type="button" class="plain" aria-pressed={value === one} onClick={() => onChoose(one)}>
+          {word}
+        </button>
+      ))}
+    </span>
+  )
+}
+
 export const Empty = ({ children }) => <p class="empty">{children}</p>
 
 // Why a part of the page cannot be shown.

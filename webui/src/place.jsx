@@ -34,6 +34,10 @@ function read() {
     kind: text('kind'),
     user: text('user'),
     since: text('since'),
+    from: text('from'), // an address, in the audit
+    days: text('days'), // of the spend
+    budget: text('budget'), // whose form is open
+    ended: text('ended'), // instances too that are over
   }
 }
 
@@ -44,7 +48,10 @@ export function address(changes) {
   const query = new URLSearchParams()
   const all = { ...place.value, ...changes }
   if (all.view !== 'log') Object.assign(all, { attempt: 0, at: 0 })
-  if (all.view !== 'activity') Object.assign(all, { kind: '', user: '', since: '' })
+  if (all.view !== 'activity') Object.assign(all, { kind: '', user: '', since: '', from: '' })
+  if (all.view !== 'activity' && all.view !== 'money') all.by = ''
+  if (all.view !== 'money') Object.assign(all, { days: '', budget: '' })
+  if (all.view !== 'cloud') all.ended = ''
   for (const [name, value] of Object.entries(all)) {
     if (value && !(name === 'view' && value === 'farm')) query.set(name, name === 'at' ? value - 1 : value)
   }

@@ -80,6 +80,16 @@ function Pool({ pool, mayLaunch }) {
           )}
         </p>
       )}
+      {(pool.blocks || []).map((block) => (
+        <p class="warn" key={block.offering}>
+          {block.offering} is blocked ({block.kind}): {block.reason}
+          {block.until && (
+            <>
+              ; tried again <Ago at={block.until} />
+            </>
+          )}
+        </p>
+      ))}
       {launching ? <Launch pool={pool} onDone={() => setLaunching(false)} /> : actions.length > 0 && <Actions actions={actions} label={`Actions for pool ${pool.name}`} />}
     </li>
   )

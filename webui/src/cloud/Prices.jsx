@@ -9,7 +9,14 @@ const SHOWN = 100
 
 const wordsOf = (price) => `${price.type} ${price.zone} ${price.region} ${price.market} ${price.source} ${price.provider}`.toLowerCase()
 
-function Row({ price }) {
+// The block of an offer that this price is of; an offer is called type/zone/market.
+function blockOf(price, pools) {
+  const parts = [price.type, price.zone || price.region]
+  const fits = ({ offering }) => offering.startsWith(`${price.type}/`) && parts.every((part) => offering.split('/').includes(part)) && (!/spot|on-demand/.test(offering) || offering.includes(price.market))
+  return pools.filter((pool) => pool.provider === price.provider).flatMap((pool) => pool.blocks || []).find(fits)
+}
+
+function Row({ price, block }) {
   const per = price.cpus && price.price_micro ? money(price.price_micro / price.cpus, price.currency, 4) : ''
   return (
     <tr>
@@ -19,6 +26,7 @@ function Row({ price }) {
       <td class="number">
         {!!price.price_micro && money(price.price_micro, price.currency, 4)}
         {price.unknown && <div class="warn">not known: {price.unknown}</div>}
+        {block && <div class="warn" title={block.reason}>blocked: {block.kind}</div>}
       </td>
       <td class="number part">{per}</td>
       <td class="number part">{price.cpus ? `${count(price.cpus)} cpus` : ''}</td>
@@ -34,6 +42,7 @@ function Row({ price }) {
 export function Prices() {
   const [text, setText] = useState('')
   const { data, error } = useLive('prices', api.prices, 30)
+  const pools = useLive('pools', api.pools, 3).data || []
   const words = text.toLowerCase().split(/\s+/).filter(Boolean)
   const found = (data || []).filter((price) => words.every((word) => wordsOf(price).includes(word)))
   const search = data?.length > 0 && <input type="search" placeholder="Find a type, zone or market" aria-label="Find prices" value={text} onInput={(event) => setText(event.target.value)} />
@@ -63,7 +72,7 @@ export function Prices() {
           </thead>
           <tbody>
             {found.slice(0, SHOWN).map((price) => (
-              <Row key={`${price.provider} ${price.region} ${price.zone} ${price.type} ${price.market} ${price.source}`} price={price} />
+              <Row key={`${price.provider} ${price.region} ${price.zone} ${price.type} ${price.market} ${price.source}`} price={price} block={blockOf(price, pools)} />
             ))}
           </tbody>
         </table>

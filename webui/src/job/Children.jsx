@@ -2,18 +2,21 @@
 import { signal } from '@preact/signals'
 import { useState } from 'preact/hooks'
 import * as api from '../api.js'
-import { count, duration, money } from '../format.js'
+import { bytes, count, duration, money } from '../format.js'
 import { shownState } from '../jobs/columns.jsx'
 import { Fault, Glyph } from '../parts.jsx'
 import { Link } from '../place.jsx'
-import { useLive } from '../poll.js'
+import { now, useLive } from '../poll.js'
+import { Gantt } from './Timeline.jsx'
 
 const SHOWN = 1_000
 const SHADES = 6
-const FIELDS = 'id,title,state,paused,run_s,cost_micro,errors'
+const FIELDS = 'id,title,state,paused,run_s,cost_micro,errors,used_memory_bytes,started_at,ended_at,worker'
+const LANES = 60
 const MODES = {
   state: ['State', null],
   time: ['Time', (job) => job.run_s],
+  memory: ['Memory', (job) => job.used_memory_bytes],
   cost: ['Cost', (job) => job.cost_micro],
   errors: ['Errors', (job) => job.errors],
 }
@@ -21,6 +24,7 @@ const mode = signal('state')
 
 function valueWords(name, value, currency) {
   if (name === 'time') return duration(value)
+  if (name === 'memory') return bytes(value)
   return name === 'cost' ? money(value, currency) : count(value)
 }
 
@@ -31,6 +35,20 @@ function Cell({ job, value, most, words }) {
     <Link to={{ job: job.id }} title={words ? `${title}: ${words}` : title}>
       {words ? <span class={`cell shade-${shade}`} role="img" aria-label={`${title}: ${words}`} /> : <Glyph state={shownState(job)} />}
     </Link>
+  )
+}
+
+// The frames that ran last, each a bar from its start to its end.
+function Frames({ jobs }) {
+  const ran = jobs.filter((job) => job.started_at).sort((a, b) => b.started_at - a.started_at).slice(0, LANES)
+  const runs = ran.map((job) => ({ ...job, leased_at: job.started_at, state: job.state === 'WORKING' ? 'RUNNING' : job.state }))
+  if (runs.length < 2) return null
+  const words = (run) => `${run.title || `job ${run.id}`}, ${run.state.toLowerCase()}${run.worker ? ` on ${run.worker}` : ''}`
+  return (
+    <details class="frames">
+      <summary>Timeline of the last {runs.length} that ran</summary>
+      <Gantt attempts={runs} now={now.value} words={words} to={(run) => ({ job: run.id })} />
+    </details>
   )
 }
 
@@ -71,6 +89,7 @@ export function Children({ job, currency }) {
           ))}
         </p>
       )}
+      <Frames jobs={data.jobs} />
       {(data.next || cursors.length > 1) && (
         <p class="pager">
           {count((cursors.length - 1) * SHOWN + 1)} to {count((cursors.length - 1) * SHOWN + data.jobs.length)}

@@ -97,7 +97,7 @@ function Head({ shown, sortable }) {
         return (
           <span key={name} role="columnheader" class={`${number ? 'number ' : ''}${name}`} aria-sort={by && sort ? order || 'none' : undefined}>
             {by && sortable ? (
-              <button type="button" class="plain sorter" tabIndex={-1} onClick={() => flipSort(by)}>
+              <button type="button" class="plain sorter" onClick={() => flipSort(by)}>
                 {word}
                 {by && order && <span aria-hidden="true">{order === 'ascending' ? ' ↑' : ' ↓'}</span>}
               </button>

@@ -131,6 +131,7 @@ export function ColumnsMenu() {
   const { order } = layout.value
   const all = [...order, ...Object.keys(COLUMNS).filter((name) => !order.includes(name))]
   const flip = (name) => keep({ order: order.includes(name) ? order.filter((one) => one !== name) : [...order, name] })
+  const size = (name, width) => width >= 24 && keep({ widths: { ...layout.value.widths, [name]: width } })
   const up = (name) => {
     const at = order.indexOf(name)
     const next = [...order]
@@ -145,6 +146,9 @@ export function ColumnsMenu() {
             <label>
               <input type="checkbox" checked={order.includes(name)} disabled={name === 'name'} onChange={() => flip(name)} /> {COLUMNS[name][0]}
             </label>
+            {name !== 'name' && order.includes(name) && (
+              <input type="number" min={24} max={800} step={8} value={widthOf(name)} aria-label={`Width of ${COLUMNS[name][0]}, in pixels`} onChange={(event) => size(name, Number(event.target.value))} />
+            )}
             {at > 0 && at < order.length && (
               <button type="button" class="plain" aria-label={`Move ${COLUMNS[name][0]} to the left`} onClick={() => up(name)}>
                 ↑

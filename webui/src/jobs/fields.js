@@ -65,6 +65,7 @@ export const FIELDS = {
   error_patterns: ['Error patterns', 'lines', 'of lines of the log, one a line'],
   licence_patterns: ['Licence patterns', 'lines', 'lines that mean: no licence, try later'],
   licence_codes: ['Licence exit codes', 'codes'],
+  notify: ['Tells by mail', 'words', 'error, finished, first:N, none, addresses'],
   note: ['Note', 'area'],
 }
 

@@ -1,25 +1,56 @@
-// Activity: what happened on the farm and who did it, newest first, with filters that stand in the address.
-import { useState } from 'preact/hooks'
+// Activity: what happened on the farm and who did it, newest first, and the audit; the filters stand in the address.
 import * as api from '../api.js'
-import { Ago, Empty, Fault, Loading, Section } from '../parts.jsx'
+import { Audit } from '../activity/Audit.jsx'
+import { Older, usePages } from '../activity/pages.jsx'
+import { duration } from '../format.js'
+import { Ago, Empty, Fault, Loading, Modes, Section } from '../parts.jsx'
 import { go, Link, place } from '../place.jsx'
 import { now, useLive } from '../poll.js'
 
 const PAGE = 200
-const SPANS = { '': 'ever', 3600: 'the last hour', 86400: 'the last day', 604800: 'the last week' }
+const SPANS = { '': 'ever', 3600: 'the last hour', 86400: 'the last day', 604800: 'the last week', 2592000: 'the last 30 days' }
+const NONE = { kind: '', user: '', since: '', from: '', job: 0, worker: 0 }
+
+const sinceOf = (since) => (since ? Math.floor((now.peek() - Number(since)) / 60) * 60 : null)
 
 function query() {
   const { kind, user, since, job, worker } = place.value
-  return { kind, user, job: job || null, worker: worker || null, since: since ? Math.floor((now.peek() - Number(since)) / 60) * 60 : null, limit: PAGE }
+  return { kind, user, job: job || null, below: job ? 1 : null, worker: worker || null, since: sinceOf(since), limit: PAGE }
 }
 
-function Filters() {
-  const { kind, user, since, job, worker } = place.value
+// A worker is named, and asked for by its number.
+function WorkerField() {
+  const workers = useLive('workers', api.workers, 5).data || []
+  const { worker } = place.value
+  const name = workers.find((one) => one.id === worker)?.name ?? (worker ? `#${worker}` : '')
+  const choose = (event) => {
+    const text = event.target.value.trim()
+    const found = workers.find((one) => one.name === text || `#${one.id}` === text)
+    if (found || !text) go({ worker: found?.id ?? 0 }, true)
+  }
+  return (
+    <>
+      <input aria-label="Worker" placeholder="Worker" list="worker-names" key={name} defaultValue={name} onChange={choose} />
+      <datalist id="worker-names">
+        {workers.slice(0, 2_000).map((one) => (
+          <option key={one.id} value={one.name} />
+        ))}
+      </datalist>
+    </>
+  )
+}
+
+function Filters({ audit }) {
+  const { kind, user, since, from, job, worker } = place.value
   const set = (name) => (event) => go({ [name]: event.target.value.trim() }, true)
+  const setJob = (event) => go({ job: Number(event.target.value.replace('#', '')) || 0 }, true)
   return (
     <div class="filters" role="search">
-      <input aria-label="Kind" placeholder="Kind, such as job.reset" value={kind} onChange={set('kind')} />
+      <input aria-label="Kind" placeholder={audit ? 'Kind, such as job' : 'Kind, such as job.reset'} value={kind} onChange={set('kind')} />
       <input aria-label="User" placeholder="User" value={user} onChange={set('user')} />
+      {audit && <input aria-label="From" placeholder="From, such as 10.0.0.7" value={from} onChange={set('from')} />}
+      {!audit && <input aria-label="Job" placeholder="Job, by its number" inputMode="numeric" value={job ? `#${job}` : ''} onChange={setJob} />}
+      {!audit && <WorkerField />}
       <select aria-label="Time" value={since} onChange={set('since')}>
         {Object.entries(SPANS).map(([seconds, word]) => (
           <option key={seconds} value={seconds}>
@@ -27,8 +58,8 @@ function Filters() {
           </option>
         ))}
       </select>
-      {(kind || user || since || job > 0 || worker > 0) && (
-        <button type="button" class="plain" onClick={() => go({ kind: '', user: '', since: '', job: 0, worker: 0 })}>
+      {(kind || user || since || from || job > 0 || worker > 0) && (
+        <button type="button" class="plain" onClick={() => go(NONE)}>
           Clear
         </button>
       )}
@@ -63,20 +94,35 @@ function Event({ event }) {
   )
 }
 
-export function Activity() {
-  const [older, setOlder] = useState([])
-  const asked = query()
-  const key = JSON.stringify(asked)
-  const { data, error } = useLive(`events:${key}`, () => api.events(asked), 2)
-  const [olderOf, setOlderOf] = useState('')
-  const rows = data && olderOf === key ? [...data, ...older.filter((event) => event.id < data[data.length - 1]?.id)] : data
-  const more = async () => {
-    const next = await api.events({ ...asked, before: rows[rows.length - 1].id })
-    setOlder([...rows.slice(-(rows.length - data.length) || rows.length), ...next])
-    setOlderOf(key)
-  }
+// How long a job or a worker was at it: its runs, beside what happened to it.
+function Runs() {
+  const { job, worker, since } = place.value
+  const workers = useLive('workers', api.workers, 5).data || []
+  const name = workers.find((one) => one.id === worker)?.name
+  const asked = { job: job || null, worker: name || null, since: sinceOf(since), limit: PAGE }
+  const { data, error } = useLive(job || name ? `runs:${JSON.stringify(asked)}` : null, () => api.allAttempts(asked), 5)
+  if (!data?.length) return <Fault error={error} />
+  const ended = data.filter((run) => run.ended_at)
+  const mean = ended.reduce((sum, run) => sum + run.run_s, 0) / (ended.length || 1)
+  const longest = ended.reduce((most, run) => (run.run_s > (most?.run_s ?? -1) ? run : most), null)
   return (
-    <Section name="activity" title="Activity" lead={<Filters />}>
+    <p class="hint" role="status">
+      {data.length === PAGE ? `The last ${PAGE}` : data.length} runs
+      {longest && (
+        <>
+          , {duration(mean)} on average, the longest {duration(longest.run_s)} (<Link to={{ job: longest.job }} class="job-link">#{longest.job}</Link>)
+        </>
+      )}
+    </p>
+  )
+}
+
+function Events() {
+  const asked = query()
+  const { data, error } = useLive(`events:${JSON.stringify(asked)}`, () => api.events(asked), 3)
+  const { rows, more } = usePages(data, asked, api.events)
+  return (
+    <>
       <Fault error={error} />
       {!data && !error && <Loading />}
       {data?.length === 0 && <Empty>Nothing happened that fits.</Empty>}
@@ -97,15 +143,21 @@ export function Activity() {
               ))}
             </tbody>
           </table>
-          {rows.length % PAGE === 0 && (
-            <p class="pager">
-              <button type="button" onClick={more}>
-                Older
-              </button>
-            </p>
-          )}
+          {rows.length % PAGE === 0 && <Older more={more} />}
         </>
       )}
+    </>
+  )
+}
+
+export function Activity({ server }) {
+  const audits = server.rights ? server.rights.includes('admin') : server.role === 'admin'
+  const audit = audits && place.value.by === 'audit'
+  const lead = audits && <Modes label="What is shown" value={audit ? 'audit' : 'events'} words={{ events: 'Events', audit: 'Audit' }} onChoose={(one) => go({ ...NONE, by: one === 'audit' ? one : '' })} />
+  return (
+    <Section name="activity" title="Activity" lead={lead}>
+      <Filters audit={audit} />
+      {audit ? <Audit page={PAGE} since={sinceOf(place.value.since)} /> : <><Runs /><Events /></>}
     </Section>
   )
 }

@@ -4,6 +4,7 @@ import * as api from '../api.js'
 import { digitsFor, money } from '../format.js'
 import { ChangeBudget } from '../money/BudgetForms.jsx'
 import { Actions, Ago, Bar, Empty, Section } from '../parts.jsx'
+import { go, place } from '../place.jsx'
 
 function actionsOf(budget, onEdit) {
   const back = budget.source === 'cloud.ini'
@@ -19,11 +20,17 @@ function actionsOf(budget, onEdit) {
 }
 
 function Budget({ budget }) {
-  const [editing, setEditing] = useState(false)
+  const [opened, setEditing] = useState(false)
+  const editing = opened || place.value.budget === budget.name
+  const done = () => {
+    setEditing(false)
+    if (place.value.budget) go({ budget: '' }, true)
+  }
   const actions = actionsOf(budget, () => setEditing(true))
   const { currency, spent_micro: spent, reserved_micro: reserved, cap_micro: cap, left_micro: left } = budget
   const show = (micro) => money(micro, currency, digitsFor(cap, Math.min(spent || cap, reserved || cap)))
   const label = `${show(spent)} spent and ${show(reserved)} reserved of ${show(cap)}`
+  const whole = Math.max(cap, spent + reserved)
   const parts = [
     { amount: spent, tone: 'spent' },
     { amount: reserved, tone: 'reserved' },
@@ -39,7 +46,10 @@ function Budget({ budget }) {
           <strong>{show(left)}</strong> left of {show(cap)}
         </span>
       </div>
-      <Bar whole={Math.max(cap, spent + reserved)} parts={parts} label={label} tall />
+      <span class="with-mark">
+        <Bar whole={whole} parts={parts} label={label} tall />
+        {budget.forecast_micro > spent && <i class="mark" style={{ insetInlineStart: `${Math.min(100, (100 * budget.forecast_micro) / whole)}%` }} />}
+      </span>
       <div class="line legend">
         <span>
           <i class="key spent" /> {show(spent)} spent
@@ -47,6 +57,11 @@ function Budget({ budget }) {
         <span>
           <i class="key reserved" /> {show(reserved)} reserved
         </span>
+        {budget.forecast_micro != null && (
+          <span class={budget.forecast_micro >= cap && cap ? 'warn' : undefined} title="Spent when the window ends, if the machines that run now go on until then; a hard cap ends them before">
+            forecast {show(budget.forecast_micro)}
+          </span>
+        )}
         {budget.window !== 'total' && (
           <span class="ends">
             window ends <Ago at={budget.ends_at} />
@@ -59,7 +74,7 @@ function Budget({ budget }) {
         )}
         {!editing && actions.length > 0 && <Actions actions={actions} label={`Actions for budget ${budget.name}`} />}
       </div>
-      {editing && <ChangeBudget budget={budget} onDone={() => setEditing(false)} />}
+      {editing && <ChangeBudget budget={budget} onDone={done} />}
     </li>
   )
 }

@@ -1,9 +1,9 @@
 // The farm's name, the way around, and the numbers that a supervisor glances at.
-import { token } from '../api.js'
+import * as api from '../api.js'
 import { clock, count, money } from '../format.js'
 import { Bar } from '../parts.jsx'
 import { Link, LIST, place, VIEWS } from '../place.jsx'
-import { link, signOut } from '../poll.js'
+import { link, now, signOut, useLive } from '../poll.js'
 import { nextTheme, theme } from '../theme.js'
 
 const THEMES = { system: '◐', light: '○', dark: '●' }
@@ -35,7 +35,7 @@ export function Header({ server }) {
       <div class="corner">
         <Connection />
         {server?.user && <span class="user">{server.user}</span>}
-        {(token.value || server?.csrf) && (
+        {(api.token.value || server?.csrf) && (
           <button type="button" class="plain" onClick={signOut}>
             Sign out
           </button>
@@ -53,8 +53,22 @@ const COUNTS = [
   ['pending', 'Pending'],
   ['working', 'Working'],
   ['error', 'Errors'],
-  ['finished', 'Done'],
 ]
+
+// What was finished since midnight (UTC), as far as the server counts.
+function DoneToday() {
+  const day = new Date(now.value * 1000).toISOString().slice(0, 10)
+  const filter = `state:FINISHED group:no ended>${day}`
+  const { data } = useLive(`done:${day}`, () => api.page({ filter, limit: 1, fields: 'id' }), 5)
+  const chosen = place.value.view === 'jobs' && place.value.filter === filter
+  const n = data && (data.total ?? data.jobs.length)
+  return (
+    <Link to={{ ...LIST, view: 'jobs', filter: chosen ? '' : filter }} class={n ? 'vital finished' : 'vital finished none'} aria-current={chosen ? 'true' : undefined}>
+      <span class="figure">{n === undefined ? '–' : count(n)}{data?.more ? '+' : ''}</span>
+      <span class="label">Done today</span>
+    </Link>
+  )
+}
 
 // A count of jobs; it leads to the list of them.
 function JobCount({ name, word, value }) {
@@ -77,6 +91,7 @@ export function Vitals({ farm }) {
         {COUNTS.map(([name, word]) => (
           <JobCount key={name} name={name} word={word} value={farm?.jobs[name] ?? (farm ? 0 : undefined)} />
         ))}
+        <DoneToday />
       </div>
       <div class="vital slots">
         <span class="figure">

@@ -3,6 +3,7 @@ import { useState } from 'preact/hooks'
 import * as api from '../api.js'
 import { count, money, moneyCell, rough } from '../format.js'
 import { Actions, Ago, Empty, Fault, Lasting, Loading, Section, State } from '../parts.jsx'
+import { go, place } from '../place.jsx'
 import { useLive } from '../poll.js'
 
 const paidWords = (until, now) => (until > now ? `paid ${rough(until - now)} ahead` : 'its paid time is over')
@@ -75,7 +76,8 @@ function Instance({ instance }) {
 const ENDED = 100 // are shown of those that ended, at most
 
 export function Instances({ withEnded = false }) {
-  const [all, setAll] = useState(false)
+  const all = withEnded && place.value.ended === '1'
+  const setAll = (on) => go({ ended: on ? '1' : '' }, true)
   const { data, error } = useLive(all ? 'instances:all' : 'instances', () => api.instances(all ? { all: 1, limit: ENDED } : {}))
   const paid = (data || []).filter((instance) => !instance.ended_at).length
   const aside = (

@@ -58,6 +58,7 @@ function Facts({ job, currency }) {
     ['Started', job.started_at && <Ago at={job.started_at} />],
     ['Ended', job.ended_at && <Ago at={job.ended_at} />],
     ['Run time', job.run_s > 0 && duration(job.run_s)],
+    ['Memory', job.used_memory_bytes > 0 && `${bytes(job.used_memory_bytes)} at most`],
     ['Cost', job.cost_micro > 0 && money(job.cost_micro, currency)],
     ...forecast(job, currency),
     ['Errors', job.errors > 0 && count(job.errors)],

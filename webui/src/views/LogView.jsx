@@ -67,6 +67,9 @@ function Search({ search }) {
       <button type="button" onClick={() => step(ERRORS, false)}>
         Previous error
       </button>
+      <button type="button" onClick={() => step(ERRORS, true)}>
+        Next error
+      </button>
       <span class="of" role="status">
         {words || (found && `${count(found.size)} here`)}
       </span>

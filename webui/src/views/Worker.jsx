@@ -1,14 +1,15 @@
 // One worker beside the list: what it is and does, why it is idle, its affinity lines and hours to edit, and what happened to it.
 import { useState } from 'preact/hooks'
 import * as api from '../api.js'
-import { bytes, count, plural } from '../format.js'
-import { Happenings } from '../job/Timeline.jsx'
+import { bytes, count, duration, money, plural } from '../format.js'
+import { Gantt, Happenings } from '../job/Timeline.jsx'
 import { general, troublesOf } from '../jobs/Editor.jsx'
 import { Actions, Ago, Empty, Fault, Loading, Panel, State } from '../parts.jsx'
 import { go, Link } from '../place.jsx'
-import { refresh, useLive } from '../poll.js'
+import { now, refresh, useLive } from '../poll.js'
 import { say } from '../toast.jsx'
-import { actionsOf, Memory, Slots } from './Workers.jsx'
+import { actionsOf } from '../workers/actions.js'
+import { Memory, Slots } from './Workers.jsx'
 
 const SHOWN = 50
 
@@ -87,7 +88,7 @@ function Edit({ worker }) {
   )
 }
 
-function Facts({ worker }) {
+function Facts({ worker, instance }) {
   const { facts } = worker
   const lines = [
     ['Jobs', worker.jobs.length > 0 && worker.jobs.map((id) => <Link key={id} to={{ job: id, worker: 0 }}>#{id} </Link>)],
@@ -101,7 +102,11 @@ function Facts({ worker }) {
     ['Last seen', <Ago at={worker.seen_at} />],
     ['Idle', worker.idle_since && <Ago at={worker.idle_since} />],
     ['Enrolled', <Ago at={worker.enrolled_at} />],
-    ['Instance', worker.instance && <Link to={{ view: 'cloud', worker: 0 }}>#{worker.instance}</Link>],
+    ['Hours', worker.hours && `${worker.hours} ${worker.timezone}`],
+    ['Sick until', worker.sick_until > 0 && <Ago at={worker.sick_until} />],
+    ['Instance', worker.instance && <Link to={{ view: 'cloud', worker: 0 }}>#{worker.instance}{instance && `, ${instance.offering}`}</Link>],
+    ['An hour', instance && money(instance.price_micro, instance.currency)],
+    ['Spent', instance && money(instance.spent_micro, instance.currency)],
   ]
   return (
     <dl class="facts">
@@ -114,6 +119,21 @@ function Facts({ worker }) {
           </div>
         ))}
     </dl>
+  )
+}
+
+// What ran there lately, side by side in time.
+function Runs({ worker }) {
+  const { data } = useLive(`runs:${worker.name}`, () => api.allAttempts({ worker: worker.name, limit: SHOWN }), 3)
+  if (!data?.length) return null
+  return (
+    <section class="attempts">
+      <h3>
+        The last {plural(data.length, 'run')}
+      </h3>
+      <Gantt attempts={data} now={now.value} words={(run) => `${run.job_title || `job ${run.job}`}, ${run.state.toLowerCase()}`} to={(run) => ({ view: 'jobs', job: run.job, worker: 0 })} />
+      {data.length === 1 && <p class="hint">{data[0].job_title || `job ${data[0].job}`}, {data[0].state.toLowerCase()}, {duration(data[0].run_s)}</p>}
+    </section>
   )
 }
 
@@ -138,11 +158,8 @@ export function Worker({ id }) {
     go({ worker: 0 })
     document.querySelector('.workers-grid')?.focus()
   }
-  const power = worker && worker.allowed_actions.includes('edit') && {
-    name: worker.active ? 'stop' : 'start',
-    label: worker.active ? 'Switch off' : 'Switch on',
-    run: () => api.editWorkers([id], { active: !worker.active }),
-  }
+  const instances = useLive('instances', () => api.instances({}), 3).data
+  const machines = new Map((instances || []).map((one) => [one.id, one]))
   return (
     <Panel title={worker?.name || `Worker ${id}`} label="Worker" path={`#${id}`} onClose={close}>
       <Fault error={error} />
@@ -156,11 +173,12 @@ export function Worker({ id }) {
               <Slots worker={worker} />
             </span>
           </div>
-          <Actions actions={[...actionsOf([worker]), power].filter(Boolean)} label={`Actions for worker ${worker.name}`} />
+          <Actions actions={actionsOf([worker], machines)} label={`Actions for worker ${worker.name}`} />
           {worker.reason && <p class={worker.state === 'SICK' ? 'bad' : ''}>{worker.reason}</p>}
           <Idle worker={worker} />
-          <Facts worker={worker} />
+          <Facts worker={worker} instance={machines.get(worker.instance)} />
           {worker.allowed_actions.includes('edit') && <Edit key={id} worker={worker} />}
+          <Runs worker={worker} />
           <Happened id={id} />
         </>
       )}

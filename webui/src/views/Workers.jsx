@@ -1,16 +1,16 @@
 // The machines: what each does, and why not. Only the rows in view are drawn.
-import { signal } from '@preact/signals'
 import { useMemo, useState } from 'preact/hooks'
 import * as api from '../api.js'
-import { bytes, count, plural } from '../format.js'
+import { bytes, count, money, plural } from '../format.js'
 import { Actions, Ago, Bar, Empty, Fault, Loading, Section, State } from '../parts.jsx'
 import { go, Link, place } from '../place.jsx'
 import { useLive } from '../poll.js'
 import { density } from '../theme.js'
 import { useWindow } from '../window.js'
+import { actionsOf, chosen } from '../workers/actions.js'
+import { Lines } from '../workers/Lines.jsx'
 
 const SHOWN_JOBS = 3
-const chosen = signal(new Set())
 const ORDER = ['SICK', 'TIMEOUT', 'WORKING', 'WAITING', 'STARTING', 'DRAINING', 'TERMINATED']
 const SORTS = {
   name: (worker) => worker.name,
@@ -20,32 +20,6 @@ const SORTS = {
   memory: (worker) => worker.memory_free_bytes,
   finished: (worker) => -worker.finished,
   errors: (worker) => -worker.errors,
-}
-
-const runsWords = (workers) => {
-  const running = workers.reduce((sum, worker) => sum + worker.running, 0)
-  return running ? ` ${plural(running, 'job')} on ${workers.length === 1 ? 'it' : 'them'} will be run again elsewhere.` : ''
-}
-
-// What may be done to all of these, as the server allows it for each.
-export function actionsOf(workers) {
-  const allowing = (name) => workers.filter((worker) => worker.allowed_actions.includes(name))
-  const ids = (name) => allowing(name).map((worker) => worker.id)
-  const name = workers.length === 1 ? workers[0].name : plural(workers.length, 'worker')
-  const known = {
-    drain: { label: 'Drain', run: () => api.drainWorkers(ids('drain')) },
-    resume: { label: 'Resume', run: () => api.resumeWorkers(ids('resume')) },
-    delete: {
-      label: 'Delete',
-      confirm: `Delete ${name}?${runsWords(allowing('delete'))}`,
-      run: async () => {
-        await api.deleteWorkers(ids('delete'))
-        chosen.value = new Set()
-        go({ worker: 0 })
-      },
-    },
-  }
-  return Object.keys(known).filter((key) => ids(key).length).map((key) => ({ name: key, ...known[key] }))
 }
 
 function JobLinks({ jobs }) {
@@ -88,8 +62,7 @@ export function Slots({ worker }) {
   )
 }
 
-function Worker({ worker, number, onPick }) {
-  const lines = worker.affinity.map((line) => line.join(' '))
+function Worker({ worker, instance, number, onPick }) {
   const note = [!worker.active && 'switched off', worker.reason, worker.note].filter(Boolean).join(' · ')
   const kinds = ['row', !worker.active && 'off', chosen.value.has(worker.id) && 'selected', place.value.worker === worker.id && 'opened']
   return (
@@ -121,8 +94,16 @@ function Worker({ worker, number, onPick }) {
       <span role="gridcell" class="jobs-of">
         <JobLinks jobs={worker.jobs} />
       </span>
-      <span role="gridcell" class="tags" title={lines.map((line) => line || 'any job without tags').join('\n')}>
-        {lines.join(', ')}
+      <Lines worker={worker} />
+      <span role="gridcell" class="hours" title={worker.hours && `${worker.hours} ${worker.timezone}`}>
+        {worker.hours}
+      </span>
+      <span role="gridcell" class="number price">
+        {instance && (
+          <Link to={{ view: 'cloud', worker: 0 }} class="job-link" title={`instance ${instance.id}, ${instance.offering}`}>
+            {money(instance.price_micro, instance.currency)}
+          </Link>
+        )}
       </span>
       <span role="gridcell" class="note" title={note}>
         {note}
@@ -142,10 +123,12 @@ const HEADS = [
   ['Seen', 'number seen', ''],
   ['Jobs', 'jobs-of', ''],
   ['Affinity', 'tags', ''],
+  ['Hours', 'hours', ''],
+  ['An hour', 'number price', 'price'],
   ['Why idle, notes', 'note', ''],
 ]
 
-function List({ workers, sort, onSort }) {
+function List({ workers, instances, sort, onSort }) {
   const height = density.value === 'roomy' ? 38 : 30
   const { box, first, last, look, reveal } = useWindow(workers.length, height)
   const pick = (id, event) => {
@@ -188,7 +171,7 @@ function List({ workers, sort, onSort }) {
         {HEADS.map(([word, kind, by]) => (
           <span key={word} role="columnheader" class={kind} aria-sort={by && by === sort ? 'ascending' : undefined}>
             {by ? (
-              <button type="button" class="plain sorter" tabIndex={-1} onClick={() => onSort(by)}>
+              <button type="button" class="plain sorter" onClick={() => onSort(by)}>
                 {word}
                 {by === sort && <span aria-hidden="true"> ↓</span>}
               </button>
@@ -201,7 +184,7 @@ function List({ workers, sort, onSort }) {
       <div role="rowgroup" style={{ height: `${workers.length * height}px` }}>
         <div role="presentation" style={{ transform: `translateY(${first * height}px)` }}>
           {workers.slice(first, last + 1).map((worker, at) => (
-            <Worker key={worker.id} worker={worker} number={first + at} onPick={pick} />
+            <Worker key={worker.id} worker={worker} instance={instances.get(worker.instance)} number={first + at} onPick={pick} />
           ))}
         </div>
       </div>
@@ -213,12 +196,14 @@ export function Workers() {
   const { data, error } = useLive('workers', api.workers)
   const [text, setText] = useState('')
   const [sort, setSort] = useState('name')
+  const paid = useLive('instances', () => api.instances({}), 3).data
+  const instances = useMemo(() => new Map((paid || []).map((one) => [one.id, one])), [paid])
   const shown = useMemo(() => {
     const wanted = text.toLowerCase()
     const fits = (worker) => [worker.name, worker.state, worker.reason, worker.note, ...worker.affinity.flat()].join(' ').toLowerCase().includes(wanted)
-    const key = SORTS[sort]
+    const key = sort === 'price' ? (worker) => -(instances.get(worker.instance)?.price_micro ?? 0) : SORTS[sort]
     return (data || []).filter(fits).sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0))
-  }, [data, text, sort])
+  }, [data, text, sort, sort === 'price' && instances])
   const picked = (data || []).filter((worker) => chosen.value.has(worker.id))
   const search = <input type="search" placeholder="Find a worker, state or tag" aria-label="Find workers" value={text} onInput={(event) => setText(event.target.value)} />
   return (
@@ -233,10 +218,10 @@ export function Workers() {
       {picked.length > 1 && (
         <div class="chosen">
           <span class="what">{plural(picked.length, 'worker')} selected</span>
-          <Actions actions={actionsOf(picked)} label="Actions for the selected workers" />
+          <Actions actions={actionsOf(picked, instances)} label="Actions for the selected workers" />
         </div>
       )}
-      {data?.length > 0 && <List workers={shown} sort={sort} onSort={setSort} />}
+      {data?.length > 0 && <List workers={shown} instances={instances} sort={sort} onSort={setSort} />}
     </Section>
   )
 }

@@ -1,0 +1,45 @@
+// uPlot, loaded when the first chart is shown. Colours come from the page: a canvas knows nothing of its variables.
+import UPlot from 'uplot'
+import 'uplot/dist/uPlot.min.css'
+
+const HEIGHT = 150
+
+const colourOf = (node) => getComputedStyle(node).color
+
+// Draws into `box`; `keys` are the elements of the legend, whose colours the lines take. {update, destroy}.
+export function plot(box, { data, words, format, keys }) {
+  const ink = colourOf(box)
+  const line = getComputedStyle(box).borderBottomColor
+  const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: `12px ${getComputedStyle(box).fontFamily}` }
+  const options = {
+    width: Math.max(120, box.clientWidth),
+    height: HEIGHT,
+    legend: { show: false },
+    cursor: { y: false, drag: { x: false, y: false }, points: { size: 5 } },
+    padding: [8, 4, 0, 0],
+    axes: [
+      { ...axis, space: 70, size: 26 },
+      { ...axis, space: 28, size: 56, values: (_, ticks) => ticks.map((tick) => format(tick)) },
+    ],
+    scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
+    series: [
+      {},
+      ...words.map(({ fill }, at) => {
+        const stroke = colourOf(keys[at])
+        const faint = fill && stroke.replace('rgb(', 'rgba(').replace(')', ', 0.12)')
+        return { stroke, width: 1.5, fill: faint, points: { show: false }, spanGaps: false }
+      }),
+    ],
+    hooks: { setCursor: [(chart) => box.dispatchEvent(new CustomEvent('seen', { detail: chart.cursor.idx ?? null }))] },
+  }
+  const chart = new UPlot(options, data, box)
+  const watch = new ResizeObserver(() => chart.setSize({ width: Math.max(120, box.clientWidth), height: HEIGHT }))
+  watch.observe(box)
+  return {
+    update: (fresh) => chart.setData(fresh),
+    destroy: () => {
+      watch.disconnect()
+      chart.destroy()
+    },
+  }
+}
