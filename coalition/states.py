@@ -7,20 +7,11 @@ IllegalTransition, and nothing is changed. The picture in the documentation is d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
 
+from coalition.enums import StrEnum
 from coalition.errors import IllegalTransition
 
 Table = Mapping[tuple[str, str], str]
-
-
-class StrEnum(str, Enum):  # the standard one needs Python 3.11; workers and clients run on 3.10
-    """Members are plain strings, also when formatted."""
-
-    __str__ = str.__str__
-
-    def __format__(self, form: str) -> str:
-        return str.__format__(self, form)
 
 
 class JobState(StrEnum):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from coalition.states import StrEnum
+from coalition.enums import StrEnum
 
 if TYPE_CHECKING:
     from coalition.config import PoolSettings
