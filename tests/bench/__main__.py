@@ -36,6 +36,7 @@ from tests.bench.pages import crowd
 from tests.bench.scaling import GRID, on_the_grid
 from tests.bench.tick import filled, large
 from tests.bench.traces import TRACES, market
+from tests.certificates import Authority
 from tests.databases import SERVERS
 from tests.fakes.server import HandWorker
 
@@ -59,6 +60,26 @@ def bench_dispatch(folder: Path, quick: bool) -> Iterator[Figure]:
             yield Figure("  1,000,000 against 1,000 waiting", huge.per_s / small.per_s, "x", "0.85 or more")
         client.submit(title="wide", command="true", frames=f"1-{jobs * 10}")
         yield _rate("dispatch, 32 slots", dispatch(address, CONNECTIONS, 32, jobs * 10), "10,000 jobs/s")
+
+
+def bench_https(folder: Path, quick: bool) -> Iterator[Figure]:
+    """50 workers of one slot that sync over https on kept connections, beside the same over http; the server's CPU for a job."""
+    jobs = 1_000 if quick else 5_000
+    folder.mkdir(parents=True, exist_ok=True)
+    authority = Authority(folder)
+    certificate, key = authority.certificate("server", "127.0.0.1")
+    rates: list[float] = []
+    for ca, knobs in ((None, {}), (authority.file, {"tls_cert": str(certificate), "tls_key": str(key)})):
+        name = "https" if ca else "http"
+        with server(folder / name, ca=ca, **knobs) as address:
+            Client(address, ca=ca, timeout_s=300).submit(title=name, command="true", frames=f"1-{jobs + 128}")
+            before = _cpu_s()
+            rate = dispatch(address, 50, 1, jobs, ca)
+            used = f"{(_cpu_s() - before) / rate.jobs * 1e6:.0f} us of the server's CPU a job"
+        rates.append(rate.per_s)
+        figure = _rate(f"dispatch, {name}, 50 workers of one slot", rate, "beside the other")
+        yield replace(figure, note=f"{figure.note}; {used}")
+    yield Figure("  https against http", rates[1] / rates[0], "x", "0.25 or more")
 
 
 def bench_databases(folder: Path, quick: bool) -> Iterator[Figure]:
@@ -411,6 +432,7 @@ def bench_tick(folder: Path, quick: bool) -> Iterator[Figure]:
 BENCHES: dict[str, Callable[[Path, bool], Iterator[Figure]]] = {
     "dispatch": bench_dispatch,
     "clouds": bench_clouds,
+    "https": bench_https,
     "databases": bench_databases,
     "end-to-end": bench_end_to_end,
     "submit": bench_submit,

@@ -7,6 +7,7 @@ import os
 import selectors
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -30,8 +31,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(folder: Path, lease: str = "60s", **knobs: str) -> Iterator[str]:
-    """A `coalition serve` on loopback, with SQLite unless it is told otherwise; yields its address, and ends it."""
+def server(folder: Path, lease: str = "60s", ca: Path | None = None, **knobs: str) -> Iterator[str]:
+    """A `coalition serve` on loopback, with SQLite unless it is told otherwise; yields its address, and ends it.
+
+    `ca`: the authority of the certificate that the knobs name; it speaks https.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     lines = ["[server]", f"listen = 127.0.0.1:{port}", f"data_dir = {folder / 'data'}", "discovery = no"]
@@ -41,8 +45,8 @@ def server(folder: Path, lease: str = "60s", **knobs: str) -> Iterator[str]:
     log = (folder / "server.log").open("wb")
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        address = f"http://127.0.0.1:{port}"
-        _until_healthy(address, process)
+        address = f"{'https' if ca else 'http'}://127.0.0.1:{port}"
+        _until_healthy(address, process, ca)
         yield address
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -50,11 +54,11 @@ def server(folder: Path, lease: str = "60s", **knobs: str) -> Iterator[str]:
         log.close()
 
 
-def _until_healthy(address: str, process: subprocess.Popen[bytes]) -> None:
+def _until_healthy(address: str, process: subprocess.Popen[bytes], ca: Path | None) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            Client(address).info()
+            Client(address, ca=ca).info()
         except ServerUnreachable:
             time.sleep(0.05)
         else:
@@ -103,6 +107,13 @@ class SimulatedWorker:
         return dict(json.loads(body[:length]))
 
 
+def secured(address: str, ca: Path) -> socket.socket:
+    """A connection whose certificate was checked."""
+    plain = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ssl.create_default_context(cafile=str(ca)).wrap_socket(plain, server_hostname="127.0.0.1")
+
+
 def enrol(address: str, name: str, slots: int, connection: socket.socket | None = None) -> SimulatedWorker:
     """A worker with a connection of its own, or on one that it shares."""
     if connection is None:
@@ -135,9 +146,13 @@ class Rate:
         return self.jobs / self.seconds
 
 
-def dispatch(address: str, connections: int, slots: int, jobs: int) -> Rate:
-    """Finishes `jobs` jobs with simulated workers, one sync after another on each connection; how fast it went."""
-    workers = [enrol(address, f"sim-{slots}-{number}", slots) for number in range(connections)]
+def dispatch(address: str, connections: int, slots: int, jobs: int, ca: Path | None = None) -> Rate:
+    """Finishes `jobs` jobs with simulated workers, one sync after another on each connection; how fast it went.
+
+    Over TLS an answer must fit one record of 16 KB: those for one slot do.
+    """
+    lines = [secured(address, ca) if ca else None for _ in range(connections)]
+    workers = [enrol(address, f"sim-{slots}-{number}", slots, line) for number, line in enumerate(lines)]
     selector = selectors.DefaultSelector()
     for worker in workers:
         selector.register(worker.socket, selectors.EVENT_READ, worker)
