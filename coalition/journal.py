@@ -16,6 +16,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from coalition.system import of_this_machine
+
 LEVELS = ("debug", "info", "warning", "error", "critical")
 FORMATS = ("text", "json")
 OURS = ("coalition", "autoscaler", "providers")  # the names of our parts begin so
@@ -114,9 +116,10 @@ class _Rotating(logging.Handler):
         self._journal = journal
         self._path = Path(journal.file)
         self._file = -1
+        self._system = of_this_machine()
         self._open()
         # Processes that share one opened file also share its lock, and would not wait for one another.
-        os.register_at_fork(after_in_child=self._open_again)
+        self._system.after_fork(self._open_again)
 
     def _open(self) -> None:
         if self._file >= 0:
@@ -138,11 +141,9 @@ class _Rotating(logging.Handler):
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """With the file that bears the name now, and room in it; no other process writes meanwhile."""
-        import fcntl  # here: there is none on Windows, where clients import this
-
         try:
             while True:
-                fcntl.flock(self._file, fcntl.LOCK_EX)
+                self._system.lock(self._file, wait=True)
                 facts = os.fstat(self._file)
                 if not self._is_named(facts):  # another process has begun a new one
                     self._open()
@@ -150,7 +151,7 @@ class _Rotating(logging.Handler):
                     break
             yield
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._system.unlock(self._file)
 
     def _is_named(self, facts: os.stat_result) -> bool:
         with contextlib.suppress(FileNotFoundError):

@@ -319,7 +319,8 @@ class LogStreamer(threading.Thread):
             ended = stream.ended  # looked at before the size: then the size is final
             if stream.unsent():
                 stream.touched = True
-                return os.pread(stream.file.fileno(), PIECE_BYTES, stream.position)
+                stream.file.seek(stream.position)
+                return stream.file.read(PIECE_BYTES) or b""
         if ended:
             self._drop(stream)
         return b""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import itertools
 import json
 import logging
 import os
+import shutil
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from coalition.errors import BadInput
+from coalition.system import of_this_machine
 
 DISK_LOW_BYTES = 32 << 20  # with less room for logs, no job is taken
 FINISHED_PER_SYNC = 1_000
@@ -146,7 +147,7 @@ class StateDir:
         try:
             self.spool.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = open(path / "lock", "ab")  # noqa: SIM115 - held as long as the agent lives
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            of_this_machine().lock(self._lock)
         except BlockingIOError:
             self._lock.close()
             raise BadInput(f"another worker uses {path}; give this one a --name of its own") from None
@@ -188,7 +189,6 @@ class StateDir:
     def is_full(self) -> bool:
         """Whether there is too little room for more logs."""
         try:
-            room = os.statvfs(self.spool)
+            return shutil.disk_usage(self.spool).free < DISK_LOW_BYTES
         except OSError:
             return True
-        return room.f_bavail * room.f_frsize < DISK_LOW_BYTES

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coalition.system import System
+
 
 class Patterns:
     """Starts the process, and ends it with `close`. Broken: the process has ended, and what it was asked stays unanswered."""
 
-    def __init__(self) -> None:
+    def __init__(self, system: System) -> None:
         program = Path(__file__).with_name("scanner.py")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(program)],
@@ -28,9 +28,9 @@ class Patterns:
         )
         assert self._process.stdin
         assert self._process.stdout
-        self._orders, self._answers = self._process.stdin, self._process.stdout
-        os.set_blocking(self._orders.fileno(), False)
-        os.set_blocking(self._answers.fileno(), False)
+        self._orders = self._process.stdin
+        system.unblock(self._orders)
+        self._answers = system.source(self._process.stdout)
         self._unsent = self._unread = b""
         self.broken = False
 
@@ -67,12 +67,12 @@ class Patterns:
 
     def read(self) -> list[dict[str, Any]]:
         """The answers that came."""
-        with contextlib.suppress(BlockingIOError):
-            data = os.read(self._answers.fileno(), 65_536)
-            self.broken = self.broken or not data
-            *lines, self._unread = (self._unread + data).split(b"\n")
-            return [json.loads(line) for line in lines]
-        return []
+        data = self._answers.receive()
+        if data is None:
+            return []
+        self.broken = self.broken or not data
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        return [json.loads(line) for line in lines]
 
     def close(self) -> None:
         self._process.kill()

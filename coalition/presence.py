@@ -52,6 +52,8 @@ class Presence:
         self._idle_s = min(known, default=None)
 
     def _was_used(self) -> bool:
+        if sys.platform != "linux":
+            return False
         poll = select.poll()
         for handle in self._open.values():
             poll.register(handle, select.POLLIN)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import signal
-import threading
-from collections.abc import Iterator
 from functools import lru_cache
+
+from coalition.system import of_this_machine
 
 DEFAULT_PATTERN = "PROGRESS:%percent"
 CARRY_BYTES = 4_096  # of an unfinished line are looked at again with what follows
 SCAN_S = 0.25  # a pattern that needs longer is given up
+SYSTEM = of_this_machine()
 
 
 class Progress:
@@ -35,12 +34,12 @@ class Progress:
             return
         data = self._carry + data
         try:
-            with _at_most(SCAN_S):
+            with SYSTEM.at_most(SCAN_S):
                 for match in self._pattern.finditer(data):
                     self._take(match)
         except TimeoutError:
             self._pattern = None
-            raise
+            raise TimeoutError("the progress pattern takes too long") from None
         self._carry = data[max(data.rfind(b"\n") + 1, data.rfind(b"\r") + 1, len(data) - CARRY_BYTES) :]
 
     def _take(self, match: re.Match[bytes]) -> None:
@@ -64,26 +63,3 @@ def _compile(text: str) -> tuple[re.Pattern[bytes] | None, tuple[float, ...]]:
         return (re.compile(text.encode()) if scales else None), tuple(scales)
     except re.error:  # the server has checked it; as bytes it may still be none
         return None, ()
-
-
-@contextlib.contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """TimeoutError when the block takes longer; `re` looks for signals, so even a hopeless pattern ends. Main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    armed = True
-
-    def late(*_: object) -> None:
-        if armed:
-            raise TimeoutError("the progress pattern takes too long")
-
-    before = signal.signal(signal.SIGALRM, late)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-        armed = False
-    finally:
-        armed = False
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)

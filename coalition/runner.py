@@ -14,23 +14,21 @@ How the whole tree of a run is found when it has to end:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
-import resource
 import secrets
 import selectors
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -42,15 +40,13 @@ from coalition.patterns import Patterns
 from coalition.places import PathRules, expand
 from coalition.progress import Progress
 from coalition.states import AttemptState
+from coalition.system import KILL, System, of_this_machine
 
-SHELL = "/bin/sh"
-PYTHON_IGNORES = (signal.SIGPIPE, signal.SIGXFSZ)
 MARK = "COALITION_RUN"
 NOTICE = "COALITION_NOTICE"  # names the file that says when the machine will be taken away, once that is known
 SCAN_BYTES = 262_144  # of new log are looked at for progress, the last ones
 CLEAN_S = 10.0  # how long the end of killed processes is waited for
 READ_S = 60.0  # how long the look at the rest of a log is waited for
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of the system's unit of memory
 LOOK_S = 1.0  # between looks at the output of a run that must not be silent
 THOROUGH_S = 5.0  # without adoption, runs longer than this are searched for what they left
 REACH_S, REACH_LIMIT_S = 1.0, 10.0  # between two signals through the template, and for one
@@ -115,7 +111,9 @@ class Run:
     deadline: float = float("inf")
     kill_at: float = 0.0  # when what is left is sent SIGKILL
     log_fd: int = -1
-    exit_fd: int = -1
+    log_path: str = ""
+    exit_fd: Any = -1
+    system: System | None = None
     pid: int = 0  # of the shell, and so of its group; 0: it did not start
     memory_bytes: int = 0
     code: int = 0  # once it ended: its exit code, or the signal's number below zero
@@ -151,12 +149,12 @@ class Run:
     def note(self, text: str) -> None:
         """A line of our own in the log; it begins with `* `."""
         size = self.log_bytes
-        fresh = size == 0 or os.pread(self.log_fd, 1, size - 1) == b"\n"
+        fresh = size == 0 or self.read_log(size - 1, 1) == b"\n"
         with contextlib.suppress(OSError):  # a full disk must not end the agent
             os.write(self.log_fd, f"{'' if fresh else chr(10)}* {text}\n".encode("utf-8", "replace"))
 
     def read_log(self, offset: int, count: int) -> bytes:
-        return os.pread(self.log_fd, count, offset) if self.log_fd >= 0 else b""
+        return self.system.read_at(self.log_fd, count, offset, self.log_path) if self.system and self.log_fd >= 0 else b""
 
     def look(self, now: float) -> None:
         """Notice whether it wrote something since the last look."""
@@ -207,10 +205,9 @@ class _Made:
 
     run: Run
     site: Site
-    words: list[str] = field(default_factory=list)
+    words: list[str] | str = ""
     place: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
-    streams: Sequence[tuple[int, int, int]] = ()
     error: BadInput | OSError | ValueError | None = None
 
 
@@ -222,7 +219,16 @@ class Runner:
     process wants it). `keep`: a watchdog process ends the runs when this process dies without ending them.
     """
 
-    def __init__(self, spool: Path, site: Site | None = None, *, adopt: bool = False, keep: bool = False) -> None:
+    def __init__(
+        self,
+        spool: Path,
+        site: Site | None = None,
+        *,
+        adopt: bool = False,
+        keep: bool = False,
+        system: System | None = None,
+    ) -> None:
+        self.system = system or of_this_machine()
         self.spool = spool
         self.session = secrets.token_hex(8)
         self.runs: dict[int, Run] = {}
@@ -230,17 +236,17 @@ class Runner:
         self._notice.unlink(missing_ok=True)
         self._told: list[Ended] = []  # ends for the next poll
         self._made: _Made | None = None  # what starts next
-        self._children_fd = _become_subreaper() if adopt else -1
+        self._children_fd = self.system.adopt() if adopt else -1
         self._adopting = self._children_fd >= 0
-        self._keeper = _Keeper(f"{MARK}={self.session}-") if keep else None
+        self._keeper = _Keeper(f"{MARK}={self.session}-", self.system) if keep and not self.system.keeps_itself else None
+        if keep:
+            self.system.keep()
         self._patterns: Patterns | None = None  # once a lease has some
         self._strangers: set[int] = set()  # orphans that we may not kill
         self._orphans = 0  # that lived at the last look
         self._spare: list[str] = []  # discarded logs, for the next runs
         self._selector = selectors.DefaultSelector()
-        _keep_descriptors()
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        self._home = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+        self.system.begin()
         self._bell, self._button = socket.socketpair()
         self._bell.setblocking(False)
         self._button.setblocking(False)
@@ -289,14 +295,14 @@ class Runner:
             self._made = self._make(lease)
 
     def _make(self, lease: Lease) -> _Made:
-        made = _Made(Run(lease, Progress(lease.progress_pattern)), self._site)
+        path = f"{self.spool}/{lease.attempt}.log"
+        made = _Made(Run(lease, Progress(lease.progress_pattern), log_path=path, system=self.system), self._site)
         try:
-            made.run.log_fd = log = self._open_log(lease.attempt)
+            made.run.log_fd = self._open_log(path)
             command, made.place, environment = self.prepare(lease)
             made.words = self._words(lease, command, made.place, environment)
             # The template gives the job its own; this starts as us.
             made.environment = {**self._base, MARK: environment[MARK]} if self._is_others(lease) else environment
-            made.streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((self._null, log, log))]
         except (BadInput, OSError, ValueError) as error:
             made.error = error
         return made
@@ -305,7 +311,7 @@ class Runner:
         """Nobody starts it, or it is made anew: its log is empty and serves the next."""
         if made and made.run.log_fd >= 0:
             os.close(made.run.log_fd)
-            self._spare.append(f"{self.spool}/{made.run.attempt}.log")
+            self._spare.append(made.run.log_path)
 
     @property
     def busy(self) -> int:
@@ -324,18 +330,15 @@ class Runner:
         return self._rules.map(expand(lease.command, layers)), self._rules.map(expand(lease.dir, layers)), environment
 
     def _launch(self, made: _Made) -> None:
-        # posix_spawn costs half of what Popen does: no pipe to hear errors through, no search for descriptors to close. It takes
-        # neither directory nor umask, so they are this process's own for the moment.
-        run, words, given, streams = made.run, made.words, made.environment, made.streams
-        with _standing_in(made.place, self._home), _masked(self._site.umask):
-            run.pid = os.posix_spawnp(words[0], words, given, file_actions=streams, setsid=True, setsigdef=PYTHON_IGNORES)
-        run.exit_fd = _exit_fd(run.pid)
+        run = made.run
+        run.pid = self.system.spawn(made.words, made.place, made.environment, run.log_fd, self._site.umask)
+        run.exit_fd = self.system.watch(run.pid)
         self._selector.register(run.exit_fd, selectors.EVENT_READ, run)
 
-    def _words(self, lease: Lease, command: str, place: str, environment: Mapping[str, str]) -> list[str]:
+    def _words(self, lease: Lease, command: str, place: str, environment: Mapping[str, str]) -> list[str] | str:
         """What is started: the shell, by the template of the site if a job's user is to run it."""
         if not self._is_others(lease):
-            return [SHELL, "-c", command]
+            return self.system.shell(command)
         return run_as.filled(self._site.run_as, lease.user, place, command, environment)
 
     def _is_others(self, lease: Lease) -> bool:
@@ -355,13 +358,12 @@ class Runner:
         except (BadInput, OSError, subprocess.SubprocessError) as error:
             logger.warning("attempt %d: what it runs cannot be stopped as %s: %s", run.attempt, run.lease.user, error)
 
-    def _open_log(self, attempt: int) -> int:
-        path = f"{self.spool}/{attempt}.log"
+    def _open_log(self, path: str) -> int:
         if self._spare:
             with contextlib.suppress(OSError):
-                os.rename(self._spare.pop(), path)
+                os.replace(self._spare.pop(), path)
         try:
-            return os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            return self.system.open_log(path)
         except OSError as error:
             raise BadInput(f"the worker cannot write the log: {error.strerror}") from None
 
@@ -377,8 +379,8 @@ class Runner:
 
     def _refuse(self, run: Run, reason: str) -> None:
         if run.pid:  # started, but no descriptor was left to watch it
-            os.kill(run.pid, signal.SIGKILL)
-            os.waitpid(run.pid, 0)
+            self.system.send(run.pid, KILL, ())
+            self.system.reap(run.pid)
             run.pid = 0
         if run.log_fd >= 0:
             run.note(reason)
@@ -428,11 +430,7 @@ class Runner:
 
     def _signal(self, run: Run, number: int) -> None:
         escaped = self._escaped(run)  # before the group ends, and with it the trace to them
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(run.pid, number)
-        for process in escaped:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(number)
+        self.system.send(run.pid, number, escaped)
         self._reach(run, number)
 
     def _escaped(self, run: Run) -> list[psutil.Process]:
@@ -445,7 +443,7 @@ class Runner:
             with contextlib.suppress(psutil.Error, OSError):  # others' processes, and those that just ended
                 if process.pid not in found and process.environ().get(MARK) == mark:
                     found[process.pid] = process
-        return [process for process in found.values() if _group_of(process.pid) not in (run.pid, None)]
+        return [process for process in found.values() if self.system.group_of(process.pid) not in (run.pid, None)]
 
     # -------- waiting
 
@@ -471,9 +469,8 @@ class Runner:
 
     def _exited(self, run: Run) -> list[Ended]:
         self._selector.unregister(run.exit_fd)
-        os.close(run.exit_fd)
-        _, status, usage = os.wait4(run.pid, 0)
-        run.code, run.memory_bytes = os.waitstatus_to_exitcode(status), _memory(usage.ru_maxrss)
+        self.system.forget(run.exit_fd)
+        run.code, run.memory_bytes = self.system.reap(run.pid)
         now = time.monotonic()
         run.run_s = now - run.started_at
         if run.phase is _Phase.RUNNING:
@@ -481,7 +478,7 @@ class Runner:
         run.phase = _Phase.CLEANING
         if run.verdict or run.run_s > THOROUGH_S:
             run.reached_at = 0.0
-            self._reach(run, signal.SIGKILL)
+            self._reach(run, KILL)
         return self._clean(run, now)
 
     def _look(self, now: float) -> list[Ended]:
@@ -491,7 +488,7 @@ class Runner:
             if run.phase is _Phase.RUNNING:
                 self._check_limits(run, now)
             elif run.phase is _Phase.STOPPING:
-                self._signal(run, signal.SIGKILL)
+                self._signal(run, KILL)
                 run.deadline = now + 1.0
             elif run.phase is _Phase.CLEANING:
                 ended += self._clean(run, now)
@@ -516,7 +513,7 @@ class Runner:
         run.left = max(run.left, left)
         if left and now < run.kill_at + CLEAN_S:
             if now >= run.kill_at:
-                self._signal(run, signal.SIGKILL)
+                self._signal(run, KILL)
             run.deadline = now + 0.02
             return []
         size = run.log_bytes  # without what we say in it ourselves
@@ -533,7 +530,7 @@ class Runner:
 
     def _watch_log(self, lease: Lease) -> None:
         if self._patterns is None:
-            self._patterns = Patterns()
+            self._patterns = Patterns(self.system)
             self._selector.register(self._patterns, selectors.EVENT_READ, self._patterns)
         self._patterns.watch(lease.attempt, self.spool / f"{lease.attempt}.log", lease.error_patterns, lease.licence_patterns)
 
@@ -599,8 +596,8 @@ class Runner:
     def _left_by(self, run: Run, now: float) -> int:
         """How many live processes of the run there are; cheap when there are none."""
         orphans = self._reap(run, now) if self._adopting else 0
-        if _group_exists(run.pid):
-            return orphans + _count_alive(run.pid)
+        if self.system.has_group(run.pid):
+            return orphans + self._count_alive(run.pid)
         if not self._adopting and (run.run_s > THOROUGH_S or run.left or run.verdict):
             return len(self._escaped(run))
         return orphans
@@ -609,7 +606,7 @@ class Runner:
         """Reap orphans that ended and kill those whose run has; how many of `ending` live outside its group."""
         ours = {run.pid for run in self.runs.values() if run.phase is not _Phase.READING}
         ours |= {helper.pid for helper in (self._keeper, self._patterns) if helper}
-        orphans = [pid for pid in self._children() if pid not in ours and not _reaped(pid)]
+        orphans = [pid for pid in self._children() if pid not in ours and not self.system.reaped(pid)]
         self._orphans = len(orphans)
         count = 0
         for pid in orphans:
@@ -618,14 +615,22 @@ class Runner:
             owner = self._owner(pid, ending)
             if owner is None or (owner is ending and now >= owner.kill_at):
                 self._kill_orphan(pid)
-            count += ending is not None and owner is ending and _group_of(pid) != ending.pid
+            count += ending is not None and owner is ending and self.system.group_of(pid) != ending.pid
+        return count
+
+    def _count_alive(self, group: int) -> int:
+        """The group's processes without those that ended and wait to be reaped, by whoever is slow to do so."""
+        count = 0
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                count += self.system.group_of(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
         return count
 
     def _children(self) -> list[int]:
         """The children of this process's main thread: that is who adopts orphans."""
         data, part = b"", b"-"
         while part:
-            part = os.pread(self._children_fd, 65_536, len(data))
+            part = self.system.read_at(self._children_fd, 65_536, len(data), "")
             data += part
         return [int(pid) for pid in data.split()]
 
@@ -645,7 +650,7 @@ class Runner:
 
     def _kill_orphan(self, pid: int) -> None:
         try:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, KILL)
         except ProcessLookupError:
             pass
         except PermissionError:
@@ -721,15 +726,15 @@ class Runner:
         self._selector.close()
         self._bell.close()
         self._button.close()
-        for fd in (self._null, self._home, self._children_fd):
-            if fd >= 0:
-                os.close(fd)
+        self.system.close()
+        if self._children_fd >= 0:
+            os.close(self._children_fd)
 
 
 class _Keeper:
     """The watchdog process (keeper.py). It finds what carries the mark; of groups that last it is told besides."""
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, mark: str, system: System) -> None:
         program = Path(__file__).with_name("keeper.py")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(program), mark],
@@ -742,7 +747,7 @@ class _Keeper:
         )
         assert self._process.stdin
         self._pipe = self._process.stdin
-        os.set_blocking(self._pipe.fileno(), False)
+        system.unblock(self._pipe)
 
     @property
     def pid(self) -> int:
@@ -786,39 +791,6 @@ def _signal_name(number: int) -> str:
         return "unknown"
 
 
-@contextlib.contextmanager
-def _standing_in(place: str, home: int) -> Iterator[None]:
-    """This process's directory is `place` for the block; empty: where it is. OSError with its name if it cannot be."""
-    if not place:
-        yield
-        return
-    os.chdir(place)
-    try:
-        yield
-    finally:
-        try:
-            os.fchdir(home)
-        except OSError:  # it is not there any more; no reason to lose sight of what was just started
-            os.chdir("/")
-
-
-@contextlib.contextmanager
-def _masked(umask: int) -> Iterator[None]:
-    """This process's umask is `umask` for the block."""
-    before = os.umask(umask)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-def _keep_descriptors() -> None:
-    """What this process inherited does not go on to what it starts; what Python opens never does."""
-    for number in map(int, os.listdir("/dev/fd")):
-        with contextlib.suppress(OSError):  # the one that read the folder
-            os.set_inheritable(number, number <= 2)
-
-
 def _why_not(error: Exception) -> str:
     if not isinstance(error, OSError):
         return f"cannot start: {error}"
@@ -839,75 +811,5 @@ def kill_marked(session: str) -> int:
     found = list(marked(os.fsencode(f"{MARK}={session}-")))
     for pid in found:
         with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, KILL)
     return len(found)
-
-
-def _become_subreaper() -> int:
-    """Adopt the orphans among all descendants of this process (Linux's prctl(2), PR_SET_CHILD_SUBREAPER = 36).
-
-    A descriptor that tells the main thread's children, who adopts them; -1 where there is no such thing.
-    """
-    try:
-        children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
-    if ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0:
-        return children
-    os.close(children)
-    return -1
-
-
-def _memory(peak: int) -> int:
-    """Bytes, of the peak of a child that ended; 0 where it is not above our own, which a child has until it runs its command."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return 0 if peak <= own else peak * RSS_UNIT
-
-
-def _reaped(pid: int) -> bool:
-    """Whether the child has ended; then it is no more."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:
-        return True
-
-
-def _count_alive(group: int) -> int:
-    """The group's processes without those that ended and wait to be reaped, by whoever is slow to do so."""
-    count = 0
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            count += _group_of(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
-    return count
-
-
-def _group_exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _group_of(pid: int) -> int | None:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return None
-
-
-def _exit_fd(pid: int) -> int:
-    """A file descriptor that becomes readable when the child ends; it is not reaped by that."""
-    if hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):  # kernels before 5.3
-            return os.pidfd_open(pid)
-    reading, writing = os.pipe()
-
-    def wait() -> None:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        os.close(writing)
-
-    threading.Thread(target=wait, daemon=True).start()
-    return reading

@@ -20,10 +20,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import re
-import select
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ PIECE_BYTES = 262_144
 LINE_BYTES = 65_536
 OVERLAP_BYTES = 4_096
 PATTERN_S = 0.25  # of processor time for one pattern and one piece
+HOPELESS_S = 10.0  # the same where this process must end by it
 PAUSE_S = 0.2  # between two looks at logs that grow
 SHOWN = 400  # characters of a matching line that are told
 LINE_END = re.compile(rb"[\r\n]+")
@@ -52,7 +54,8 @@ class Log:
         if size < self.position:  # the job has cut its own output
             self.position, self.carry = 0, b""
         end = size if self.size is None else min(size, self.size)
-        data = os.pread(self.file.fileno(), max(0, min(PIECE_BYTES, end - self.position)), self.position)
+        self.file.seek(self.position)
+        data = self.file.read(max(0, min(PIECE_BYTES, end - self.position)))
         self.position += len(data)
         return data
 
@@ -76,7 +79,16 @@ def pieces(line: bytes) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """TimeoutError when the block takes more processor time; `re` looks for signals, so even a hopeless pattern ends."""
+    """TimeoutError when the block takes more processor time; `re` looks for signals, so even a hopeless pattern ends.
+
+    Windows has no such signal: this process ends there, and the agent says that the log was not looked at to its end.
+    """
+    if not hasattr(signal, "setitimer"):
+        timer = threading.Timer(HOPELESS_S, os._exit, (1,))
+        timer.start()
+        yield
+        timer.cancel()
+        return
 
     def late(*_: object) -> None:
         raise TimeoutError
@@ -163,21 +175,31 @@ class Scanner:
 
 
 def main() -> None:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     scanner = Scanner(sys.stdout.fileno())
+    came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=hear, args=(came,), daemon=True).start()
     orders = b""
     busy = False
     while True:
         pause = 0.0 if busy else PAUSE_S if scanner.logs else None
-        if select.select([0], [], [], pause)[0]:
-            data = os.read(0, PIECE_BYTES)
+        with contextlib.suppress(queue.Empty):
+            data = came.get(timeout=pause) if pause != 0.0 else came.get_nowait()
             if not data:
                 return
             *whole, orders = (orders + data).split(b"\n")
             for line in whole:
                 scanner.obey(json.loads(line))
         busy = scanner.round()
+
+
+def hear(came: queue.SimpleQueue[bytes]) -> None:
+    """Standard input piece by piece, the end as an empty one: not every system can wait for a pipe and a clock at once."""
+    while data := os.read(0, PIECE_BYTES):
+        came.put(data)
+    came.put(b"")
 
 
 if __name__ == "__main__":

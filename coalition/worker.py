@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import resource
 import secrets
 import signal
 import socket
@@ -43,6 +42,7 @@ from coalition.places import PLATFORM
 from coalition.presence import Presence
 from coalition.runner import Ended, Runner, Site, kill_marked
 from coalition.states import AttemptState
+from coalition.system import of_this_machine
 from coalition.values import a_tag_list
 from coalition.wire import address
 
@@ -58,6 +58,7 @@ STARTUP = 0  # the number of the startup command's run; attempts begin with 1
 TAKEN_MARGIN_S = 5.0  # before its machine is taken away all that ran has ended, and is told
 OUT_OF_FUNDS = 75  # the exit code that tells a cloud machine's supervisor to power off
 T = TypeVar("T")
+SYSTEM = of_this_machine()
 logger = logging.getLogger("coalition.worker")
 
 
@@ -162,7 +163,7 @@ def gpu_memory_bytes() -> int:
 
 def funded_clock() -> float:
     """Seconds on a clock that nobody sets and that goes on in suspend, where there is one."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    return SYSTEM.clock_s()
 
 
 # ---------------------------------------------------------------- when to call
@@ -323,7 +324,7 @@ class Agent:
 
     def run(self) -> int:
         """Work until told to end; the exit code."""
-        _allow_files(4 * self._slots + 256)
+        SYSTEM.allow_files(4 * self._slots + 256)
         with self._heed_signals():
             try:
                 for thread in filter(None, (*self._lines, self._logs, self._watch)):
@@ -642,7 +643,7 @@ class Agent:
             "free": free,
             "running": self._held(told, now),
             "finished": finished,
-            "load": round(os.getloadavg()[0], 2),
+            "load": round(psutil.getloadavg()[0], 2),
             "memory_free_bytes": psutil.virtual_memory().available,
             "wait_s": wait_s,
             "user_idle_s": self._presence.idle_s(),
@@ -830,14 +831,6 @@ def _tail(path: Path, count: int = 2_000) -> str:
         file.seek(max(0, path.stat().st_size - count))
         return file.read().decode("utf-8", "replace").strip()
     return ""
-
-
-def _allow_files(count: int) -> None:
-    """Room for two descriptors a job, if the hard limit has it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def run_worker(options: WorkerOptions) -> int:

@@ -14,6 +14,10 @@ check() {
 check ruff "$bin/ruff" check .
 check mypy "$bin/mypy"
 check mypy-scripts "$bin/mypy" scripts examples worker_image
+for system in win32 darwin; do # a worker runs there, too
+    check "mypy-$system" "$bin/mypy" --config-file scripts/mypy-other.ini --platform "$system" --cache-dir ".mypy_cache/$system" \
+        coalition/worker.py coalition/self_test.py coalition/client.py
+done
 check lint-imports "$bin/lint-imports"
 if command -v shellcheck >/dev/null 2>&1; then
     check shellcheck shellcheck scripts/*.sh .ci/run worker_image/provision.sh worker_image/files/dead-man

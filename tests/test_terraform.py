@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from typing import Any
 import hcl2
 import pytest
 
-from coalition import config
 from coalition.config import PoolSettings, options_of
 from providers import bootstrap
 from providers.aws import AwsProvider
 from providers.aws_sweeper import sweep
-from providers.base import Life, Request
+from providers.base import Request
 from scripts import pack_sweeper
+from tests.commands import coalition, document
+from tests.e2e.farm import RealFarm
 from tests.fakes.aws_cloud import REGION, AwsCloud
 from tests.polling import poll_until
 
@@ -224,21 +226,33 @@ if TERRAFORM and os.environ.get("COALITION_TEST_LONG") == "yes":  # the plugin w
         assert cloud.client("ec2").describe_vpcs(Filters=[{"Name": "tag:Name", "Values": ["coalition"]}])["Vpcs"] == []
 
     def test_what_is_applied_needs_no_change_and_its_pool_can_be_used(
-        applied: tuple[Path, dict[str, str]], cloud: AwsCloud, tmp_path: Path
+        applied: tuple[Path, dict[str, str]], cloud: AwsCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         folder, given = applied
         planned = terraform(folder, "plan", "-no-color", **given)
         assert set(re.findall(r"# module\.farm\.(\S+) will be", planned)) <= MOTO_FORGETS
         assert "0 to add" in planned
         assert "0 to destroy" in planned
-        snippet = terraform(folder, "output", "-raw", "cloud_ini", **given)
-        settings = config.parse(snippet)
         cloud.gaps.prices.on_demand["c5.large"] = 0.1
-        (pool,) = settings.pools
-        provider = AwsProvider(REGION, settings.server.farm, [pool.notices_queue], endpoint=cloud.url)
-        assert list(provider.check(pool)) == []
-        (one,) = provider.launch(request_of(provider, pool)).instances
-        vpc = cloud.client("ec2").describe_instances(InstanceIds=[one.id])["Reservations"][0]["Instances"][0]["VpcId"]
-        assert cloud.client("ec2").describe_vpcs(VpcIds=[vpc])["Vpcs"][0]["CidrBlock"] == "10.64.0.0/16"
-        assert sweep(cloud.client("ec2"), settings.server.farm, provider.clock() + 10_000) == [one.id]
-        poll_until(lambda: [found.life for found in provider.list()] == [Life.GONE])
+        cloud.gaps.prices.spot = {("c5.large", f"{REGION}{zone}"): 0.05 for zone in "ab"}
+        monkeypatch.setenv("AWS_ENDPOINT_URL", cloud.url)
+        farm = RealFarm(tmp_path)
+        server = f"[server]\nlisten = 127.0.0.1:{farm.port}\nurl = https://farm.example.com\ndata_dir = {tmp_path / 'data'}\n"
+        farm.ini.write_text(f"{server}{terraform(folder, 'output', '-raw', 'cloud_ini', **given)}")
+        told = document("cloud", "check", "--config", str(farm.ini))["pools"][0]
+        assert (told["problems"], len(told["offers"]) > 0) == ([], True)
+        process = farm.serve()
+        try:
+            coalition("--server", farm.address, "cloud", "launch", "--pool", "render", "--count", "1")
+            (one,) = poll_until(lambda: machines(cloud), 60, lambda: farm.log_of("server"))
+            assert cloud.client("ec2").describe_vpcs(VpcIds=[one["VpcId"]])["Vpcs"][0]["CidrBlock"] == "10.64.0.0/16"
+        finally:
+            farm.kill(process)
+        assert sweep(cloud.client("ec2"), "coalition", time.time() + 100_000) == [one["InstanceId"]]
+        poll_until(lambda: not machines(cloud))
+
+    def machines(cloud: AwsCloud) -> list[dict[str, Any]]:
+        """What lives of the farm."""
+        asked = [{"Name": "tag:coalition:farm", "Values": ["coalition"]}, {"Name": "instance-state-name", "Values": ["running"]}]
+        found = cloud.client("ec2").describe_instances(Filters=asked)["Reservations"]
+        return [one for group in found for one in group["Instances"]]
