@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
-from coalition import cli, config, errors
+from coalition import cli, client, config, errors, metrics
+from coalition.server.openapi import OPERATIONS
 from scripts import reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,7 +87,14 @@ def test_every_error_and_state_is_in_it(built: dict[str, str]) -> None:
         assert [str(state) for state in states if str(state) not in built["reference/states"]] == []
 
 
-def test_the_picture_of_states_has_every_step() -> None:
+def test_every_route_metric_and_method_is_in_it(built: dict[str, str]) -> None:
+    assert [one.summary for one in OPERATIONS.values() if one.summary not in built["reference/rest"]] == []
+    assert [one.name for one in metrics.ALL if one.name not in built["reference/metrics"]] == []
+    methods = [name for name in vars(client.Client) if not name.startswith("_")]
+    assert [name for name in methods if not re.search(rf"^\s*(?:property )?{name}\b", built["reference/python"], re.MULTILINE)] == []
+
+
+_has_every_step() -> None:
     for name, table in reference.TABLES.items():
         shown = reference.picture(list(map(str, reference.KINDS[name])), table)
         assert [event for _, event in table if event not in shown] == []
