@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
 
@@ -70,9 +71,21 @@ class _Member:
 
     def work(self) -> None:
         with closing(self.connection), suppress(ConnectionError, http.client.HTTPException):  # at the end the server may be gone
-            self.enrol()
+            self.heard(self.enrol)
             while not self.crowd.ended.is_set():
-                self.sync()
+                self.heard(self.sync)
+
+    def heard(self, call: Callable[[], None]) -> None:
+        """A call; behind a proxy, one without an answer is repeated by the next."""
+        try:
+            call()
+        except (OSError, http.client.HTTPException):
+            if not self.crowd.proxied:
+                raise
+            self.crowd.note(self.crowd.accidents, "no answer")
+            self.connection.close()
+            if not self.credential and not self.crowd.ended.is_set():
+                self.heard(call)
 
     def enrol(self) -> None:
         """A new start: what an earlier one held is lost."""

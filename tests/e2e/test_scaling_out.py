@@ -107,7 +107,7 @@ def test_one_of_three_servers_is_killed_and_all_jobs_end_once_within_the_budget(
         3,
         server=f"threads = 32\ndatabase = {database}",
         scheduler="retry_delay = 0\nsick_after = 0\nstop_after_workers = 0",
-        worker="sync = 1\nlease = 4s\nwait = 1s",
+        worker="sync = 1\nlease = 10s\nwait = 1s",
         log_store=bucket,
         autoscaler="interval = 0.5",
         pool_burst=POOL,
@@ -126,7 +126,7 @@ def _run(farm: Row, database: str) -> None:
     burst = {"title": "burst", "frames": "1-12", "command": "echo frame {frame}; sleep 0.3", "affinity": ["cloud"], "retries": 20}
     made = client.submit_many([*shots, burst])
     total = JOBS + 12
-    crowd = Crowd(farm.address, WORKERS, silence_s=6, logs=True, proxied=True)
+    crowd = Crowd(farm.address, WORKERS, silence_s=15, logs=True, proxied=True)
     try:
         poll_until(lambda: _finished(client) >= total // 4, 400, lambda: _state(farm, client))
         farm.kill(started[farm.ports[0]])
