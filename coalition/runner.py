@@ -24,7 +24,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -98,7 +98,7 @@ class _Phase(Enum):
     RUNNING = "running"
     STOPPING = "stopping"  # SIGTERM is sent; SIGKILL follows
     CLEANING = "cleaning"  # the shell ended, something of it is left
-    READING = "reading"  # all of it ended, the rest of its log is looked at for patterns
+    READING = "reading"  # all of it ended, what its log tells is not known to its end yet
 
 
 @dataclass(eq=False)
@@ -120,7 +120,8 @@ class Run:
     phase: _Phase = _Phase.RUNNING
     verdict: tuple[AttemptState, str] | None = None
     run_s: float = 0.0
-    left: int = 0
+    left: int = 0  # processes that its shell left, at most
+    remain: int = 0  # and those that even SIGKILL did not end
     scanned: int = 0
     kept: bool = False  # the watchdog knows it
     output: tuple[int, int] = (0, 0)  # size and time of change of its log when it last differed,
@@ -452,22 +453,33 @@ class Runner:
         with contextlib.suppress(OSError):  # it rings already, or the runner is closed
             self._button.send(b"!")
 
-    def poll(self, timeout_s: float) -> list[Ended]:
-        """Wait until a run ends, `wake()` is called or `timeout_s` passed. The runs that ended, in that order."""
+    def poll(self, timeout_s: float, refill: Callable[[], None] = lambda: None) -> list[Ended]:
+        """Wait until a run ends, `wake()` is called or `timeout_s` passed. The runs that ended, in that order.
+
+        `refill` is called once slots are free, before anything else is done about what ended: they cost more than a late word.
+        """
         due = min((run.deadline for run in self.runs.values()), default=float("inf")) - time.monotonic()
         ready = self._selector.select(0 if self._told else max(0.0, min(timeout_s, due)))
         ended, self._told = self._told, []
+        gone: list[Run] = []
         for key, _ in ready:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     self._bell.recv(4_096)
             elif key.data is self._patterns:
                 ended += self._hear(self._patterns)
-            else:
-                ended += self._exited(key.data)
-        return ended + self._look(time.monotonic())
+            elif self._exited(key.data):
+                gone.append(key.data)
+        if gone:
+            refill()
+        now = time.monotonic()
+        for run in gone:
+            if run.attempt in self.runs:  # not if it was given up with the process that looks at logs
+                ended += self._finish(run, now)
+        return ended + self._look(now)
 
-    def _exited(self, run: Run) -> list[Ended]:
+    def _exited(self, run: Run) -> bool:
+        """Its shell has ended; whether nothing is left of it."""
         self._selector.unregister(run.exit_fd)
         self.system.forget(run.exit_fd)
         run.code, run.memory_bytes = self.system.reap(run.pid)
@@ -491,7 +503,7 @@ class Runner:
                 self._signal(run, KILL)
                 run.deadline = now + 1.0
             elif run.phase is _Phase.CLEANING:
-                ended += self._clean(run, now)
+                ended += self._finish(run, now) if self._clean(run, now) else []
             else:
                 ended.append(self._give_up(run, "its log was not looked at to its end"))
         return ended
@@ -507,24 +519,36 @@ class Runner:
         else:
             run.deadline = run.next_look(now)
 
-    def _clean(self, run: Run, now: float) -> list[Ended]:
-        """End what the shell left: at once, or when it was being stopped after the rest of its grace."""
+    def _clean(self, run: Run, now: float) -> bool:
+        """End what the shell left: at once, or when it was being stopped after the rest of its grace. Whether all is over."""
         left = self._left_by(run, now)
         run.left = max(run.left, left)
         if left and now < run.kill_at + CLEAN_S:
             if now >= run.kill_at:
                 self._signal(run, KILL)
             run.deadline = now + 0.02
-            return []
-        size = run.log_bytes  # without what we say in it ourselves
+            return False
+        run.sealed = self._adopting and not (run.verdict or run.left or self._orphans)
+        run.phase, run.remain = _Phase.READING, left
+        return True
+
+    def _finish(self, run: Run, now: float) -> list[Ended]:
+        """Nothing of it runs any more. Its end, unless the rest of its log must be looked at first."""
+        if not (run.lease.error_patterns or run.lease.licence_patterns):
+            self._note_left(run)
+            return [self._end(run, self._result(run))]
+        if self._patterns is None:
+            return [self._give_up(run, "its log was not looked at: the process that does so has ended")]
+        self._forget_group(run)
+        run.deadline = now + READ_S
+        self._patterns.finish(run.attempt, run.log_bytes)
+        return []
+
+    def _note_left(self, run: Run) -> None:
         if run.left and not run.verdict:
             run.note(f"the command left {run.left} {'process' if run.left == 1 else 'processes'} behind: killed")
-        if left:
-            run.note(f"{left} still there {CLEAN_S:g} s after SIGKILL")
-        run.sealed = self._adopting and not (run.verdict or run.left or self._orphans)
-        if not (run.lease.error_patterns or run.lease.licence_patterns):
-            return [self._end(run, self._result(run))]
-        return self._read_rest(run, size, now)
+        if run.remain:
+            run.note(f"{run.remain} still there {CLEAN_S:g} s after SIGKILL")
 
     # -------- patterns in logs
 
@@ -533,15 +557,6 @@ class Runner:
             self._patterns = Patterns(self.system)
             self._selector.register(self._patterns, selectors.EVENT_READ, self._patterns)
         self._patterns.watch(lease.attempt, self.spool / f"{lease.attempt}.log", lease.error_patterns, lease.licence_patterns)
-
-    def _read_rest(self, run: Run, size: int, now: float) -> list[Ended]:
-        """Nothing of it runs any more; its end is told once its whole log was looked at."""
-        if self._patterns is None:
-            return [self._give_up(run, "its log was not looked at: the process that does so has ended")]
-        self._forget_group(run)
-        run.phase, run.deadline = _Phase.READING, now + READ_S
-        self._patterns.finish(run.attempt, size)
-        return []
 
     def _hear(self, patterns: Patterns) -> list[Ended]:
         """What was found in logs; the runs that ended by that."""
@@ -573,7 +588,8 @@ class Runner:
         return self._conclude(run)
 
     def _conclude(self, run: Run) -> Ended:
-        """Say in the log what was found in it: now, as it would be found again before."""
+        """Say in the log what was found, in it and beside it: now, as before it would be looked at like what the job says."""
+        self._note_left(run)
         for pattern in run.slow:
             run.note(f"{pattern!r} takes too long and was given up")
         if run.licence or run.error:

@@ -347,8 +347,7 @@ class Agent:
             self._runner.start(Lease(STARTUP, 0, "startup", self._options.startup, "", {}, "", 0.0, ""))
 
     def _step(self) -> None:
-        ended = self._runner.poll(self._pause(time.monotonic()))
-        self._start_queued()  # first: a free slot costs more than a late word
+        ended = self._runner.poll(self._pause(time.monotonic()), self._start_queued)
         for end in ended:
             self._on_end(end)
         while self._inbox:

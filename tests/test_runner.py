@@ -403,7 +403,7 @@ def test_a_hopeless_pattern_is_given_up_and_others_go_on(runner: Runner) -> None
 
 
 def test_a_run_whose_log_is_still_read_holds_no_slot(runner: Runner) -> None:
-    runner.start(a_lease(f"for n in 1 2 3; do echo {'a' * 60}b; done", error_patterns=("(a+)+$",) * 8))
+    runner.start(a_lease(f"for n in 1 2 3; do echo {'a' * 60}b; done", error_patterns=("(a+)+$",) * 4))
     poll_until(lambda: runner.poll(0.05) or not runner.busy)
     assert 1 in runner.runs
     assert wait(runner).state == "FINISHED"
