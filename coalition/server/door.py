@@ -44,7 +44,7 @@ log = logging.getLogger("coalition.server")
 
 GRACE_S = 5.0  # for a request, and for an answer, besides what its bytes may take
 SLOWEST = 4_096  # bytes a second that are sent to us
-SLOWEST_READER = 65_536  # and that are read of an answer
+SLOWEST_READER = 16_384  # and that are read of an answer
 READ = 1 << 16  # bytes; what is longer is served by a thread
 SYNC = "/api/v1/workers/"
 SYNC_ROUTE = "/api/v1/workers/{worker_id}/sync"
