@@ -46,7 +46,7 @@ class Live:
         self.stack.callback(context.close)
         tab = context.new_page()
         tab.on("pageerror", lambda error: self.faults.append(str(error)))
-        tab.goto(self.server.url + where)
+        tab.goto(where if where.startswith("http") else self.server.url + where)
         return tab
 
     def submit(self, title: str, **given: object) -> int:

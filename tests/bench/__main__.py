@@ -26,19 +26,20 @@ from autoscaler.decide import decide
 from autoscaler.simulate import default_settings, simulate
 from autoscaler.snapshot import take
 from coalition.client import Client
-from tests.bench.browser import look
+from tests.bench.browser import Tab, first_load_bytes, tab
 from tests.bench.clouds import ec2_here, fill, import_s, launch_many, launch_several, list_s
 from tests.bench.farm import Rate, dispatch, enrol, idle, memory, server
 from tests.bench.figures import Figure
-from tests.bench.logs import MB, disk, read_ms, write
+from tests.bench.logs import MB, disk, read_ms, write, write_lines
 from tests.bench.old import cycles
 from tests.bench.pages import crowd
 from tests.bench.scaling import GRID, on_the_grid
-from tests.bench.tick import filled, large
+from tests.bench.tick import a_fleet, filled, large
 from tests.bench.traces import TRACES, market
 from tests.certificates import Authority
 from tests.databases import SERVERS
 from tests.fakes.server import HandWorker
+from tests.polling import poll_until
 
 CONNECTIONS = 32
 TURNS = 3  # of what is set side by side on a noisy machine
@@ -333,15 +334,48 @@ def bench_pages(folder: Path, quick: bool) -> Iterator[Figure]:
 
 
 def bench_browser(folder: Path, quick: bool) -> Iterator[Figure]:
-    """The web page in a browser, on one group of 100,000 jobs: first rows, scrolling, memory."""
-    jobs = 10_000 if quick else 100_000
-    with server(folder) as address:
-        group = Client(address, timeout_s=300).submit(title="frames", command="render {frame}", frames=f"1-{jobs}")
-        seen = look(address, group, jobs)
-    yield Figure(f"page: first rows of {jobs:,} jobs", seen.first_ms, "ms", "1,000 ms")
-    yield Figure("page: frames a second while scrolling", seen.frames_per_s, "1/s", "60 1/s", f"{seen.rows} rows drawn")
-    yield Figure("page: longest task while scrolling", seen.longest_ms, "ms", "100 ms")
-    yield Figure("page: script's memory at the end", seen.heap_bytes / 1e6, "MB", "200 MB")
+    """The web page in a browser: 1,000,000 jobs in groups of 100,000, 2,000 workers, 500 instances, a log of 1 GB."""
+    groups, each, workers, machines, megabytes = (3, 10_000, 200, 50, 32) if quick else (10, 100_000, 2_000, 500, 1_024)
+    a_fleet(folder / "data", machines)
+    with server(folder, log_max="2G") as address:
+        client = Client(address, timeout_s=300)
+        connection = enrol(address, "bench-0", 1).socket
+        for number in range(1, workers - machines):
+            enrol(address, f"bench-{number}", 1, connection)
+        logged = client.submit(title="talkative", command="x", affinity=("talk",))
+        talker = HandWorker(address, "talker", affinity=[["talk"]])
+        write_lines(talker, poll_until(talker.take)[0]["attempt"], megabytes)
+        ids = [client.submit(title=f"shot {n}", command="render {frame}", frames=f"1-{each}") for n in range(groups)]
+        with tab(address) as page:
+            yield from _seen(page, ids[-1], each, logged, 100 if quick else 600)
+    yield Figure("page: script of the first load, packed", first_load_bytes() / 1024, "KB", "60 KB")
+
+
+def _seen(page: Tab, group: int, each: int, logged: int, frames: int) -> Iterator[Figure]:
+    """What a browser sees of it."""
+    views = {
+        "the farm": ("", ".jobs-grid [data-job]"),
+        "all jobs": ("?view=jobs", "[data-job]"),
+        f"a group of {each:,}": (f"?view=jobs&parent={group}", "[data-job]"),
+        "the workers": ("?view=workers", "[data-worker]"),
+        "the instances": ("?view=cloud", ".instances [role='row'] .title"),
+        "the log at its end": (f"?view=log&job={logged}", ".log-line"),
+    }
+    page.first_ms("", "main")  # Chromium itself is loaded
+    for what, (place, shown) in views.items():
+        yield Figure(f"page: first view of {what}", min(page.first_ms(place, shown) for _ in range(3)), "ms", "1,000 ms")
+    for what, grid, rows in (
+        (f"a group of {each:,}", ".jobs-grid", "[data-job]"),
+        ("the workers", ".workers-grid", "[data-worker]"),
+    ):
+        page.show(*views[what])
+        seen = page.scroll(grid, rows, frames)
+        yield Figure(f"page: frames a second, {what}", seen.frames_per_s, "1/s", "60 1/s", f"{seen.rows} rows drawn")
+        yield Figure(f"page: longest task, {what}", seen.longest_ms, "ms", "100 ms", f"{seen.computing_ms:.0f} ms of computing")
+    page.show(*views[f"a group of {each:,}"])
+    page.to_the_end(".jobs-grid", f"[data-job='{group + each}']")
+    heap, tab_bytes = page.memory()
+    yield Figure("page: memory of the tab", tab_bytes / 1e6, "MB", "200 MB", f"of it {heap / 1e6:.0f} MB of scripts")
 
 
 def bench_legacy(folder: Path, quick: bool) -> Iterator[Figure]:

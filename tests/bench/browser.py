@@ -1,27 +1,29 @@
-"""The web page in headless Chromium: how soon it shows a large farm, how it scrolls through one group, and what it keeps."""
+"""The web page in headless Chromium on a large farm: how soon each view shows, how lists scroll, and what a tab takes."""
 
 from __future__ import annotations
 
+import gzip
+import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from playwright.sync_api import Page, expect, sync_playwright
+import psutil
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from coalition.server.page import folder as built
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--enable-precise-memory-info"]
-ROW_PX = 30
 PATIENCE_MS = 120_000
-WATCH = """() => {
-  window.longest = 0
-  new PerformanceObserver((list) => list.getEntries().forEach((task) => {
-    window.longest = Math.max(window.longest, task.duration)
-  })).observe({ type: 'longtask', buffered: false })
-}"""
+TRACED = ["toplevel", "devtools.timeline", "disabled-by-default-devtools.timeline", "__metadata"]
+TASKS = ("RunTask", "ThreadControllerImpl::RunTask")
 # As a hand does it: so many pixels a frame; resolves with the frames a second.
-SCROLL = """([pixels, frames]) => new Promise((resolve) => {
-  const grid = document.querySelector('.jobs-grid')
+SCROLL = """([list, pixels, frames]) => new Promise((resolve) => {
+  const grid = document.querySelector(list)
   const begun = performance.now()
   let left = frames
   const step = () => {
@@ -34,36 +36,79 @@ SCROLL = """([pixels, frames]) => new Promise((resolve) => {
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Milliseconds until rows are shown, frames a second, the longest task while scrolling (ms), rows drawn, and bytes kept."""
+class Scrolled:
+    """Frames a second, the longest task of the page's thread by the trace (by the clock, and of computing), and rows drawn."""
 
-    first_ms: float
     frames_per_s: float
     longest_ms: float
+    computing_ms: float
     rows: int
-    heap_bytes: int
+
+
+class Tab:
+    """A page in a browser of its own."""
+
+    def __init__(self, browser: Browser, address: str) -> None:
+        self.browser, self.address = browser, address
+        self.page: Page = browser.new_page(viewport={"width": 1440, "height": 900})
+
+    def first_ms(self, place: str, shown: str) -> float:
+        """From nothing until the first of what is `shown` (a selector) can be seen, nothing of the page being kept."""
+        context = self.browser.new_context(viewport={"width": 1440, "height": 900})
+        page = context.new_page()
+        begun = time.perf_counter()
+        page.goto(f"{self.address}/{place}", wait_until="commit")
+        page.locator(shown).first.wait_for(timeout=PATIENCE_MS)
+        took = (time.perf_counter() - begun) * 1e3
+        context.close()
+        return took
+
+    def show(self, place: str, shown: str) -> None:
+        self.page.goto(f"{self.address}/{place}")
+        self.page.locator(shown).first.wait_for(timeout=PATIENCE_MS)
+
+    def scroll(self, grid: str, rows: str, frames: int, pixels: int = 90) -> Scrolled:
+        """Scrolls a list by `pixels` a frame."""
+        self.browser.start_tracing(page=self.page, categories=TRACED)
+        rate = self.page.evaluate(SCROLL, [grid, pixels, frames])
+        trace = self.browser.stop_tracing()
+        return Scrolled(float(rate), *longest_task_ms(trace), self.page.locator(rows).count())
+
+    def to_the_end(self, grid: str, last: str) -> None:
+        self.page.locator(grid).evaluate("grid => { grid.scrollTop = 1e9 }")
+        expect(self.page.locator(last)).to_be_visible(timeout=PATIENCE_MS)
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes: of its scripts, and of the largest of the browser's processes that draw pages, without what these share."""
+        heap = int(self.page.evaluate("performance.memory.usedJSHeapSize"))
+        found = self.browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+        drawing = [psutil.Process(one["id"]).memory_full_info().uss for one in found if one["type"] == "renderer"]
+        return heap, max(drawing)
 
 
 @contextmanager
-def tab() -> Iterator[Page]:
-    """A page of a browser of its own."""
+def tab(address: str) -> Iterator[Tab]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        yield browser.new_page(viewport={"width": 1440, "height": 900})
+        yield Tab(browser, address)
         browser.close()
 
 
-def look(address: str, group: int, jobs: int, frames: int = 600) -> Seen:
-    """Opens the list of a group of so many jobs, scrolls through it, and to its end."""
-    with tab() as page:
-        begun = time.perf_counter()
-        page.goto(f"{address}/?view=jobs&parent={group}")
-        rows = page.locator("[data-job]")
-        expect(rows.first).to_be_visible(timeout=PATIENCE_MS)
-        first_ms = (time.perf_counter() - begun) * 1e3
-        page.evaluate(WATCH)
-        rate = page.evaluate(SCROLL, [3 * ROW_PX, frames])
-        page.get_by_role("treegrid").evaluate("grid => { grid.scrollTop = 1e9 }")
-        expect(page.locator(f"[data-job='{group + jobs}']")).to_be_visible(timeout=PATIENCE_MS)
-        heap = int(page.evaluate("performance.memory.usedJSHeapSize"))
-        return Seen(first_ms, float(rate), float(page.evaluate("window.longest")), rows.count(), heap)
+def longest_task_ms(trace: bytes) -> tuple[float, float]:
+    """The longest tasks of the threads that run the pages' scripts: by the clock, and by what they computed."""
+    events = json.loads(trace)["traceEvents"]
+    mains = {(one["pid"], one["tid"]) for one in events if one.get("name") == "thread_name" and _is_main(one)}
+    tasks = [one for one in events if one.get("name") in TASKS and (one["pid"], one["tid"]) in mains]
+    wall, computing = (max((one.get(name, 0) for one in tasks), default=0) / 1e3 for name in ("dur", "tdur"))
+    return wall, computing
+
+
+def _is_main(event: dict[str, dict[str, str]]) -> bool:
+    return event["args"].get("name") == "CrRendererMain"
+
+
+def first_load_bytes() -> int:
+    """The scripts that are loaded before anything is shown, packed."""
+    place = built() or Path()
+    scripts = re.findall(r'(?:src|href)="/(assets/[^"]+[.]js)"', (place / "index.html").read_text(encoding="utf-8"))
+    return sum(len(gzip.compress((place / script).read_bytes())) for script in scripts)

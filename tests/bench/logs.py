@@ -43,6 +43,13 @@ def write(worker: HandWorker, attempt: int, pieces: int, memory: Callable[[], in
     return Written(sizes, time.perf_counter() - begun, max(highest, memory()) - before)
 
 
+def write_lines(worker: HandWorker, attempt: int, pieces: int) -> None:
+    """A log of so many pieces of a megabyte, which are lines."""
+    lines = b"".join(b"%08d  rendering, and all that a renderer says of it\n" % number for number in range(PIECE // 58))
+    for number in range(pieces):
+        worker.write(attempt, lines, number * len(lines))
+
+
 def disk(folder: Path) -> int:
     """The bytes that files in a folder take."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())

@@ -10,6 +10,7 @@ from pathlib import Path
 from autoscaler.snapshot import Demand, Instance, Pool, Snapshot, Worker, pool_of
 from coalition.config import AutoscalerSettings, PoolSettings
 from coalition.matching import Capacity, Requirement
+from coalition.schema_version import prepare
 from coalition.store import Store
 from providers.base import Deadline, Offering
 from tests.cloud_world import LINUX, World, pool, settings
@@ -54,6 +55,19 @@ def filled(folder: Path, jobs: int = 100_000, sets: int = 200, instances: int = 
     finally:
         world.scaler.stop()
         world.store.close()
+
+
+def a_fleet(folder: Path, machines: int) -> None:
+    """Puts so many machines with their workers into the database of a server that is started in this folder afterwards."""
+    wanted = settings(folder, [pool(max=machines)])
+    folder.mkdir(parents=True)
+    prepare(wanted)  # as a server does it, which looks for the schema's version
+    world = World(folder, wanted)
+    world.submit(LINUX.slots * machines)
+    world.tick()
+    world.boot()
+    world.scaler.stop()
+    world.store.close()
 
 
 def _offer(pool: int, number: int) -> Offering:

@@ -93,11 +93,14 @@ function keep(changes) {
 }
 
 const widthOf = (name) => layout.value.widths[name] || COLUMNS[name][1]
+// Widths are those of the usual letters; on very wide screens they are larger.
+const scale = () => Math.max(1, parseFloat(getComputedStyle(document.documentElement).fontSize) / 14)
 
 // The columns that fit a width, in their order, and the grid's template for them.
 export function fitting(width) {
   const narrow = width < 460
-  const size = (name) => (narrow && name === 'state' ? 14 : widthOf(name)) + (narrow ? 10 : 14)
+  const larger = scale()
+  const size = (name) => Math.round((narrow && name === 'state' ? 14 : widthOf(name)) * larger) + (narrow ? 10 : 14)
   let names = layout.value.order
   const left = () => width - 28 - names.filter((name) => name !== 'name').reduce((sum, name) => sum + size(name), 0)
   while (left() < NAME_MIN && names.length > 3) {

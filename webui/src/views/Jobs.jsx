@@ -85,6 +85,16 @@ function Chosen({ tree }) {
   )
 }
 
+// The place of the actions is kept, so that no row moves under the pointer when one is selected.
+const Unchosen = () => (
+  <p class="of">
+    Nothing selected: click, with Ctrl or Shift for more.{' '}
+    <button type="button" class="plain" onClick={() => all(filterOf(place.value))}>
+      Select all that match
+    </button>
+  </p>
+)
+
 function Cut() {
   const { parent } = place.value
   return (
@@ -162,7 +172,7 @@ export function Jobs({ farm, home = false }) {
   return (
     <Section name="jobs" title={home ? 'Newest jobs' : 'Jobs'} lead={!home && <Filter users={users} />} aside={home ? <Link to={{ view: 'jobs' }}>All jobs</Link> : tools}>
       {!home && <Where />}
-      {(ids.size > 0 || filter) && !home && <Chosen tree={tree} />}
+      {!home && <div class="selection">{ids.size > 0 || filter ? <Chosen tree={tree} /> : <Unchosen />}</div>}
       {cut.value.length > 0 && !home && <Cut />}
       <Grid tree={tree} currency={farm?.currency} none={none} sortable={!home} />
       {!home && tree.loaded && <Footer tree={tree} currency={farm?.currency} />}

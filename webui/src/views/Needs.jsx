@@ -6,6 +6,7 @@ import { go, Link } from '../place.jsx'
 import { useLive } from '../poll.js'
 
 const TIGHT = 0.9 // of a budget, where it names no share to tell at
+const LATE = 0.75 // what is told before is for knowing, not for doing
 const FAILED_BOOTS = 5
 const ERRORS = 'state:ERROR group:no'
 
@@ -74,7 +75,7 @@ function failedBoots(failed) {
 function tightBudgets(budgets) {
   return budgets.flatMap((budget) => {
     const { cap_micro: cap, committed_micro: committed, currency } = budget
-    const marks = (budget.alert || []).filter((mark) => mark * cap <= committed)
+    const marks = (budget.alert || []).filter((mark) => mark >= LATE && mark * cap <= committed)
     const told = budget.alert?.length ? marks.length > 0 : committed >= TIGHT * cap
     if (!cap || !told) return []
     const words = `${money(budget.left_micro, currency)} left of ${money(cap, currency)}${marks.length ? `: ${Math.round(100 * Math.max(...marks))} % reached` : ''}`
