@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from coalition.server.page import folder as built
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--enable-precise-memory-info"]
-PATIENCE_MS = 120_000
+PATIENCE_MS = 300_000
 TRACED = ["toplevel", "devtools.timeline", "disabled-by-default-devtools.timeline", "__metadata"]
 TASKS = ("RunTask", "ThreadControllerImpl::RunTask")
 # As a hand does it: so many pixels a frame; resolves with the frames a second.

@@ -20,6 +20,7 @@ class Level {
     this.counts = null
     this.more = false
     this.next = ''
+    this.answered = false // its rows may be let go again, but they were there
   }
 
   get known() {
@@ -29,7 +30,7 @@ class Level {
   // Rows, known or expected.
   get length() {
     const { known } = this
-    return this.next === null ? known : Math.max(known + (this.pages[0].rows ? PAGE : 0), this.total)
+    return this.next === null ? known : Math.max(known + (this.answered ? PAGE : 0), this.total)
   }
 
   at(index) {
@@ -65,6 +66,7 @@ class Level {
     const answer = await api.page({ ...this.query, fields: FIELDS, limit: page.limit, cursor: page.cursor })
     const at = this.pages.indexOf(page)
     if (at < 0) return
+    this.answered = true
     page.rows = answer.jobs
     page.size = answer.jobs.length
     page.used = performance.now()
@@ -110,7 +112,7 @@ export class Tree {
   }
 
   get loaded() {
-    return this.root.pages[0].rows !== null
+    return this.root.answered
   }
 
   // Runs of rows of one level, between the groups that are open: the way from a row's number to the row.

@@ -74,8 +74,10 @@ function Instance({ instance }) {
 }
 
 const ENDED = 100 // are shown of those that ended, at most
+const STEP = 50 // are drawn, and so many more on demand
 
 export function Instances({ withEnded = false }) {
+  const [drawn, setDrawn] = useState(STEP)
   const all = withEnded && place.value.ended === '1'
   const setAll = (on) => go({ ended: on ? '1' : '' }, true)
   const { data, error } = useLive(all ? 'instances:all' : 'instances', () => api.instances(all ? { all: 1, limit: ENDED } : {}))
@@ -106,10 +108,18 @@ export function Instances({ withEnded = false }) {
             <span role="columnheader" class="unseen">Why</span>
             <span role="columnheader" class="unseen">Actions</span>
           </div>
-          {data.map((instance) => (
+          {data.slice(0, drawn).map((instance) => (
             <Instance key={instance.id} instance={instance} />
           ))}
         </div>
+      )}
+      {data?.length > drawn && (
+        <p class="pager">
+          {count(drawn)} of {count(data.length)}
+          <button type="button" onClick={() => setDrawn(drawn + 4 * STEP)}>
+            More
+          </button>
+        </p>
       )}
     </Section>
   )
