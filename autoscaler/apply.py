@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from autoscaler.crew import Crew, Task
 from autoscaler.decide import Launch, Plan, Renew, Terminate
-from autoscaler.reaper import Findings
+from autoscaler.reaper import Findings, latest_end
 from coalition.config import PoolSettings, Settings, options_of
 from coalition.errors import Conflict, Fenced, OverBudget
 from coalition.store.cloud import Blocked, Decided, Found, Machine, Order
@@ -80,15 +80,18 @@ class Applier:
         self.crew = crew or Crew()
         self.pools = {pool.name: pool for pool in settings.pools}
         self.decided: list[Decided] = []
+        self.sure_until: Mapping[str, float] = {}  # pools whose prices are not known now, and until when they were
+        self.alive: Mapping[int, float] = {}  # when instances were seen to run last
 
     # ------------------------------------------------------------ what the reaper found
 
     def reap(self, findings: Findings) -> None:
         """Books what is gone, adopts what was found, ends strays, and asks again for what lingers."""
+        self.alive = findings.alive
         for intent_id, found in findings.adopted.items():
             self.store.launched(intent_id, [Found(one.k, one.id, one.launched_at) for one in found], self.fence, shortfall=None)
         for gone in findings.gone:
-            self.store.settle(gone.id, gone.ended_at, gone.reason, self.fence)
+            self.store.settle(gone.id, gone.ended_at, gone.reason, self.fence, self.sure_until)
         for key, strays in findings.strays.items():
             self._call_terminate(key, [stray.id for stray in strays])
             for stray in strays:
@@ -186,7 +189,7 @@ class Applier:
             pool=pool.name,
             provider=pool.provider,
             region=pool.region,
-            offering=launch.offering,
+            offering=replace(launch.offering, changes=()),
             count=launch.count,
             affinity=pool.affinity,
             image=pool.image,
@@ -316,8 +319,10 @@ class Applier:
         for machine in machines:
             # A young one that is not found may only not be known there yet: a list tells, later.
             age_s = self.store.clock() - (machine.launched_at or machine.created_at)
-            if fates.get(machine.provider_id) is Fate.GONE and age_s >= self.settings.autoscaler.stray_age_s:
-                self.store.settle(machine.id, self.clock(), "it was terminated", self.fence)
+            rules = self.settings.autoscaler
+            if fates.get(machine.provider_id) is Fate.GONE and age_s >= rules.stray_age_s:
+                ended_at = latest_end(machine, self.clock(), rules.slack_s, self.alive.get(machine.id, 0.0))
+                self.store.settle(machine.id, ended_at, "it was terminated", self.fence, self.sure_until)
 
     def _mark_ending(self, one: Terminate) -> bool:
         """Whether it is to be terminated: an idle one is looked at again in the same transaction."""
@@ -353,4 +358,4 @@ class Applier:
 def request_of(text: str) -> Request:
     """The request that an intent froze."""
     data = json.loads(text)
-    return Request(**{**data, "offering": Offering(**data["offering"]), "affinity": tuple(data["affinity"])})
+    return Request(**{**data, "offering": Offering(**{**data["offering"], "changes": ()}), "affinity": tuple(data["affinity"])})

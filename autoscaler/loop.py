@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("autoscaler")
 
+Changes = tuple[tuple[float, int], ...]  # (from when on, what an hour costs), the newest last
+
 POLL_S = 0.5
 LEASE_S = 10.0
 RENEW_S = 3.0
@@ -77,6 +79,7 @@ class Autoscaler:
         self._leading_since = 0.0
         self._renewed_at = float("-inf")
         self._sightings: dict[tuple[str, str], float] = {}
+        self._alive: dict[int, float] = {}  # when instances were seen to run last
         self._handled = -1  # the backlog counter that the last tick knew
         self._ticking = threading.Lock()
         self._crew = Crew()
@@ -84,7 +87,8 @@ class Autoscaler:
         self._book: Book | None = None
         self._book_version = -1
         self._kept_prices: dict[str, float] = {}  # pool -> when
-        self._rates: dict[tuple[str, str], int] = {}  # (pool, offering) -> what is known to be kept
+        self._rates: dict[tuple[str, str], Changes] = {}  # (pool, offering) -> what is known to be kept
+        self._priced_at: dict[str, float] = {}  # pool -> when its prices were known
 
     # ------------------------------------------------------------ life
 
@@ -161,7 +165,7 @@ class Autoscaler:
         if fence is not None:
             if fence != self._fence:
                 log.info("this server leads the autoscaler now, under number %d", fence)
-                self._leading_since, self._sightings, self._handled, self._rates = now, {}, -1, {}
+                self._leading_since, self._sightings, self._alive, self._handled, self._rates = now, {}, {}, -1, {}
                 self._find_old_providers()
             self._renewed_at = now
         self._fence = fence
@@ -188,6 +192,7 @@ class Autoscaler:
             applier = Applier(self.settings, self.store, self.providers, self._fence, self.store.clock, self._crew)
             offers = {settings.name: self._offers(settings) for settings in self.settings.pools}
             self._note_rates(offers, self._fence)  # before what is gone is booked
+            applier.sure_until = self._sure_until(offers)
             problem = self._unreconciled(self._reap(applier))
             self._heed(applier)
             applier.resume()
@@ -201,12 +206,21 @@ class Autoscaler:
         live, rates = self.store.live_offers(), {}
         for settings in self.settings.pools:
             for offer in priced(settings, (o for o in offers[settings.name].found if (settings.name, o.name) in live)):
-                rates[settings.name, offer.name] = offer.rate_micro, offer.price_as_of
-        self._rates = {key: price for key, price in self._rates.items() if key in rates}
-        moved = {key: now for key, now in rates.items() if now[0] and self._rates.get(key) != now[0]}
+                if offer.rate_micro:
+                    since = offer.changes[-1][0] if offer.changes else 0.0 if settings.price_micro else offer.price_as_of
+                    rates[settings.name, offer.name] = *offer.changes[:-1], (since, offer.rate_micro)
+        moved = {key: now for key, now in rates.items() if _prices(self._rates.get(key, ())) != _prices(now)}
         if moved:
             self.store.note_rates(moved, fence)
-            self._rates.update((key, price) for key, (price, _) in moved.items())
+        self._rates = rates
+
+    def _sure_until(self, offers: Mapping[str, Offers]) -> dict[str, float]:
+        """Until when prices were known, of pools that have none now: what is gone may have cost its ceiling since."""
+        now = self.store.clock()
+        self._priced_at.update((name, now) for name, had in offers.items() if not had.problem)
+        gone = {machine.pool for machine in self.store.machines()} - offers.keys()
+        unknown = [*gone, *(name for name, had in offers.items() if had.problem)]
+        return {name: self._priced_at.get(name, 0.0) for name in unknown}
 
     def _unreconciled(self, listed: Set[str]) -> str:
         """After a restored backup: why it is not known yet what the providers run, and so nothing may start. Else empty.
@@ -246,8 +260,9 @@ class Autoscaler:
             self.store.clock(),
             slack_s=rules.slack_s,
             stray_age_s=rules.stray_age_s,
+            alive=self._alive,
         )
-        self._sightings = findings.sightings
+        self._sightings, self._alive = findings.sightings, findings.alive
         applier.reap(findings)
         return lists.keys()
 
@@ -303,6 +318,11 @@ class Autoscaler:
             self._kept_prices[settings.name] = now
             self.store.put_prices(said(settings.provider, settings.region, offers))
         return [self._book.priced(settings.provider, settings.region, offer, now) for offer in offers]
+
+
+def _prices(changes: Changes) -> tuple[object, ...]:
+    """What tells one state of prices from another: when the newest was said again does not."""
+    return *changes[:-1], *(price for _, price in changes[-1:])
 
 
 def _decided(snapshot: Snapshot) -> Plan:

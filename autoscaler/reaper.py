@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from coalition import ledger
@@ -49,13 +50,14 @@ class Gone:
 
 @dataclass
 class Findings:
-    """`sightings` goes into the next look: when each stray was seen first."""
+    """`sightings` goes into the next look: when each stray was seen first; so does `alive`: when rows were seen to run."""
 
     gone: list[Gone] = field(default_factory=list)
     adopted: dict[int, list[Instance]] = field(default_factory=dict)  # by intent
     strays: dict[str, list[Instance]] = field(default_factory=dict)  # by provider: to be ended
     lingering: dict[str, list[str]] = field(default_factory=dict)  # by provider: to be terminated once more
     sightings: dict[tuple[str, str], float] = field(default_factory=dict)
+    alive: dict[int, float] = field(default_factory=dict)
 
 
 def reap(
@@ -67,6 +69,7 @@ def reap(
     *,
     slack_s: float,
     stray_age_s: float,
+    alive: Mapping[int, float] = MappingProxyType({}),
 ) -> Findings:
     """What the lists of providers (those that could be had) say about our rows.
 
@@ -80,7 +83,10 @@ def reap(
         by_token.setdefault((provider, one.token), []).append(one)
     for row in rows:
         if row.provider in lists and row.provider_id:
-            _look(row, by_id.get((row.provider, row.provider_id)), findings, now, stray_age_s)
+            if row.id in alive:
+                findings.alive[row.id] = alive[row.id]
+            latest = latest_end(row, now, slack_s, alive.get(row.id, 0.0))
+            _look(row, by_id.get((row.provider, row.provider_id)), findings, now, latest, stray_age_s)
         elif not row.provider_id:
             _search(row, by_token.get((row.provider, row.token), ()), findings, now, slack_s)
     known = {(row.provider, row.provider_id) for row in rows if row.provider_id}
@@ -99,15 +105,28 @@ def reap(
     return findings
 
 
-def _look(row: Row, seen: Instance | None, findings: Findings, now: float, stray_age_s: float) -> None:
-    ending = row.state == InstanceState.TERMINATING
+def latest_end(row: Row, now: float, slack_s: float, alive_at: float) -> float:
+    """The latest time at which one that is gone may have ended, where nobody says when.
+
+    Not now, if nobody looked for long: its deadline ended it, unless it was seen to run after that.
+    """
+    return min(now, max(row.committed_until + slack_s, alive_at))
+
+
+def _look(row: Row, seen: Instance | None, findings: Findings, now: float, latest: float, stray_age_s: float) -> None:
     if seen is None:
         if now - (row.launched_at or 0.0) >= stray_age_s:  # TERMINATING too: that it was asked to end is no evidence
-            findings.gone.append(Gone(row.id, now, "the provider no longer lists it"))
+            findings.gone.append(Gone(row.id, latest, "the provider no longer lists it"))
     elif seen.life is Life.GONE:
-        findings.gone.append(Gone(row.id, now if seen.ended_at is None else seen.ended_at, seen.reason or "it ended"))
-    elif ending:
-        findings.lingering.setdefault(row.provider, []).append(row.provider_id)
+        findings.gone.append(_gone(row, seen, latest))
+    else:
+        findings.alive[row.id] = now
+        if row.state == InstanceState.TERMINATING:
+            findings.lingering.setdefault(row.provider, []).append(row.provider_id)
+
+
+def _gone(row: Row, seen: Instance, latest: float) -> Gone:
+    return Gone(row.id, latest if seen.ended_at is None else seen.ended_at, seen.reason or "it ended")
 
 
 def _search(row: Row, listed: Sequence[Instance], findings: Findings, now: float, slack_s: float) -> None:
@@ -117,6 +136,8 @@ def _search(row: Row, listed: Sequence[Instance], findings: Findings, now: float
     end = ledger.committed_end(row.committed_until, row.launch_by, slack_s, row.minimum_s, row.granularity_s)
     if fits:
         findings.adopted.setdefault(row.intent_id, []).append(fits[0])
+        if fits[0].life is Life.GONE:
+            findings.gone.append(_gone(row, fits[0], latest_end(row, now, slack_s, 0.0)))
     elif now >= end:
         words = "whether it was ever started is not known, and its paid time is over: all of it counts as spent"
         findings.gone.append(Gone(row.id, end, words))

@@ -176,7 +176,9 @@ def priced(settings: PoolSettings, offers: Iterable[Offering]) -> tuple[Offering
         rate = (offer.rate_micro if offer.rate_micro and not settings.price_micro else price) + overhead if price else 0
         currency = settings.currency if settings.price_micro else offer.currency
         bid = price if offer.market == "spot" else 0
-        found.append(replace(offer, price_micro=ceiling, bid_micro=bid, rate_micro=rate, currency=currency))
+        changes = () if settings.price_micro else tuple((at, micro + overhead) for at, micro in offer.changes)
+        values = {"price_micro": ceiling, "bid_micro": bid, "rate_micro": rate, "changes": changes, "currency": currency}
+        found.append(replace(offer, **values))  # type: ignore[arg-type]
     return tuple(found)
 
 

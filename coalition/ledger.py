@@ -101,7 +101,8 @@ Rates = Sequence[tuple[float, int]]  # (from when on, price an hour), in order; 
 
 def bill(rates: Rates, start: float, end: float) -> int:
     """What the time from `start` to `end` costs at the prices of the time, rounded up once."""
-    cuts = [start, *(min(max(at, start), end) for at, _ in rates[1:]), max(start, end)]
+    end = max(start, end)
+    cuts = [start, *(min(max(at, start), end) for at, _ in rates[1:]), end]
     total = sum(price * (_us(until) - _us(since)) for (_, price), (since, until) in zip(rates, pairwise(cuts), strict=True))
     return -(-total // HOUR_US)
 
@@ -197,13 +198,17 @@ NINETY = 1.645  # standard deviations: 9 of 10 outcomes lie within so many of th
 
 @dataclass(frozen=True)
 class Likes:
-    """Jobs alike: how many are left, and what those that finished took and cost. Seconds, micro-units."""
+    """Jobs alike: how many are left, for how long those of them that run have run, and what those that finished took and cost.
+
+    Seconds, micro-units.
+    """
 
     left: int
     finished: int
     total_s: float = 0.0
     squares_s: float = 0.0  # the sum of their squares
     cost_micro: int = 0
+    ages: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -211,28 +216,33 @@ class Forecast:
     """Machine time and money that are left, each with the range in which 9 of 10 outcomes lie."""
 
     jobs: int
-    unknown: int  # of them: those of which no like has finished
+    unknown: int  # of them: those of which no like has finished, which are guessed by all others
     seconds: tuple[float, float, float]  # the least, the middle, the most
     cost_micro: tuple[int, int, int]
 
 
-def forecast(groups: Iterable[Likes]) -> Forecast:
-    """What is left to run and to pay: each group's mean times what is left of it; a single one that finished is a rough guide."""
-    jobs = unknown = 0
+def forecast(groups: Sequence[Likes]) -> Forecast:
+    """What is left to run and to pay: each group's mean times what is left of it, less what has run already.
+
+    Few that finished are a rough guide, however alike they were: their spread is at least half of the mean, divided by their
+    number. Of whom nothing finished, the mean of all others counts, and the range is as wide as it.
+    """
+    unknown = sum(one.left for one in groups if not one.finished)
+    finished = sum(one.finished for one in groups)
     work_s = variance = cost = 0.0
-    for one in groups:
-        jobs += one.left
-        if not one.finished:
-            unknown += one.left
-            continue
-        mean = one.total_s / one.finished
-        spread = max(0.0, one.squares_s / one.finished - mean * mean) if one.finished > 1 else mean * mean / 4
-        work_s += mean * one.left
-        variance += spread * (one.left + one.left * one.left / one.finished)  # of the jobs, and of the mean itself
-        cost += one.cost_micro / one.finished * one.left
+    all_s, all_micro = sum(one.total_s for one in groups), sum(one.cost_micro for one in groups)
+    for one in groups if finished else ():
+        count, total_s, micro = (one.finished, one.total_s, one.cost_micro) if one.finished else (finished, all_s, all_micro)
+        mean = total_s / count
+        spread = max(0.0, one.squares_s / count - mean * mean) + mean * mean / 4 / count if one.finished else mean * mean
+        left_s = mean * one.left - sum(min(age, mean) for age in one.ages)
+        work_s += left_s
+        variance += spread * (one.left + one.left * one.left / (one.finished or 1))  # of the jobs, and of the mean itself
+        cost += micro / total_s * left_s if total_s else 0.0
     half = NINETY * math.sqrt(variance)
     share = half / work_s if work_s else 0.0
     low, high = max(0.0, 1 - share), 1 + share
+    jobs = sum(one.left for one in groups)
     return Forecast(jobs, unknown, (work_s * low, work_s, work_s + half), (round(cost * low), round(cost), round(cost * high)))
 
 

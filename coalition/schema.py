@@ -342,6 +342,7 @@ worker = _table(
     Column("sick_until", Seconds),
     _text("why", 500),  # why it is set aside
     _text("note", 1_000),
+    Index("ix_worker_instance_id", "instance_id"),
 )
 
 token = _table(

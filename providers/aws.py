@@ -433,7 +433,8 @@ def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _rated(offer: Offering, spot: Price | None) -> Offering:
     """A spot machine costs what it costs now, which is less than the most that it may."""
-    return replace(offer, rate_micro=spot.micro) if offer.market == "spot" and offer.price_micro and spot else offer
+    known = offer.market == "spot" and offer.price_micro and spot
+    return replace(offer, rate_micro=spot.micro, changes=spot.changes) if known and spot else offer
 
 
 def _until_text(until: float) -> str:

@@ -16,6 +16,7 @@ from providers.base import Reason, Rejected
 T = TypeVar("T")
 HOUR_S = 3_600.0
 SPOT_S = 300.0  # spot prices move
+PAST_S = 24 * HOUR_S  # of their history that is asked for at first
 PRICING_REGION = "us-east-1"  # the price list is served from few regions
 
 
@@ -35,10 +36,11 @@ class Image:
 
 @dataclass(frozen=True)
 class Price:
-    """Micro-dollars per hour, and when it was said."""
+    """Micro-dollars per hour, and when it was said; `changes`: what it was lately and is, from when on."""
 
     micro: int
     as_of: float
+    changes: tuple[tuple[float, int], ...] = ()
 
 
 class Catalog:
@@ -47,6 +49,7 @@ class Catalog:
     def __init__(self, region: str, client: Callable[..., Any], clock: Callable[[], float]) -> None:
         self.region, self.client, self.clock = region, client, clock
         self._kept: dict[tuple[Any, ...], tuple[float, Any]] = {}
+        self._spot_since: dict[tuple[str, ...], float] = {}  # by types: from when on the next look wants to know
         self._lock = threading.Lock()
 
     def _keep(self, key: tuple[Any, ...], lasts_s: float, look_up: Callable[[], T]) -> T:
@@ -128,20 +131,22 @@ class Catalog:
     # ------------------------------------------------------------ prices
 
     def spot_prices(self, types: Sequence[str]) -> Mapping[tuple[str, str], Price]:
-        """(type, zone) -> what a spot machine costs now."""
+        """(type, zone) -> what a spot machine costs now, and cost since this was asked before."""
         return self._keep(("spot", *types), SPOT_S, lambda: self._spot_prices(types))
 
     def _spot_prices(self, types: Sequence[str]) -> Mapping[tuple[str, str], Price]:
-        asked = {"InstanceTypes": list(types), "ProductDescriptions": ["Linux/UNIX"], "StartTime": self.clock()}
-        newest: dict[tuple[str, str], Price] = {}
+        now, since = self.clock(), self._spot_since.get(tuple(types), self.clock() - PAST_S)
+        asked = {"InstanceTypes": list(types), "ProductDescriptions": ["Linux/UNIX"], "StartTime": since}
+        said: dict[tuple[str, str], dict[float, int]] = {}
         with translated("describe_spot_price_history"):
             for page in self.client("ec2").get_paginator("describe_spot_price_history").paginate(**asked):
                 for one in page["SpotPriceHistory"]:
-                    key, said = (one["InstanceType"], one["AvailabilityZone"]), one["Timestamp"].timestamp()
-                    if key not in newest or newest[key].as_of < said:
-                        newest[key] = Price(round(float(one["SpotPrice"]) * MICRO), said)
-        # It is asked for what holds now: a price that has not moved for weeks was said again a moment ago.
-        return {key: Price(price.micro, self.clock()) for key, price in newest.items()}
+                    prices = said.setdefault((one["InstanceType"], one["AvailabilityZone"]), {})
+                    prices[one["Timestamp"].timestamp()] = round(float(one["SpotPrice"]) * MICRO)
+        self._spot_since[tuple(types)] = now - SPOT_S  # what was asked for before is known, and may have come late
+        # A price that has not moved for weeks was said again a moment ago.
+        changes = {key: tuple(sorted(prices.items())) for key, prices in said.items()}
+        return {key: Price(moved[-1][1], now, moved) for key, moved in changes.items()}
 
     def list_price(self, type: str) -> Price:
         """What an on-demand machine with Linux costs; 0 if the price list does not say."""

@@ -111,6 +111,7 @@ class Offering:
     granularity_s: float = 1.0  # billed in steps of
     bid_micro: int = 0
     rate_micro: int = 0  # what an hour costs now, where that is less than the most it may cost; 0: `price_micro`
+    changes: tuple[tuple[float, int], ...] = ()  # what an hour cost lately, from when on, oldest first; it may have moved often
     price_source: str = ""  # who said so
     price_as_of: float = 0.0  # and when
     image: str = ""

@@ -15,7 +15,21 @@ from typing import Any
 
 from coalition import ledger
 from coalition.config import PoolSettings
-from providers.base import Deadline, Fate, Instance, Launched, Life, Notice, Offering, ProviderError, Request, TooLate, Unknown
+from providers.base import (
+    Deadline,
+    Fate,
+    Instance,
+    Launched,
+    Life,
+    Notice,
+    Offering,
+    ProviderError,
+    Reason,
+    Rejected,
+    Request,
+    TooLate,
+    Unknown,
+)
 
 
 @dataclass
@@ -86,6 +100,7 @@ class FakeProvider:
             raise TooLate("launch_by is past")
         self._record("launch", request)
         with self._lock:
+            self._refuse_low_bid(request)
             count = min(request.count, self.faults.partial.pop(0)) if self.faults.partial else request.count
             if request.token not in self.orders:
                 self.orders[request.token] = [self._start(request, k) for k in range(count)]
@@ -162,7 +177,13 @@ class FakeProvider:
         """
         now = self.clock()
         self.offers = tuple(
-            replace(one, rate_micro=price_micro, price_micro=max(one.price_micro, price_micro), price_as_of=now)
+            replace(
+                one,
+                rate_micro=price_micro,
+                price_micro=max(one.price_micro, price_micro),
+                price_as_of=now,
+                changes=(*one.changes[-99:], (now, price_micro)),
+            )
             if one.name == name
             else one
             for one in self.offers
@@ -206,11 +227,19 @@ class FakeProvider:
             self.faults.lost_answers[verb] -= 1
             raise Unknown(f"the answer to {verb} was lost")
 
+    def _refuse_low_bid(self, request: Request) -> None:
+        """What costs more by now than the request may pay is not to be had."""
+        offer = request.offering
+        price = next((one.rate_micro for one in self.offers if one.name == offer.name), 0)
+        if request.token not in self.orders and offer.market == "spot" and 0 < offer.bid_micro < price:
+            raise Rejected(Reason.CAPACITY, f"{offer.name} costs more than the most that was to be paid")
+
     def _start(self, request: Request, k: int) -> str:
         id = f"f-{len(self.machines) + 1}"
         now = self.clock()
         instance = Instance(id, request.token, k, request.farm, request.pool, Life.RUNNING, now)
-        price = (request.offering.rate_micro or request.offering.price_micro) + self.overhead_micro
+        now_sold = next((one for one in self.offers if one.name == request.offering.name), request.offering)
+        price = (now_sold.rate_micro or request.offering.rate_micro or request.offering.price_micro) + self.overhead_micro
         hidden = self.faults.hidden_lists
         self.machines[id] = Machine(instance, request.offering, price, now, request.until, hidden, rates=[(now, price)])
         return id

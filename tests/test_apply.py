@@ -628,7 +628,7 @@ def test_wherever_it_stops_nothing_is_overspent_started_twice_or_leaked(tmp_path
     whole = StoppingWorld(tmp_path / "whole", 0, restart_after_s)
     whole.live_day()
     assert whole.moments > 200
-    step = 1 if os.environ.get("COALITION_TEST_LONG") else 17
+    step = 1 if os.environ.get("COALITION_TEST_LONG") else 80
     for stop_at in range(1, whole.moments + 1, step):
         world = StoppingWorld(tmp_path / str(stop_at), stop_at, restart_after_s)
         world.live_day()
@@ -651,7 +651,7 @@ def test_wherever_launches_at_once_stop_nothing_is_started_twice_or_leaked(tmp_p
         return world
 
     whole = live(tmp_path / "whole", 0)
-    for stop_at in range(1, whole.moments + 1, 1 if os.environ.get("COALITION_TEST_LONG") else 7):
+    for stop_at in range(1, whole.moments + 1, 1 if os.environ.get("COALITION_TEST_LONG") else 20):
         world = live(tmp_path / str(stop_at), stop_at)
         assert world.stopped
         assert world.states().count("STARTING") == 3 == world.live(), f"stopped at {stop_at}: {world.states()}"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from coalition import ledger
 from coalition.errors import NotFound
@@ -17,6 +18,7 @@ from coalition.model import JobSpec
 from coalition.server.app import create_app
 from coalition.store.costs import CostQuery
 from coalition.store.lists import JobQuery
+from providers.base import Unknown
 from tests.builders import Caller
 from tests.cloud_world import DOLLAR, LINUX, START, World, budget, pool, settings
 from tests.databases import KINDS
@@ -125,6 +127,96 @@ def test_the_price_of_the_time_is_booked_and_the_ceiling_only_reserved(world_of:
     world.tick()
     assert spent(world) == {"2023-11-14": 80_000}
     assert world.committed() == 80_000 < reserved
+
+
+def gone(world: World) -> int:
+    """The only machine goes, and its bill is booked: that bill."""
+    world.store.pause_scaling()
+    for one in world.fake.live():
+        world.fake.lose(one.id)
+    world.tick()
+    return world.committed()
+
+
+def test_a_price_that_moves_twice_between_looks_is_booked_as_it_moved(world_of: WorldOf) -> None:
+    world = world_of(SPOT)
+    world.submit(2)
+    world.tick()
+    for price, seconds in ((400_000, 36), (900_000, 72), (400_000, 36)):
+        world.fake.reprice(SPOT.name, price)
+        world.clock.wait(seconds)
+    assert gone(world) == world.fake.bill() == 4_000 + 18_000 + 4_000
+
+
+def test_a_price_that_is_raised_above_what_was_reserved_is_for_machines_that_start_from_then_on(tmp_path: Path) -> None:
+    world = World(tmp_path, settings(tmp_path, [pool(price_micro=DOLLAR)], [budget(amount=0.2)]))
+    world.submit(1)
+    world.tick()
+    world.reconfigure(pools=(pool(price_micro=50 * DOLLAR),))
+    world.clock.wait(360)
+    world.tick()
+    world.clock.wait(100)
+    assert gone(world) == 460 * DOLLAR // 3_600 + 1
+
+
+def test_while_prices_cannot_be_asked_for_what_goes_is_booked_at_the_most_that_it_may_have_cost(world_of: WorldOf) -> None:
+    world = world_of(SPOT)
+    world.submit(1)
+    world.tick()
+    world.clock.wait(36)
+    world.tick()
+    world.fake.faults.errors["offerings"] += [Unknown("500")] * 3
+    world.fake.reprice(SPOT.name, 900_000)
+    world.clock.wait(36)
+    assert 4_000 + 9_000 == world.fake.bill() < gone(world) == 4_000 + 10_000
+
+
+def test_what_its_deadline_ended_while_nobody_looked_is_booked_up_to_there_though_no_list_has_it(
+    world_of: WorldOf,
+) -> None:
+    world = world_of()
+    world.submit(1)
+    world.tick()
+    billed_s = 600
+    world.clock.wait(86_400)
+    assert world.fake.bill() == DOLLAR * billed_s // 3_600 + 1
+    del world.fake.machines["f-1"]  # as clouds forget in an hour what ended
+    world.store.pause_scaling()
+    world.tick()
+    (row,) = world.store.instances(ended=True)
+    assert (row["state"], row["ended_at"] - START) == ("GONE", 600 + 60)
+    assert not [one for one in world.store.events({}, 0.0, 100) if one["kind"] == "budget.overrun"]
+
+
+def test_an_answer_that_was_lost_is_found_by_a_list_that_says_when_the_machine_ended(world_of: WorldOf) -> None:
+    world = world_of()
+    world.fake.faults.lost_answers["launch"] = 1
+    world.submit(1)
+    world.tick()
+    world.store.pause_scaling()
+    world.clock.wait(86_400)
+    world.tick()
+    assert world.states() == ["GONE"]
+    assert sum(spent(world).values()) == world.fake.bill() == DOLLAR * 600 // 3_600 + 1
+
+
+def test_what_runs_is_told_in_so_many_queries_however_many_machines_there_are(tmp_path: Path) -> None:
+    def queries(machines: int) -> int:
+        folder = tmp_path / str(machines)
+        world = World(folder, settings(folder, [pool(max=machines)]))
+        world.submit(2 * machines)
+        world.tick()
+        world.boot()
+        for id in world.workers:
+            world.work(id, 2)
+        world.clock.wait(100)
+        asked: list[str] = []
+        event.listen(world.store.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+        assert sum(spent(world, "job").values()) > 0
+        world.store.close()
+        return len(asked)
+
+    assert queries(1) == queries(12)
 
 
 def test_a_jobs_cost_goes_to_its_user_its_groups_tree_and_its_tags(world_of: WorldOf) -> None:

@@ -169,5 +169,12 @@ def test_a_forecast_is_the_mean_of_what_finished_with_a_range_that_shrinks_as_mo
     assert (few.jobs, few.unknown, few.seconds[1], few.cost_micro[1]) == (10, 0, 1_000.0, 20_000)
     assert few.seconds[0] < many.seconds[0] < 1_000 < many.seconds[2] < few.seconds[2]
     assert few.cost_micro[0] < many.cost_micro[0] < 20_000 < many.cost_micro[2] < few.cost_micro[2]
+    alike = [ledger.forecast([ledger.Likes(10, n, 100.0 * n, 10_000.0 * n, 40 * n)]).seconds for n in (2, 20)]
+    assert alike[0][0] < alike[1][0] < 1_000 < alike[1][2] < alike[0][2]
+    begun = ledger.forecast([ledger.Likes(10, 2, 200.0, 25_000.0, 4_000, ages=(30.0, 500.0))])
+    assert (begun.seconds[1], begun.cost_micro[1]) == (1_000 - 30 - 100, 17_400)
+    mixed = ledger.forecast([ledger.Likes(10, 2, 200.0, 25_000.0, 4_000), ledger.Likes(5, 0)])
+    assert (mixed.unknown, mixed.seconds[1], mixed.cost_micro[1]) == (5, 1_500.0, 30_000)
+    assert mixed.seconds[2] - mixed.seconds[0] > 1.2 * (few.seconds[2] - few.seconds[0])
     nothing = ledger.forecast([ledger.Likes(3, 0)])
     assert (nothing.jobs, nothing.unknown, nothing.seconds, nothing.cost_micro) == (3, 3, (0.0, 0.0, 0.0), (0, 0, 0))

@@ -39,7 +39,7 @@ def look(
 
 
 def test_what_is_listed_as_it_should_be_needs_nothing() -> None:
-    assert look([Row()], [listed()]) == Findings()
+    assert look([Row()], [listed()]) == Findings(alive={1: NOW})
 
 
 def test_what_is_listed_as_gone_is_gone_at_its_own_time() -> None:

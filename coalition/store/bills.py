@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, insert, or_, select
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from coalition import ledger
 from coalition.matching import Requirement
@@ -17,6 +17,16 @@ from coalition.states import AttemptState
 from coalition.store.base import chunks
 
 WASTE = (AttemptState.ERROR, AttemptState.LOST, AttemptState.STOPPED)
+Prices = dict[tuple[str, str], list[tuple[float, int]]]  # by pool and offering: from when on, an hour's price
+
+
+class Stay(NamedTuple):
+    """An instance and the time of it that is to be booked, at the prices of the time."""
+
+    row: Any
+    start: float
+    end: float
+    rates: ledger.Rates
 
 
 @dataclass(frozen=True)
@@ -53,45 +63,85 @@ class Line:
         return {**{name: getattr(self, name) for name in names}, **who}
 
 
-def note_rate(db: Connection, pool: str, offering: str, price_micro: int, as_of: float, now: float) -> None:
-    """From `as_of` (else, where that is not known or cannot be, now) on an hour costs this."""
+def note_rates(db: Connection, pool: str, offering: str, changes: Sequence[tuple[float, int]], now: float) -> None:
+    """What an hour costs: the changes lately, oldest first, and so the price that holds last. A time of 0: nobody dated it.
+
+    What was known before stays as it was; but the newest price counts also where it was true already when another was noted.
+    """
     here = and_(rate.c.pool == pool, rate.c.offering == offering)
     last = db.execute(select(rate.c.at, rate.c.price_micro).where(here).order_by(rate.c.at.desc()).limit(1)).first()
-    if last is not None and last.price_micro == price_micro:
-        return
-    at = as_of if last is not None and last.at < as_of <= now else now
-    if last is None or at > last.at:
-        db.execute(insert(rate).values(pool=pool, offering=offering, at=at, price_micro=price_micro))
+    noted_at, price = (float("-inf"), -1) if last is None else (last.at, last.price_micro)
+    for dated, micro in changes if last is not None else [(now, changes[-1][1])]:
+        at = min(dated or now, now)
+        if noted_at < at and micro != price:
+            db.execute(insert(rate).values(pool=pool, offering=offering, at=at, price_micro=micro))
+            noted_at, price = at, micro
+    if changes[-1][1] != price:
+        db.execute(update(rate).where(here, rate.c.at == noted_at).values(price_micro=changes[-1][1]))
 
 
-def rates_of(db: Connection, row: Any, start: float, end: float) -> list[tuple[float, int]]:
-    """What an hour of an instance costs from `start` to `end`, as the price moved; its ceiling where nothing is known."""
-    here = and_(rate.c.pool == row.pool, rate.c.offering == row.offering)
-    newest = select(rate.c.price_micro).where(here, rate.c.at <= start).order_by(rate.c.at.desc()).limit(1)
-    first = db.execute(newest).scalar()
-    later = select(rate.c.at, rate.c.price_micro).where(here, rate.c.at > start, rate.c.at < end).order_by(rate.c.at)
-    return [(start, row.price_micro if first is None else first), *((at, price) for at, price in db.execute(later))]
+def prices(db: Connection, rows: Iterable[Any], since: float) -> Prices:
+    """What an hour of these instances cost from `since` on, as it is noted."""
+    keys = {(row.pool, row.offering) for row in rows}
+    found: Prices = {}
+    for chunk in chunks(sorted({offering for _, offering in keys})):
+        here = and_(rate.c.pool.in_(sorted({pool for pool, _ in keys})), rate.c.offering.in_(chunk))
+        first = select(rate.c.pool, rate.c.offering, func.max(rate.c.at).label("at")).where(here, rate.c.at <= since)
+        newest = first.group_by(rate.c.pool, rate.c.offering).subquery()
+        same = and_(newest.c.pool == rate.c.pool, newest.c.offering == rate.c.offering)
+        query = select(rate).outerjoin(newest, same).where(here, or_(rate.c.at > since, rate.c.at == newest.c.at))
+        for row in db.execute(query.order_by(rate.c.at)):
+            found.setdefault((row.pool, row.offering), []).append((row.at, row.price_micro))
+    return found
 
 
-def lines(db: Connection, row: Any, start: float, end: float, now: float) -> list[Line]:
-    """The bill of an instance's time, booked. What still runs counts as run up to `now`."""
-    of_it = select(worker.c.id).where(or_(worker.c.instance_id == row.id, worker.c.id == row.worker_id))
-    columns = (attempt.c.id, attempt.c.job_id, attempt.c.state, attempt.c.started_at, attempt.c.ended_at)
-    query = select(*columns).where(attempt.c.worker_id.in_(of_it), attempt.c.started_at.is_not(None)).order_by(attempt.c.id)
-    runs = {run.id: run for run in db.execute(query)}
-    spans = [
-        ledger.Span(run.started_at, now if run.ended_at is None else run.ended_at, run.id, run.state in WASTE)
-        for run in runs.values()
-    ]
-    entries = ledger.book(rates_of(db, row, start, end), row.slots, start, row.enrolled_at, end, spans)
-    owners = _owners(db, sorted({runs[entry.attempt].job_id for entry in entries if entry.attempt}))
+def rates_of(known: Prices, row: Any, start: float, end: float, sure_until: float | None = None) -> list[tuple[float, int]]:
+    """What an hour of an instance costs from `start` to `end`, as the price moved, and never more than its ceiling.
+
+    Its ceiling also where nothing is known: before the first price, and from `sure_until` on.
+    """
+    noted = known.get((row.pool, row.offering), [])
+    first = [price for at, price in noted if at <= start]
+    rates = [(start, first[-1] if first else row.price_micro), *((at, price) for at, price in noted if start < at <= end)]
+    if sure_until is not None and sure_until < end:
+        rates = [entry for entry in rates if entry[0] < sure_until] + [(max(start, sure_until), row.price_micro)]
+    return [(at, min(price, row.price_micro) if row.price_micro else price) for at, price in rates]
+
+
+def lines(db: Connection, stays: Sequence[Stay], now: float) -> list[Line]:
+    """The bills of these times, booked. What still runs counts as run up to `now`."""
+    runs = _runs(db, [stay.row for stay in stays])
+    entries = []
+    for stay in stays:
+        spans = [
+            ledger.Span(run.started_at, now if run.ended_at is None else run.ended_at, run.id, run.state in WASTE)
+            for run in runs[stay.row.id].values()
+        ]
+        booked = ledger.book(stay.rates, stay.row.slots, stay.start, stay.row.enrolled_at, stay.end, spans)
+        entries += [(stay.row, entry) for entry in booked]
+    owners = _owners(db, sorted({runs[row.id][entry.attempt].job_id for row, entry in entries if entry.attempt}))
+    return [_line(row, entry, owners[runs[row.id][entry.attempt].job_id] if entry.attempt else Owner()) for row, entry in entries]
+
+
+def _line(row: Any, entry: ledger.Entry, owner: Owner) -> Line:
     same: dict[str, Any] = {"instance_id": row.id, "pool": row.pool, "offering": row.offering, "currency": row.currency}
-    booked = []
-    for entry in entries:
-        owner = owners[runs[entry.attempt].job_id] if entry.attempt else Owner()
-        parts: dict[str, Any] = {"at": entry.at, "kind": entry.kind, "seconds": entry.seconds, "amount_micro": entry.amount_micro}
-        booked.append(Line(day=ledger.day_of(entry.at), attempt_id=entry.attempt or None, owner=owner, **parts, **same))
-    return booked
+    parts: dict[str, Any] = {name: getattr(entry, name) for name in ("at", "kind", "seconds", "amount_micro")}
+    return Line(day=ledger.day_of(entry.at), attempt_id=entry.attempt or None, owner=owner, **parts, **same)
+
+
+def _runs(db: Connection, rows: Sequence[Any]) -> dict[int, dict[int, Any]]:
+    """instance -> attempt -> what ran there, by any worker that it ever had."""
+    instance_of = {row.worker_id: row.id for row in rows if row.worker_id is not None}
+    for chunk in chunks([row.id for row in rows]):
+        there = select(worker.c.id, worker.c.instance_id).where(worker.c.instance_id.in_(chunk))
+        instance_of.update((one.id, one.instance_id) for one in db.execute(there))
+    found: dict[int, dict[int, Any]] = {row.id: {} for row in rows}
+    columns = (attempt.c.id, attempt.c.worker_id, attempt.c.job_id, attempt.c.state, attempt.c.started_at, attempt.c.ended_at)
+    for chunk in chunks(sorted(instance_of)):
+        query = select(*columns).where(attempt.c.worker_id.in_(chunk), attempt.c.started_at.is_not(None)).order_by(attempt.c.id)
+        for run in db.execute(query):
+            found[instance_of[run.worker_id]][run.id] = run
+    return found
 
 
 def write(db: Connection, booked: Sequence[Line]) -> None:

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
@@ -256,7 +257,7 @@ class Cloud(Workers):
             commits.add(window, amount * order.count)
         self._commit(db, known, commits)
         intent_id = self._write_intent(db, order, fence, now)
-        bills.note_rate(db, order.pool, order.offering, order.rate_micro or order.price_micro, 0.0, now)
+        bills.note_rates(db, order.pool, order.offering, [(0.0, order.rate_micro or order.price_micro)], now)
         for k in range(order.count):
             instance_id = self._write_instance(db, order, intent_id, k, now)
             for window, amount in parts:
@@ -546,10 +547,19 @@ class Cloud(Workers):
         return [row.id for row in rows]
 
     @writes
-    def settle(self, db: Connection, instance_id: int, ended_at: float, reason: str, fence: int) -> int:
+    def settle(
+        self,
+        db: Connection,
+        instance_id: int,
+        ended_at: float,
+        reason: str,
+        fence: int,
+        sure_until: Mapping[str, float] = MappingProxyType({}),
+    ) -> int:
         """An instance is gone: its worker's jobs go back, its bill is booked, the money beyond the bill is free. The bill.
 
-        `ended_at` is when it was seen gone, or the provider's own word. Again is harmless.
+        `ended_at` is when it was seen gone, or the provider's own word. `sure_until`: pools whose prices nobody knows since then,
+        when only the ceiling is sure. Again is harmless.
         """
         self._check_fence(db, fence)
         rows = self._machines(db, instance.c.id == instance_id)
@@ -560,12 +570,16 @@ class Cloud(Workers):
             self._lose_worker(db, row.worker_id, f"its instance is gone: {reason}", self.clock())
         start = row.created_at if row.launched_at is None else max(row.created_at, row.launched_at)
         end = ledger.billed_end(start, max(start, ended_at), row.minimum_s, row.granularity_s)
-        rates = bills.rates_of(db, row, start, end)
+        if ended_at <= (reserved_end := self._committed_end(row, row.committed_until)):
+            end = min(end, reserved_end)  # where its start is not known, it was later than `start`
+        known = bills.prices(db, [row], start)
+        ran_until = max(start, min(end, ended_at))  # what is billed after it goes on at the last price
+        rates = bills.rates_of(known, row, start, ran_until, sure_until.get(row.pool))
         spent = ledger.bill(rates, start, end)
         if over := self._set_commitments(db, row.id, self._bill_by_window(db, row, rates, start, end)):
             words = f"it cost {ledger.money(over, row.currency)} more than was reserved: it ended {reason}"
             self._event(db, "budget.overrun", ROLE, words, instance_id=row.id)
-        bills.write(db, bills.lines(db, row, start, end, end))
+        bills.write(db, bills.lines(db, [bills.Stay(row, start, end, rates)], end))
         values: dict[str, Any] = {"ended_at": ended_at, "spent_micro": spent}
         if row.state == InstanceState.TERMINATING:
             values["reason"] = row.reason  # why we ended it says more than that it ended
@@ -593,11 +607,11 @@ class Cloud(Workers):
         return {(row.pool, row.offering) for row in rows}
 
     @writes
-    def note_rates(self, db: Connection, rates: Mapping[tuple[str, str], tuple[int, float]], fence: int) -> None:
-        """What an hour of (pool, offering) costs from now on, and since when, where the provider says so."""
+    def note_rates(self, db: Connection, rates: Mapping[tuple[str, str], Sequence[tuple[float, int]]], fence: int) -> None:
+        """What an hour of (pool, offering) cost lately, from when on (0: nobody says), the newest last: that holds now."""
         self._check_fence(db, fence)
-        for (pool, offering), (price_micro, as_of) in sorted(rates.items()):
-            bills.note_rate(db, pool, offering, price_micro, as_of, self.clock())
+        for (pool, offering), changes in sorted(rates.items()):
+            bills.note_rates(db, pool, offering, changes, self.clock())
 
     def _bind_instance(self, db: Connection, intent_id: int, identity: str, worker_id: int, now: float) -> Any:
         """The instance of an intent that `identity` is; it runs now. None if no such instance is expected."""

@@ -122,7 +122,11 @@ class Costs(Budgets):
 
     def _likes(self, db: Connection, left: dict[int, int]) -> list[ledger.Likes]:
         """What the finished jobs of these groups took."""
-        found = {parent: ledger.Likes(count, 0) for parent, count in left.items()}
+        ages: dict[int, list[float]] = {}
+        begun = select(job.c.parent, attempt.c.leased_at).join(job, job.c.id == attempt.c.job_id)
+        for row in db.execute(begun.where(attempt.c.open_worker.is_not(None))):
+            ages.setdefault(row.parent, []).append(max(0.0, self.clock() - row.leased_at))
+        found = {parent: ledger.Likes(count, 0, ages=tuple(ages.get(parent, ())[:count])) for parent, count in left.items()}
         run_s = attempt.c.run_ms * 0.001
         columns = (func.count().label("n"), func.sum(run_s).label("total"), func.sum(run_s * run_s).label("squares"))
         query = select(job.c.parent, *columns, func.sum(attempt.c.cost_micro).label("cost")).select_from(
@@ -132,7 +136,7 @@ class Costs(Budgets):
             done = query.where(attempt.c.state == str(AttemptState.FINISHED), job.c.parent.in_(chunk), job.c.parent != 0)
             for row in db.execute(done.group_by(job.c.parent)):
                 sums = (float(row.total), float(row.squares), int(row.cost))
-                found[row.parent] = ledger.Likes(left[row.parent], row.n, *sums)
+                found[row.parent] = ledger.Likes(left[row.parent], row.n, *sums, ages=found[row.parent].ages)
         return list(found.values())
 
     def _booked(self, db: Connection, group_by: str, query: CostQuery) -> Iterator[_Part]:
@@ -153,13 +157,16 @@ class Costs(Budgets):
         """The same of what is paid for now."""
         now = self.clock()
         live = select(instance).where(instance.c.state.in_(PAID), instance.c.launched_at.is_not(None))
-        for row in db.execute(live.where(instance.c.pool == query.pool) if query.pool else live).all():
-            for line in bills.lines(db, row, row.launched_at, max(now, row.launched_at), now):
-                values = line.values()
-                after = query.since <= line.at < (now + 1 if query.until is None else query.until)
-                fits = after and all(values[COLUMNS[name].name] == value for name, value in _given(query))
-                if fits and (not query.tag or query.tag in line.owner.tags):
-                    yield _Part(values[COLUMNS[group_by].name], line.kind, line.currency, line.seconds, line.amount_micro)
+        rows = db.execute(live.where(instance.c.pool == query.pool) if query.pool else live).all()
+        ends = {row.id: max(now, row.launched_at) for row in rows}
+        known = bills.prices(db, rows, min((row.launched_at for row in rows), default=now))
+        rates = {row.id: bills.rates_of(known, row, row.launched_at, ends[row.id]) for row in rows}
+        for line in bills.lines(db, [bills.Stay(row, row.launched_at, ends[row.id], rates[row.id]) for row in rows], now):
+            values = line.values()
+            after = query.since <= line.at < (now + 1 if query.until is None else query.until)
+            fits = after and all(values[COLUMNS[name].name] == value for name, value in _given(query))
+            if fits and (not query.tag or query.tag in line.owner.tags):
+                yield _Part(values[COLUMNS[group_by].name], line.kind, line.currency, line.seconds, line.amount_micro)
 
     def _name(self, db: Connection, lines: Sequence[dict[str, Any]]) -> None:
         """Puts the jobs' titles beside their numbers."""

@@ -1,0 +1,19 @@
+"""The workers of an instance are found at once.
+
+Revision: 0013, after 0012
+"""
+
+from alembic import op
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_index("ix_worker_instance_id", "worker", ["instance_id"])
+
+
+def downgrade() -> None:
+    op.drop_index("ix_worker_instance_id", "worker")
