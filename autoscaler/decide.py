@@ -8,8 +8,8 @@ preferred market first, there the smallest size within 10 % of the cheapest plac
 
 from __future__ import annotations
 
+import heapq
 import math
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -116,6 +116,7 @@ class _Bin:
     capacity: Capacity
     slots: int  # of each machine
     free: float = 0.0
+    soon: float = 0.0  # of those that are busy: how many may be counted on
 
     def give(self, demand: Demand, need: float) -> float:
         """Takes slots for up to `need` jobs; for how many it had some."""
@@ -156,19 +157,43 @@ class _Group:
 
 
 class _Place(NamedTuple):
-    """An offer that could run a job, the place of its market in `purchase`, and the price of the slots that one job takes up."""
+    """An offer that could run a job, the place of its market in `purchase`, and the price of the slots that one job takes up.
+
+    `rank`: its place among all offers, for those of equal price.
+    """
 
     pool: Pool
     offer: Offering
     market: int
     per_job: float
+    rank: int
 
 
-class _Places(NamedTuple):
-    """All offers that could run a job, the preferred markets and there the cheapest place first, and the pools that have them."""
+@dataclass
+class _Shape:
+    """Machines that are alike, and who offers them, in their order."""
 
-    offers: list[_Place]
-    pools: list[Pool]
+    capacity: Capacity
+    slots: int
+    places: list[_Place] = field(default_factory=list)
+
+
+class _Places:
+    """All offers that could run a job, the preferred markets and there the cheapest place first, and the pools that have them.
+
+    Few of them are ever looked at: the rest are not even sorted.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[_Shape, float]]) -> None:
+        self.pools = list({place.pool.settings.name: place.pool for shape, _ in shapes for place in shape.places}.values())
+        self._known: list[_Place] = []
+        self._rest = heapq.merge(*(_for_jobs(shape.places, part) for shape, part in shapes), key=_order)
+
+    def __iter__(self) -> Iterator[_Place]:
+        yield from self._known
+        while (place := next(self._rest, None)) is not None:
+            self._known.append(place)
+            yield place
 
 
 def decide(snapshot: Snapshot) -> Plan:
@@ -195,8 +220,8 @@ class _Decision:
         self._too_dear: dict[tuple[str, str], int] = {}  # (pool, payer) -> the lowest price that its budgets cannot pay
         self._started: Counter[str] = Counter()  # in this plan, by pool
         self._started_slots: Counter[str] = Counter()
+        self._waits_for_boots: set[str] = set()  # pools of which no more start in this plan, as their last boot failed
         self._paid = Counter(one.pool for one in snapshot.instances)
-        self._shapes: dict[tuple[int, int], tuple[int, Capacity, int]] = {}  # many offers have the same capacity and slots
         self._fundings: dict[str, float] = {}  # by pool
         self._places: dict[Requirement, _Places] = {}
         self._places_by_fit: dict[tuple[float | None, ...], _Places] = {}
@@ -382,10 +407,13 @@ class _Decision:
                 continue
             if worker.active and (worker.state in SERVING or kept):
                 here = bins.of(worker.capacity, worker.slots, worker.name if self._named else "")
-                here.free += max(0, worker.slots - worker.running) + worker.ending
+                here.free += max(0, worker.slots - worker.running)
+                here.soon += worker.ending
         for one in self.snap.instances:
             if one.state in BOOTING and one.id not in self.leaving:
                 bins.of(one.capacity, one.slots).free += one.slots
+        for here in bins.by_value.values():
+            here.free += math.floor(here.soon + EPSILON)  # nobody waits for a part of a slot
         return list(bins.by_value.values())
 
     # ------------------------------------------------------------ demand
@@ -406,10 +434,11 @@ class _Decision:
         need = self._use_spare(demand, need)
         if need <= EPSILON:
             return
-        offers, pools = self._offers(demand.requirement)
-        if not offers and not self._somebody_can(demand.requirement):
+        places = self._offers(demand.requirement)
+        pools = places.pools
+        if not pools and not self._somebody_can(demand.requirement):
             self._say_impossible(demand)
-        for pool, offer in _by_preference(offers) if any(map(self._room_in, pools)) else ():
+        for pool, offer in _by_preference(places) if any(map(self._room_in, pools)) else ():
             if need <= EPSILON:
                 return
             if self._may_fit(pool, offer, demand.requirement.payer):
@@ -420,8 +449,9 @@ class _Decision:
 
     def _may_fit(self, pool: Pool, offer: Offering, payer: str) -> bool:
         """Whether pool and budgets are not known already to have no room for it."""
-        name = pool.settings.name
-        return self._room_in(pool) > 0 and offer.price_micro < self._too_dear.get((name, payer), math.inf)
+        name, most = pool.settings.name, pool.settings.max_start_slots
+        full = name in self._waits_for_boots or (most and self._started[name] and self._started_slots[name] >= most)
+        return not full and self._room_in(pool) > 0 and offer.price_micro < self._too_dear.get((name, payer), math.inf)
 
     def _use_spare(self, demand: Demand, need: float) -> float:
         """What earlier demands leave free of the instances in this plan."""
@@ -520,6 +550,7 @@ class _Decision:
             careful = max(1, math.floor((wanted + booting) * share)) - booting - self._started[name]
             if careful < count:
                 count = max(0, careful)
+                self._waits_for_boots.update([name] if not count else [])
                 self._note(name, f"{why}; only {share:.0%} of them start at once, for the last boot failed: {pool.boot_reason}")
         return count
 
@@ -561,32 +592,44 @@ class _Decision:
     # ------------------------------------------------------------ offers
 
     @cached_property
-    def _ranked(self) -> list[tuple[_Place, int]]:
-        """All offers, the cheapest slots first, with the numbers of their shapes."""
-        ranked = _ranked(self.snap.pools)
-        return [(_place(pool, offer), self._shape_of(capacity, offer.slots)) for pool, offer, capacity in ranked]
+    def _shapes(self) -> list[_Shape]:
+        """All offers as places for a job that takes a slot, by the kind of machine."""
+        found: dict[tuple[int, int], _Shape] = {}  # most offers of a kind have one capacity, and hashing that is dear
+        for rank, (pool, offer, capacity) in enumerate(_ranked(self.snap.pools)):
+            shape = found.setdefault((id(capacity), offer.slots), _Shape(capacity, offer.slots))
+            shape.places.append(_place(pool, offer, rank))
+        for shape in found.values():
+            shape.places.sort(key=_order)
+        return list(found.values())
 
     def _offers(self, requirement: Requirement) -> _Places:
         """What could run it."""
         if requirement not in self._places:
-            anybodys = replace(requirement, payer="")  # a new machine works for whoever pays
-            ranked = self._ranked
-            fit = tuple(_part(anybodys, capacity, slots) for _, capacity, slots in self._shapes.values())
+            fit = self._parts(replace(requirement, payer=""))  # a new machine works for whoever pays
             if fit not in self._places_by_fit:
-                parts = ((place, fit[shape]) for place, shape in ranked)
-                found = [_Place(*place[:3], place.per_job * part) for place, part in parts if part is not None]
-                pools = {place.pool.settings.name: place.pool for place in found}
-                self._places_by_fit[fit] = _Places(sorted(found, key=_order), list(pools.values()))
+                fits = [(shape, part) for shape, part in zip(self._shapes, fit, strict=True) if part is not None]
+                self._places_by_fit[fit] = _Places(fits)
             self._places[requirement] = self._places_by_fit[fit]
         return self._places[requirement]
 
-    def _shape_of(self, capacity: Capacity, slots: int) -> int:
-        """The number of a kind of machine."""
-        return self._shapes.setdefault((id(capacity), slots), (len(self._shapes), capacity, slots))[0]
+    def _parts(self, requirement: Requirement) -> tuple[float | None, ...]:
+        """For each shape, how many slots one job takes up there; None if it cannot run there. Tags are looked at once a pool."""
+        light = replace(requirement, cpus=0, memory_bytes=0, gpus=0)
+        tags: dict[int, bool] = {}
+        parts: list[float | None] = []
+        for shape in self._shapes:
+            there = shape.capacity
+            if requirement.cpus > there.cpus or requirement.memory_bytes > there.memory_bytes or requirement.gpus > there.gpus:
+                parts.append(None)
+                continue
+            if id(there.lines) not in tags:
+                tags[id(there.lines)] = matching.line(light, there) is not None
+            parts.append(_takes(requirement, there, shape.slots) if tags[id(there.lines)] else None)
+        return tuple(parts)
 
     def _whole(self, pool: Pool) -> list[_Place]:
         """All offers of a pool, for nobody's jobs."""
-        return sorted((place for place, _ in self._ranked if place.pool is pool), key=_order)
+        return sorted((place for shape in self._shapes for place in shape.places if place.pool is pool), key=_order)
 
     def _somebody_can(self, requirement: Requirement) -> bool:
         """Whether a worker or booting instance can run it, though it is busy now."""
@@ -721,36 +764,41 @@ def _full(pool: Pool) -> str:
     return f"pool {pool.settings.name} is at its maximum of {most} instance{'s' * (most != 1)}"
 
 
-def _by_preference(places: Sequence[_Place]) -> Iterator[tuple[Pool, Offering]]:
+def _by_preference(places: Iterable[_Place]) -> Iterator[tuple[Pool, Offering]]:
     """Of the first market's within 10 % of the cheapest place for a job the smallest first, then the same of the rest."""
-    start = 0
-    while start < len(places):
-        limit = (places[start].market, places[start].per_job * NEAR_CHEAPEST)
-        end = bisect_right(places, limit, start, key=_order)
-        yield from ((place.pool, place.offer) for place in sorted(places[start:end], key=lambda place: place.offer.slots))
-        start = end
+    near: list[_Place] = []
+    for place in places:
+        if near and (place.market, place.per_job) > (near[0].market, near[0].per_job * NEAR_CHEAPEST):
+            yield from _smallest_first(near)
+            near = []
+        near.append(place)
+    yield from _smallest_first(near)
 
 
-def _place(pool: Pool, offer: Offering) -> _Place:
+def _smallest_first(places: Sequence[_Place]) -> Iterator[tuple[Pool, Offering]]:
+    return ((place.pool, place.offer) for place in sorted(places, key=lambda place: place.offer.slots))
+
+
+def _place(pool: Pool, offer: Offering, rank: int) -> _Place:
     """For a job that takes one slot."""
     purchase = pool.settings.purchase
     known = offer.market in purchase and offer.price_micro > 0  # what has no price comes last, whatever market it is of
     market = purchase.index(offer.market) if known else len(purchase)
-    return _Place(pool, offer, market, offer.per_slot_micro)
+    return _Place(pool, offer, market, offer.per_slot_micro, rank)
 
 
-def _order(place: _Place) -> tuple[int, float]:
+def _for_jobs(places: Sequence[_Place], part: float) -> Iterator[_Place]:
+    """The same for jobs that take so many slots."""
+    return (_Place(place.pool, place.offer, place.market, place.per_job * part, place.rank) for place in places)
+
+
+def _order(place: _Place) -> tuple[int, float, int]:
     return place[2:]
 
 
 def _takes(requirement: Requirement, capacity: Capacity, slots: int) -> float:
     """How many slots of such a machine one job takes up: of 16 slots 8, if two of these jobs fill its memory."""
     return slots / max(1, matching.fitting(requirement, capacity, slots)) if requirement.heavy else 1.0
-
-
-def _part(requirement: Requirement, capacity: Capacity, slots: int) -> float | None:
-    """How many slots of such a machine one job takes up; None if it cannot run there."""
-    return _takes(requirement, capacity, slots) if matching.line(requirement, capacity) is not None else None
 
 
 def _some(needs: Iterable[str]) -> str:

@@ -155,16 +155,20 @@ def fitting(requirement: Requirement, capacity: Capacity, slots: int) -> int:
     """How many such jobs a machine of so many slots runs at a time when it runs nothing else."""
     if requirement.exclusive:
         return min(1, slots)
-    asked = (
-        (capacity.cpus, requirement.cpus),
-        (capacity.memory_bytes, requirement.memory_bytes),
-        (capacity.gpus, requirement.gpus),
-    )
-    return min([slots, *(has // wants for has, wants in asked if wants)])
+    most = slots
+    if requirement.cpus:
+        most = min(most, capacity.cpus // requirement.cpus)
+    if requirement.memory_bytes:
+        most = min(most, capacity.memory_bytes // requirement.memory_bytes)
+    if requirement.gpus:
+        most = min(most, capacity.gpus // requirement.gpus)
+    return most
 
 
 def line(requirement: Requirement, capacity: Capacity) -> int | None:
     """The best of the worker's tag lines that fits (0 first), or None. Jobs without tags come after all lines."""
+    if requirement.cpus > capacity.cpus or requirement.memory_bytes > capacity.memory_bytes or requirement.gpus > capacity.gpus:
+        return None  # most that does not fit ends here, without a word of why
     if _resource_mismatch(requirement, capacity) is not None:
         return None
     if not requirement.tags:

@@ -306,7 +306,7 @@ class Mortal(World):
 
 
 HAPPENINGS: tuple[Callable[[Mortal], None], ...] = (
-    *(Mortal.come, Mortal.run, Mortal.run, Mortal.done, Mortal.wait, Mortal.wait),
+    *(Mortal.come, Mortal.run, Mortal.done, Mortal.wait, Mortal.wait),
     *(Mortal.interrupt, Mortal.announce, Mortal.reprice, Mortal.break_something, Mortal.break_something),
     *(Mortal.wish, Mortal.change_cap, Mortal.fall_silent),
 )

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
+import signal
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from coalition.store.cloud import ROLE
+from tests.cloud_world import LINUX, budget, pool, settings
+from tests.kill_points import POINTS, serve, tick_and_die
 from tests.mortal import Mortal, Stop, a_farm, empty_database, moments
 
 LONG = bool(os.environ.get("COALITION_TEST_LONG"))
 SEEDS = 2_000 if LONG else 50
 BATCH = 25
-STEPS = 6
-CHANCE = 1 / 120  # of a moment of a kind at which somebody has stopped before
+STEPS = 5
+CHANCE = 1 / 300  # of a moment of a kind at which somebody has stopped before
 
 
 class Reaper:
@@ -52,11 +58,70 @@ def test_wherever_it_is_stopped_nothing_is_overspent_started_twice_or_leaked(tmp
         world.come()
         for _ in range(STEPS):
             world.tick(seconds=1.0)
+            world.run()
             for _ in range(2):
                 world.happen()
-        moments.watch = lambda kind: None
         world.end()
+        moments.watch = lambda kind: None
         world.close()
     assert set(reaper.seen) == set(reaper.stopped)
     calls = {f"call {verb}" for verb in ("launch", "launch answered", "list", "list answered", "terminate", "renew")}
     assert calls <= set(reaper.stopped)
+
+
+# ---------------------------------------------------------------- kill -9
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Processes are forked from one that has read the modules already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.kill_points"])
+    return context
+
+
+def lead_up_to(world: Mortal, point: str) -> None:
+    """The next tick comes by the point."""
+    world.submit(2)
+    where = POINTS[point][0]
+    if where in ("reserve", "launch", "launched"):
+        return
+    world.tick()
+    world.boot()
+    (id,) = world.workers
+    world.work(id, 2)
+    if where in ("fund", "renew"):
+        world.clock.wait(350)
+        return
+    if where == "settle":
+        world.clock.wait(150)
+        world.fake.lose(id)
+        return
+    world.store.mark_instances([1], "terminate", "ann")
+    world.clock.wait(150)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_a_named_point_it_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, empty: Path, processes: Any, point: str
+) -> None:
+    budgets = [budget("all", 50.0, window="total"), budget("day", 1.0)]
+    world = Mortal(tmp_path / "farm", empty, settings(tmp_path / "farm", [pool(max=1)], budgets), (LINUX,))
+    lead_up_to(world, point)
+    world.scaler.stop()
+    line, theirs = processes.Pipe()
+    child = processes.Process(target=tick_and_die, args=(theirs, world.settings, world.clock(), point))
+    child.start()
+    theirs.close()
+    heard = serve(line, world.fake)
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL, heard
+    world.check()
+    world.clock.wait(11.0)
+    world.store.release_leader(ROLE, world.store.leader_of(ROLE)[0])  # type: ignore[index]
+    world.clock.wait(0.01)
+    world.scaler = world.new_scaler()
+    world.tick(2, seconds=5.0)
+    assert len(world.fake.orders) == len({request.token for request in world.requests()}) <= 2
+    world.end()
+    world.close()

@@ -159,6 +159,18 @@ def test_slots_that_are_likely_free_before_a_machine_could_boot_come_off_and_job
     assert started(plan(jobs(10, estimate_s=18), **fleet)) == {}, "short jobs share what frees up"
 
 
+def test_parts_of_slots_that_are_soon_free_add_up_but_nobody_waits_for_a_part() -> None:
+    machines, busy = [machine(n) for n in (1, 2, 3)], [worker(n, 2, ending=0.4) for n in (1, 2, 3)]
+    short = jobs(1, estimate_s=1.0)
+    assert started(plan(short, workers=tuple(busy[:2]), instances=tuple(machines[:2]))) == {"machine": 1}
+    assert started(plan(short, workers=tuple(busy), instances=tuple(machines))) == {}
+
+
+def test_two_hundred_machines_are_asked_for_in_one_plan_by_one_launch() -> None:
+    (launch,) = plan(jobs(400), pools=(a_pool(max=500),)).launches
+    assert launch.count == 200
+
+
 def test_workers_without_an_instance_are_supply_too() -> None:
     own = worker(9, instance_id=None, slots=8, capacity=replace(ROOM, payer=None))
     assert started(plan(jobs(8), workers=(own,))) == {}
