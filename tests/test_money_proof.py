@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 PROOF = (HERE.parent / "docs" / "money.md").read_text(encoding="utf-8").partition("## Why a hard budget is never exceeded")[2]
 
 
-def tests_in(module: str) -> set[str]:
+def names_in(module: str) -> set[str]:
     tree = ast.parse((HERE / f"{module}.py").read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)} | {
         target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name)
@@ -24,4 +24,4 @@ def test_each_step_of_the_proof_names_tests_that_exist() -> None:
         named = re.findall(r"`(test_\w+)\.(test_\w+)`", step)
         assert named, step
         for module, name in named:
-            assert name in tests_in(module), f"{module}.{name}"
+            assert name in names_in(module), f"{module}.{name}"

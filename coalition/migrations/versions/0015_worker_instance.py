@@ -1,12 +1,12 @@
 """The workers of an instance are found at once.
 
-Revision: 0013, after 0012
+Revision: 0015, after 0014
 """
 
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0015"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 
