@@ -51,6 +51,14 @@ def test_one_call_asks_for_all_the_machines_of_an_offer(world: World) -> None:
     assert [request.count for request in world.requests()] == [5]
 
 
+def test_two_hundred_machines_are_asked_for_within_one_tick(tmp_path: Path) -> None:
+    world = World(tmp_path, settings(tmp_path, [pool(max=300)], [budget(amount=1_000)]))
+    world.submit(400)
+    world.tick()
+    assert [request.count for request in world.requests()] == [200]
+    assert world.states() == ["STARTING"] * 200
+
+
 def test_no_capacity_blocks_the_offer_for_minutes_and_the_next_is_tried_at_the_next_tick(tmp_path: Path) -> None:
     offers = (LINUX, replace(LINUX, name="other", price_micro=3 * DOLLAR))
     world = World(tmp_path, settings(tmp_path, [pool()], [budget()]), offers)
@@ -277,6 +285,20 @@ def test_what_will_be_taken_away_takes_no_more_jobs_and_no_other_like_it_is_boug
         world.beat(id)
     world.tick()
     assert len(world.requests()) > launches
+
+
+def test_the_tick_that_hears_of_it_starts_what_takes_its_place_elsewhere(tmp_path: Path) -> None:
+    offers = (LINUX, replace(LINUX, name="other", price_micro=3 * DOLLAR))
+    world = World(tmp_path, settings(tmp_path, [pool()], [budget()]), offers)
+    world.submit(2)
+    world.tick()
+    world.boot()
+    (id,) = world.workers
+    world.work(id, 2)
+    world.fake.pending_notices.append(Notice(id, world.clock() + 120, "it is wanted back"))
+    world.tick()
+    assert [request.offering.name for request in world.requests()] == ["machine", "other"]
+    assert world.states() == ["DRAINING", "STARTING"]
 
 
 def test_a_notice_that_comes_again_or_is_for_a_stranger_changes_nothing(world: World) -> None:
