@@ -23,8 +23,8 @@ test: install ## lint, then all tests; CI=true allows no test to be skipped
 coverage: install ## the tests with what of the code they run, into build/coverage: a quarter longer than make test
 	@scripts/test.sh --cov=coalition --cov=autoscaler --cov=providers --cov-report=term:skip-covered --cov-report=html:build/coverage
 
-test-long: install ## the tests of several servers and processes at full size: 20,000 jobs, up to 200 workers
-	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/e2e/test_databases.py tests/e2e/test_scaling_out.py --durations=5
+test-long: install ## what takes longest: 20,000 jobs on several servers, the autoscaler stopped in 2,000 farms
+	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/e2e/test_databases.py tests/e2e/test_scaling_out.py tests/test_apply.py tests/test_crash_points.py --durations=5
 
 test-terraform: install ## checkov; apply the module for AWS to moto, use what it made, and destroy it: minutes
 	@scripts/checkov.sh
