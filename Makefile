@@ -1,6 +1,6 @@
 # Each target calls one script, and CI calls the same targets. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs submitters test coverage test-long test-terraform lint audit bench clean
+.PHONY: help install demo docs submitters test coverage test-long test-terraform test-image lint audit bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do printf '%-16s %s\n' "$$name" "$$text"; done
@@ -29,6 +29,10 @@ test-long: install ## what takes longest: 20,000 jobs on several servers, the au
 test-terraform: install ## checkov; apply the module for AWS to moto, use what it made, and destroy it: minutes
 	@scripts/checkov.sh
 	@COALITION_TEST_LONG=yes .venv/bin/python -m pytest tests/test_terraform.py --durations=5
+
+test-image: install ## build the worker's image and boot it in qemu beside a server, as root: 10 minutes or more
+	@.venv/bin/python scripts/packages.py debootstrap dnsmasq-base e2fsprogs fdisk iproute2 qemu-system-x86 qemu-utils
+	@.venv/bin/python -m pytest -s tests/e2e/image_boot.py
 
 lint: install ## ruff, mypy, import contracts, shellcheck
 	@scripts/lint.sh

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from moto.core import DEFAULT_ACCOUNT_ID as ACCOUNT
+from moto.ec2.models import ec2_backends
 
 from coalition.config import PoolSettings
 from providers.base import Offering
@@ -19,6 +21,7 @@ from providers.bootstrap import sample_request, user_data
 from scripts import packages
 from tests.box import Box
 from tests.commands import coalition
+from tests.fakes.aws_cloud import REGION, aws_here
 from tests.wheels import worker_wheels
 from worker_image import build_image
 
@@ -213,6 +216,31 @@ def test_packers_templates_are_valid_with_their_defaults_and_without(cloud: str,
         words = ["-var", f"wheel={wheel}", "-var", "version=1.2.3", *PACKER[cloud], *more, IMAGE / f"packer/{cloud}.pkr.hcl"]
         done = subprocess.run(["packer", "validate", *words], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_packer_builds_an_encrypted_image_with_version_and_date_by_the_template_for_aws(tmp_path: Path) -> None:
+    """Against moto, whose machines run nothing: so without the steps on the machine, which are provision.sh."""
+    needs("packer")
+    text = (IMAGE / "packer/aws.pkr.hcl").read_text()
+    template = tmp_path / "aws.pkr.hcl"
+    template.write_text(text[: text.index('  provisioner "shell"')] + "}\n")
+    with aws_here() as cloud:
+        base = cloud.image("base")
+        ec2_backends[ACCOUNT][REGION].amis[base].root_device_type = "ebs"
+        given = {"wheel": "w.whl", "version": "1.2.3", "endpoint": cloud.url, "communicator": "none", "region": REGION}
+        given |= {"source_ami": base, "spot_types": "[]", "instance_type": "c5.large"}
+        words = [word for name, value in given.items() for word in ("-var", f"{name}={value}")]
+        environment = {**os.environ, "CHECKPOINT_DISABLE": "1", "AWS_POLL_DELAY_SECONDS": "1", "HOME": str(tmp_path)}
+        command = ["packer", "build", "-color=false", *words, str(template)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stdout[-3_000:]
+        images = cloud.client("ec2").describe_images(Owners=["self"])["Images"]
+        (made,) = (one for one in images if one["ImageId"] != base)
+        tags = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
+        assert made["Name"] == f"coalition-worker-1.2.3-{tags['date']}"
+        assert (tags["role"], tags["version"], tags["Name"]) == ("coalition-worker", "1.2.3", "coalition-worker-1.2.3")
+        machines = cloud.client("ec2").describe_instances()["Reservations"]
+        assert [one["State"]["Name"] for group in machines for one in group["Instances"]] == ["terminated"]
 
 
 def test_packers_templates_are_formatted() -> None:

@@ -81,6 +81,18 @@ class Lan:
         what = [f"{address}/24"] if gone else [f"{address}/24", "brd", "+"]
         ip("-n", self.machines[name], "address", "del" if gone else "add", *what, "dev", device)
 
+    def tap(self, name: str, vlan: int) -> None:
+        """A port of the switch for a virtual machine, which is to be started there."""
+        ip("-n", self.machines[SWITCH], "tuntap", "add", name, "mode", "tap")
+        ip("-n", self.machines[SWITCH], "link", "set", name, "master", f"vlan{vlan}", "up")
+
+    def give_addresses(self, vlan: int) -> None:
+        """The router gives machines on that VLAN their addresses, 50 to 99, and tells them no name server."""
+        net = f"10.77.{vlan}"
+        options = ["--port=0", "--conf-file=/dev/null", "--pid-file=", "--user=root", "--keep-in-foreground"]
+        options.append("--dhcp-leasefile=/dev/null")
+        self.start(ROUTER, "dnsmasq", *options, f"--interface=eth{vlan}", f"--dhcp-range={net}.50,{net}.99,1h", "--dhcp-option=6")
+
     def move(self, name: str, old: str, new: str) -> None:
         """Gives a machine another address on its VLAN."""
         self.address(name, old, gone=True)
