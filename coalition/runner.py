@@ -5,7 +5,7 @@ Runner; only `wake()` may be called from others. Output goes straight into a spo
 command runs: nothing is copied, and a log of any size or content costs the agent nothing.
 
 How the whole tree of a run is found when it has to end:
-    its process group        the shell leads a session and a group of its own
+    its process group        the shell leads a group of its own
     its descendants          asked of psutil, only when a run is stopped
     those that left both     every process of a run carries COALITION_RUN in its environment; on Linux the agent
                              adopts orphans (PR_SET_CHILD_SUBREAPER), which shows at the end of a run whether it left any

@@ -39,12 +39,13 @@ class Source(Protocol):
 
 
 class Posix:
-    """Runs are sessions, and so process groups, of their own."""
+    """Runs are process groups of their own, and sessions too where there is a terminal: it is not theirs."""
 
     keeps_itself = False  # a process of ours must end the runs of an agent that was killed
 
     def __init__(self) -> None:
         self._null = self._home = -1
+        self._apart: dict[str, Any] = {"setsid": True}
 
     # ------------------------------------------------------------ starting
 
@@ -61,13 +62,16 @@ class Posix:
         # neither directory nor umask, so they are this process's own for the moment.
         assert isinstance(words, list)
         streams = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((self._null, log, log))]
+        given = {"file_actions": streams, "setsigdef": PYTHON_IGNORES, **self._apart}
         with _standing_in(place, self._home), _masked(umask):
-            return os.posix_spawnp(words[0], words, environment, file_actions=streams, setsid=True, setsigdef=PYTHON_IGNORES)
+            return os.posix_spawnp(words[0], words, environment, **given)
 
     def begin(self) -> None:
         """Call it first. What this process inherited does not go on to what it starts; what Python opens never does."""
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._home = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+        if not _has_terminal():  # a session costs Linux a group for its scheduler: a tenth of a run that does nothing
+            self._apart = {"setpgroup": 0}
         for number in map(int, os.listdir("/dev/fd")):
             with contextlib.suppress(OSError):  # the one that read the folder
                 os.set_inheritable(number, number <= 2)
@@ -418,6 +422,15 @@ def _each(processes: Sequence[psutil.Process], act: Callable[[psutil.Process], o
     for process in processes:
         with contextlib.suppress(psutil.Error):
             act(process)
+
+
+def _has_terminal() -> bool:
+    """Whether this process's session has a terminal, which its runs could read from and stop at."""
+    try:
+        os.close(os.open(os.ctermid(), os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

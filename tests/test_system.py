@@ -255,3 +255,34 @@ def test_nssms_file_starts_a_worker_and_lets_it_finish() -> None:
     assert dict(re.findall(r"^nssm set CoalitionWorker (AppStopMethod\w+|AppExit) (.*)$", text, re.MULTILINE)) == {
         "AppStopMethodSkip": "0", "AppStopMethodConsole": "86400000", "AppExit": "Default Restart",
     }  # fmt: skip
+
+
+SESSIONS = """
+import os, pty, sys
+from pathlib import Path
+from coalition.system import Posix
+
+def told(folder):
+    system = Posix()
+    system.begin()
+    log = system.open_log(str(folder / "log"))
+    which = "import os; print(os.getpgid(0) == os.getpid(), os.getsid(0) == os.getpid())"
+    os.waitpid(system.spawn([sys.executable, "-c", which], "", dict(os.environ), log, 0o022), 0)
+    return (folder / "log").read_text().strip()
+
+os.setsid()
+folder = Path(sys.argv[1])
+print(told(folder), flush=True)
+child, terminal = pty.fork()
+if child == 0:
+    (folder / "with").write_text(told(folder))
+    os._exit(0)
+os.waitpid(child, 0)
+print((folder / "with").read_text())
+"""
+
+
+def test_a_run_is_a_group_of_its_own_and_a_session_where_there_is_a_terminal(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SESSIONS, str(tmp_path)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout.splitlines(), ended.stderr) == (["True False", "True True"], "")
