@@ -18,7 +18,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from coalition.errors import ConfigError, Unavailable
-from coalition.shelves import CLOSED, FOLDER_OF, OPEN, Entry, OpenLog, Stale
+from coalition.shelves import CLOSED, FOLDER_OF, OPEN, Closed, Entry, OpenLog, Stale
 
 if TYPE_CHECKING:
     from coalition.config import LogStoreSettings
@@ -205,9 +205,9 @@ class Bucket:
 
     # ------------------------------------------------------------ closed logs
 
-    def closed_size(self, attempt: int) -> int | None:
+    def closed(self, attempt: int) -> Closed | None:
         key = self._key(attempt, CLOSED)
-        return next((entry["Size"] for entry in self._list(key) if entry["Key"] == key), None)
+        return next((Closed(entry["Size"], entry["ETag"]) for entry in self._list(key) if entry["Key"] == key), None)
 
     def read_closed(self, attempt: int, offset: int, count: int) -> bytes:
         return self._get(self._key(attempt, CLOSED), offset, count) or b"" if count > 0 else b""

@@ -12,13 +12,14 @@ import contextlib
 import re
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from coalition import metrics, zipped
 from coalition.errors import LogGap, Unavailable
-from coalition.shelves import OpenLog, Shelf, Stale
+from coalition.shelves import Closed, OpenLog, Shelf, Stale
 
 MAX_READ = 1 << 20
 SMALL = 4_096  # what fits a block of a disk gains nothing from being compressed
@@ -39,8 +40,8 @@ class Piece:
     cut: int | None = None
 
 
-class _Moved(Exception):
-    """The log was closed, or opened again, between two looks."""
+class _Moved(Unavailable):
+    """The log was closed, or opened again, between two looks; or it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,12 @@ class Logs:
                 return change(log)
 
     def _append(self, attempt: int, log: OpenLog, offset: int, data: bytes) -> int:
-        if log.size == 0 and self.shelf.closed_size(attempt) is not None:
-            known = self._closed(attempt).size
+        if log.size == 0 and (closed := self.shelf.closed(attempt)):
+            known = self._index_of(attempt, closed).size
             if offset + len(data) <= known:
                 self.shelf.drop(attempt)
                 return known
-            self._reopen(attempt, log)
+            self._reopen(attempt, log, closed)
         end = _end_of(log)
         if end.cut:
             return end.at
@@ -169,8 +170,8 @@ class Logs:
             with contextlib.suppress(_Moved):
                 if size := self.shelf.size(attempt):
                     return self._read_open(attempt, size, offset, limit)
-                if self.shelf.closed_size(attempt) is not None:
-                    return self._read_closed(attempt, offset, limit)
+                if closed := self.shelf.closed(attempt):
+                    return self._read_closed(attempt, closed, offset, limit)
                 break
         else:
             raise Unavailable(f"the log of attempt {attempt} cannot be read whole")
@@ -185,24 +186,24 @@ class Logs:
         end = _ending(size, self._all(self.shelf.read, attempt, size - tail, tail))
         return Piece(data, start, size, end.at if end.cut else None)
 
-    def _read_closed(self, attempt: int, offset: int, limit: int) -> Piece:
-        index = self._closed(attempt)
+    def _read_closed(self, attempt: int, closed: Closed, offset: int, limit: int) -> Piece:
+        index = self._index_of(attempt, closed)
         start = _start(offset, index.size)
-        data = zipped.read_range(partial(self._all, self.shelf.read_closed, attempt), index, start, limit)
+        try:
+            data = zipped.read_range(partial(self._all, self.shelf.read_closed, attempt), index, start, limit)
+        except zlib.error as error:  # another lies there by now, or it is damaged
+            raise _Moved(f"the log of attempt {attempt} cannot be read whole") from error
         return Piece(data, start, index.size, index.cut)
 
     def _all(self, read: Callable[[int, int, int], bytes], attempt: int, offset: int, count: int) -> bytes:
         data = read(attempt, offset, count) if count else b""
         if len(data) < count:
-            raise _Moved
+            raise _Moved(f"the log of attempt {attempt} cannot be read whole")
         return data
 
-    def _closed(self, attempt: int) -> zipped.Index:
-        return self._index_of(attempt, self.shelf.closed_size(attempt) or 0)
-
-    def _read_index(self, attempt: int, length: int) -> zipped.Index:
+    def _read_index(self, attempt: int, closed: Closed) -> zipped.Index:
         try:
-            return zipped.index_of(partial(self._all, self.shelf.read_closed, attempt), length)
+            return zipped.index_of(partial(self._all, self.shelf.read_closed, attempt), closed.size)
         except ValueError as error:
             raise Unavailable(f"the log of attempt {attempt} cannot be read: {error}") from error
 
@@ -220,12 +221,12 @@ class Logs:
             self._added.pop(attempt, None)
         with self.shelf.hold(attempt) as log:
             size, end = log.size, _end_of(log)
-            closed = self.shelf.closed_size(attempt) is not None
+            closed = self.shelf.closed(attempt)
             if size <= SMALL:
                 if not size:
                     self.shelf.drop(attempt)  # holding it made it
                 return False
-            if not closed or self._closed(attempt).size < size:  # else the server died when it was opened again
+            if not closed or self._index_of(attempt, closed).size < size:  # else the server died when it was opened again
                 with self.shelf.scratch() as file:
                     zipped.compress(log.read, size, end.at if end.cut else None, file)
                     self.shelf.place(attempt, file, changed_at)
@@ -233,16 +234,14 @@ class Logs:
                 self.shelf.drop(attempt)
         return True
 
-    def _reopen(self, attempt: int, log: OpenLog) -> None:
-        index = self._closed(attempt)
+    def _reopen(self, attempt: int, log: OpenLog, closed: Closed) -> None:
         try:
-            for start in range(0, index.size, MAX_READ):
-                log.write(start, self._read_closed(attempt, start, MAX_READ).data)
+            for start in range(0, self._index_of(attempt, closed).size, MAX_READ):
+                log.write(start, self._read_closed(attempt, closed, start, MAX_READ).data)
         except Unavailable:
             self.shelf.drop(attempt)  # the closed one is whole
             raise
         self.shelf.drop_closed(attempt)
-        self._index_of.cache_clear()
 
     def forget(self, attempt: int) -> None:
         """The log is gone."""

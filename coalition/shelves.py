@@ -35,6 +35,14 @@ class Entry:
     closed: bool
 
 
+@dataclass(frozen=True)
+class Closed:
+    """A closed log: its length as it lies there, and what is another for every file that ever lay there."""
+
+    size: int
+    version: str
+
+
 class OpenLog(Protocol):
     """An open log that nobody else changes meanwhile, as far as the shelf can see to that."""
 
@@ -68,7 +76,7 @@ class Shelf(Protocol):
     def drop(self, attempt: int) -> None:
         """The open log is gone."""
 
-    def closed_size(self, attempt: int) -> int | None: ...
+    def closed(self, attempt: int) -> Closed | None: ...
 
     def read_closed(self, attempt: int, offset: int, count: int) -> bytes: ...
 
@@ -128,15 +136,17 @@ class Folder:
         return folder / f"{attempt}{ending}"
 
     def size(self, attempt: int) -> int | None:
-        return self._size(attempt, OPEN)
+        facts = self._facts(attempt, OPEN)
+        return facts.st_size if facts else None
 
-    def closed_size(self, attempt: int) -> int | None:
-        return self._size(attempt, CLOSED)
+    def closed(self, attempt: int) -> Closed | None:
+        facts = self._facts(attempt, CLOSED)
+        return Closed(facts.st_size, f"{facts.st_ino}.{facts.st_ctime_ns}") if facts else None
 
-    def _size(self, attempt: int, ending: str) -> int | None:
+    def _facts(self, attempt: int, ending: str) -> os.stat_result | None:
         with in_reach("the log cannot be read"):
             try:
-                return os.stat(self._path(attempt, ending)).st_size
+                return os.stat(self._path(attempt, ending))
             except FileNotFoundError:
                 return None
 

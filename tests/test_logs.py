@@ -370,6 +370,23 @@ def test_repeats_from_several_processes_at_once_leave_one_log_though_it_is_compr
     assert text_of(Logs(Folder(tmp_path), 100_000), 3) == b"".join(data for _, data in pieces)
 
 
+def test_a_log_that_another_process_closed_again_is_read_anew_though_it_is_as_long_compressed(tmp_path: Path) -> None:
+    ours, theirs = Logs(Folder(tmp_path), 100_000), Logs(Folder(tmp_path), 100_000)
+    ours.append(3, 0, b"A" * 5_000)
+    ours.close(3, 1_000.0)
+    before = ours.shelf.closed(3)
+    assert ours.size(3) == 5_000
+    theirs.append(3, 5_000, b"A")
+    theirs.close(3, 1_000.0)
+    after = ours.shelf.closed(3)
+    assert before
+    assert after
+    assert before.size == after.size
+    assert ours.size(3) == 5_001
+    assert ours.append(3, 5_001, b"A") == 5_002
+    assert text_of(ours, 3) == b"A" * 5_002
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.binary(max_size=200), cuts=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 60)), max_size=20))
 def test_whatever_is_sent_twice_or_late_the_log_is_a_start_of_the_text(

@@ -23,7 +23,7 @@ from tests.test_page_live import POOL, Live, press, titled
 
 pytestmark = in_browser
 
-TALKS = "for n in 1 2 3 4 5 6 7 8; do echo line $n; sleep 0.3; done; echo ERROR: the end; exit 3"
+TALKS = "echo line 1; until [ -e {seen} ]; do sleep 0.1; done; echo ERROR: the end; exit 3"
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,14 @@ def live(farm: Live) -> Iterator[Live]:
     assert shown.faults == []
 
 
-def test_a_job_is_watched_from_waiting_to_its_error_and_run_again(live: Live) -> None:
+def test_a_job_is_watched_from_waiting_to_its_error_and_run_again(live: Live, tmp_path: Path) -> None:
     page = live.open("/?view=jobs")
-    job = live.client.submit(title="talks", command=TALKS, user="ann", affinity=("real",))
+    seen = tmp_path / "seen"
+    job = live.client.submit(title="talks", command=TALKS.format(seen=seen), user="ann", affinity=("real",))
     titled(page, "talks").click()
     expect(page.locator(".output")).to_contain_text("line 1")
     expect(page.locator(".log .live")).to_be_visible()
+    seen.touch()
     expect(page.locator(".output")).to_contain_text("ERROR: the end")
     expect(titled(page, "talks")).to_contain_text("error")
     expect(page.locator(".why")).to_contain_text("Why it failed")
@@ -109,6 +111,8 @@ def test_a_groups_place_is_told_and_led_back_by_links(live: Live) -> None:
 
 
 def test_a_workers_runs_are_a_timeline_and_it_is_deleted_after_a_question(live: Live) -> None:
+    group = live.client.submit(title="short", command="true", frames="1-2", user="ann", affinity=("real",))
+    poll_until(lambda: live.client.job(group).state == "FINISHED")
     page = live.open("/?view=workers")
     page.locator(".workers-grid .row", has_text="real-1").click()
     detail = page.get_by_role("complementary", name="Worker")

@@ -197,14 +197,26 @@ def test_a_job_is_cut_and_put_into_a_group(live: Live) -> None:
     assert live.client.job(job).parent == group
 
 
-def test_a_job_that_failed_is_run_elsewhere_and_its_errors_again(live: Live) -> None:
-    page = live.open(f"/?view=jobs&job={live.failed}")
+def test_a_job_that_failed_is_run_elsewhere(live: Live) -> None:
+    job = live.submit("fails here", affinity=("here",))
+    worker = HandWorker(live.server.url, "render-09", affinity=[["here"]])
+    (lease,) = worker.take()
+    worker.end(lease["attempt"], exit_code=1)
+    page = live.open(f"/?view=jobs&job={job}")
     detail = page.get_by_role("complementary", name="Job")
     expect(detail.locator(".why")).to_contain_text("Why it failed")
     detail.get_by_role("button", name="Run elsewhere").click()
-    expect(page.locator(".toast")).to_contain_text("not on render-01")
-    assert list(live.client.job(live.failed).not_workers) == ["render-01"]
-    assert live.client.job(live.failed).state == "WAITING"
+    expect(page.locator(".toast")).to_contain_text("not on render-09")
+    assert list(live.client.job(job).not_workers) == ["render-09"]
+    assert live.client.job(job).state == "WAITING"
+    live.client.delete_workers([one.id for one in live.client.workers() if one.name == "render-09"])
+
+
+def test_what_is_submitted_comes_into_a_list_that_was_empty(live: Live) -> None:
+    page = live.open(only("late-comer"))
+    expect(page.locator(".jobs-grid .words")).to_be_visible()
+    live.submit("late-comer")
+    expect(titled(page, "late-comer")).to_be_visible()
 
 
 def test_frames_are_added_after_a_preview(live: Live) -> None:

@@ -87,9 +87,15 @@ function lock({ token: sent, mode }) {
   setToken('')
 }
 
-function refreshSource(source) {
+// What is on its way may have been answered before the change: then it is asked again after it.
+async function refreshSource(source) {
+  while (source.busy) {
+    source.stale = true
+    await source.busy
+    if (!source.stale) return source.busy // another of those who waited has asked
+  }
   source.stale = false
-  source.busy ||= fetchOnce(source).finally(() => {
+  source.busy = fetchOnce(source).finally(() => {
     source.busy = null
   })
   return source.busy
@@ -140,7 +146,7 @@ function round() {
   turn += 1
   if (locked.value) return
   for (const source of sources.values()) {
-    if (isDue(source)) refreshSource(source)
+    if (!source.busy && isDue(source)) refreshSource(source)
   }
 }
 

@@ -42,7 +42,7 @@ class Level {
     return undefined
   }
 
-  // The pages that hold rows from `first` to `last`; beyond the end the one that would follow.
+  // The pages that hold rows from `first` to `last`; beyond the end the one that would follow, and where nothing is, the first.
   within(first, last) {
     const found = []
     let from = 0
@@ -51,7 +51,7 @@ class Level {
       from += page.size
     }
     if (last >= from && this.next !== null) found.push(this.follow(last - from))
-    return found
+    return from ? found : this.pages
   }
 
   follow(missing) {
@@ -205,7 +205,7 @@ export class Tree {
     } catch (error) {
       if (error.status === undefined || error.away || error.status === 401) throw error
       this.error = error
-      level.next = null
+      page.rows ??= [] // it is asked for again, but not at once
     } finally {
       page.busy = false
     }

@@ -20,7 +20,8 @@ function query() {
 
 // A worker is named, and asked for by its number.
 function WorkerField() {
-  const workers = useLive('workers', api.workers, 5).data || []
+  const { data } = useLive('workers', api.workers, 5)
+  const workers = data || []
   const { worker } = place.value
   const name = workers.find((one) => one.id === worker)?.name ?? (worker ? `#${worker}` : '')
   const choose = (event) => {
@@ -30,7 +31,7 @@ function WorkerField() {
   }
   return (
     <>
-      <input aria-label="Worker" placeholder="Worker" list="worker-names" key={name} defaultValue={name} onChange={choose} />
+      <input aria-label="Worker" placeholder="Worker" list="worker-names" key={name} defaultValue={name} disabled={!data} onChange={choose} />
       <datalist id="worker-names">
         {workers.slice(0, 2_000).map((one) => (
           <option key={one.id} value={one.name} />

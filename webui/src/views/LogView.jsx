@@ -42,7 +42,7 @@ function useSearch(reader, show) {
   return { text, setText, found, current, step, words }
 }
 
-function Search({ search }) {
+function Search({ search, ready }) {
   const { text, setText, found, step, words } = search
   return (
     <div class="log-search" role="search">
@@ -64,10 +64,10 @@ function Search({ search }) {
           </button>
         </>
       )}
-      <button type="button" onClick={() => step(ERRORS, false)}>
+      <button type="button" disabled={!ready} onClick={() => step(ERRORS, false)}>
         Previous error
       </button>
-      <button type="button" onClick={() => step(ERRORS, true)}>
+      <button type="button" disabled={!ready} onClick={() => step(ERRORS, true)}>
         Next error
       </button>
       <span class="of" role="status">
@@ -124,6 +124,7 @@ export function LogView() {
     })
   }
   const onScroll = () => {
+    if (!box.current) return // it scrolled as it went away
     const { scrollTop, scrollHeight, clientHeight } = box.current
     const below = scrollHeight - scrollTop - clientHeight
     setFollow(below < 24 && reader.end >= reader.size)
@@ -142,7 +143,7 @@ export function LogView() {
   return (
     <Section name="log-page" title={job ? job.title || `Job ${id}` : `Job ${id}`} lead={<Link to={{ view: 'jobs', job: id }} class="job-link">#{id}</Link>} aside={reader.size > 0 && `${bytes(reader.size)}${reader.open ? ', live' : ''}`}>
       <div class="log-tools">
-        <Search search={search} />
+        <Search search={search} ready={reader.version.value > 0} />
         <Attempts job={id} />
         <label>
           <input type="checkbox" checked={wrap} onChange={() => setWrap(!wrap)} /> wrap
