@@ -30,6 +30,7 @@ COMMANDS = {
     "iproute2": "ip",
     "dnsmasq-base": "dnsmasq",
     "chromium": "chromium",
+    "mariadb-client-core": "my_print_defaults",
     "mariadb-server-core": "mariadbd",
     "postgresql": "initdb",
     "slapd": "slapd",

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 
-if ! "$python" scripts/packages.py blender caddy chromium cloud-init dnsmasq-base ffmpeg fonts-dejavu-core iproute2 mariadb-server-core packer postgresql povray shellcheck slapd sudo systemd; then
+if ! "$python" scripts/packages.py blender caddy chromium cloud-init dnsmasq-base ffmpeg fonts-dejavu-core iproute2 mariadb-client-core mariadb-server-core packer postgresql povray shellcheck slapd sudo systemd; then
     [ "${CI:-}" = true ] && exit 1
     echo "make test: the tests that need them are skipped" >&2
 fi
