@@ -223,6 +223,7 @@ class WorkerSettings:
     wait_s: float = knob("10s", a_duration, "how long an idle worker's call may wait for a job", high=60)
     grace_s: float = knob("10s", a_duration, "between SIGTERM and SIGKILL of a job that is stopped")
     umask: int = knob("002", an_octal, "umask of jobs")
+    nice: int = knob("10", a_count, "how far jobs yield the processor to the machine's other work; 0: not at all", high=19)
     run_as: str = knob(
         "",
         a_run_as,

@@ -544,6 +544,7 @@ class Enrolled:
     umask: int
     paths: Sequence[Mapping[str, str]]
     environment: Mapping[str, str]
+    nice: int = 0  # what is added to the niceness of a run
     run_as: str = ""  # the template by which a command is run as its job's user; empty: as the worker's
 
 

@@ -65,12 +65,14 @@ class Site:
     environment: Mapping[str, str] = field(default_factory=dict)
     paths: Sequence[Mapping[str, str]] = ()
     umask: int = 0o022
+    nice: int = 0
     grace_s: float = 10.0
     run_as: str = ""
 
     @classmethod
     def of(cls, enrolled: Enrolled, server: str) -> Site:
-        return cls(server, enrolled.name, enrolled.environment, enrolled.paths, enrolled.umask, enrolled.grace_s, enrolled.run_as)
+        told = {name: getattr(enrolled, name) for name in ("environment", "paths", "umask", "nice", "grace_s", "run_as")}
+        return cls(server, enrolled.name, **told)
 
 
 @dataclass(frozen=True)
@@ -332,7 +334,7 @@ class Runner:
 
     def _launch(self, made: _Made) -> None:
         run = made.run
-        run.pid = self.system.spawn(made.words, made.place, made.environment, run.log_fd, self._site.umask)
+        run.pid = self.system.spawn(made.words, made.place, made.environment, run.log_fd, self._site.umask, self._site.nice)
         run.exit_fd = self.system.watch(run.pid)
         self._selector.register(run.exit_fd, selectors.EVENT_READ, run)
 

@@ -487,6 +487,13 @@ def test_umask_and_directory_are_the_farms_and_the_jobs(runner: Runner, tmp_path
     assert os.umask(before) == before
 
 
+def test_runs_yield_the_processor_by_what_the_farm_says_beyond_what_the_worker_does(runner: Runner) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for nice, seen in ((7, own + 7), (19, 19), (0, own)):
+        runner.site = Site(nice=nice)
+        assert run(runner, f'until [ "$(nice)" = {seen} ]; do :; done').state == "FINISHED"
+
+
 def test_what_was_made_ready_starts_with_what_holds_at_its_start(runner: Runner) -> None:
     lease = a_lease("echo $COLOUR")
     runner.make_ready(lease)

@@ -140,10 +140,11 @@ def test_a_run_is_a_console_group_of_its_own_and_is_asked_to_end_by_ctrl_break(m
     monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1, raising=False)
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
     face = Windows()
-    assert face.spawn("cmd", "", {}, 1, 0o022) == 77
+    assert face.spawn("cmd", "", {}, 1, 0o022, nice=0) == 77
+    assert face.spawn("cmd", "", {}, 1, 0o022, nice=10) == 77
     face.send(77, signal.SIGTERM, ())
     face.send(77, KILL, ())
-    assert (flags, sent) == ([0x200], [(77, 1), (77, KILL)])
+    assert (flags, sent) == ([0x200, 0x4200], [(77, 1), (77, KILL)])
 
 
 def test_one_agent_at_a_time_has_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def told(folder):
     system.begin()
     log = system.open_log(str(folder / "log"))
     which = "import os; print(os.getpgid(0) == os.getpid(), os.getsid(0) == os.getpid())"
-    os.waitpid(system.spawn([sys.executable, "-c", which], "", dict(os.environ), log, 0o022), 0)
+    os.waitpid(system.spawn([sys.executable, "-c", which], "", dict(os.environ), log, 0o022, 0), 0)
     return (folder / "log").read_text().strip()
 
 os.setsid()

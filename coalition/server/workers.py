@@ -130,6 +130,7 @@ def enrol() -> Response:
             lease_s=settings.worker.lease_s,
             grace_s=settings.worker.grace_s,
             umask=settings.worker.umask,
+            nice=settings.worker.nice,
             paths=[asdict(rule) for rule in settings.paths],
             environment=_environment(settings.worker.environment),
             run_as=settings.worker.run_as,
