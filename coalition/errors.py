@@ -176,7 +176,7 @@ def from_problem(status: int, problem: Mapping[str, Any]) -> CoalitionError:
     detail = str(problem.get("detail") or problem.get("title") or f"the server answered {status}")
     fields = problem.get("fields")
     kind = BY_STATUS.get(status, BadInput if 400 <= status < 500 else CoalitionError)
-    kind = next((k for k in _below(kind) if k.status == status and k.title == problem.get("title")), kind)
+    kind = next((k for k in (kind, *_below(kind)) if k.status == status and k.title == problem.get("title")), kind)
     if kind is LogGap and type(problem.get("offset")) is int:
         return LogGap(problem["offset"])
     if kind is Unavailable or kind is TooManyTries:
