@@ -40,7 +40,7 @@ class Piece:
     cut: int | None = None
 
 
-class _Moved(Unavailable):
+class _Moved(Exception):
     """The log was closed, or opened again, between two looks; or it is damaged."""
 
 
@@ -192,13 +192,13 @@ class Logs:
         try:
             data = zipped.read_range(partial(self._all, self.shelf.read_closed, attempt), index, start, limit)
         except zlib.error as error:  # another lies there by now, or it is damaged
-            raise _Moved(f"the log of attempt {attempt} cannot be read whole") from error
+            raise _Moved from error
         return Piece(data, start, index.size, index.cut)
 
     def _all(self, read: Callable[[int, int, int], bytes], attempt: int, offset: int, count: int) -> bytes:
         data = read(attempt, offset, count) if count else b""
         if len(data) < count:
-            raise _Moved(f"the log of attempt {attempt} cannot be read whole")
+            raise _Moved
         return data
 
     def _read_index(self, attempt: int, closed: Closed) -> zipped.Index:
@@ -238,6 +238,9 @@ class Logs:
         try:
             for start in range(0, self._index_of(attempt, closed).size, MAX_READ):
                 log.write(start, self._read_closed(attempt, closed, start, MAX_READ).data)
+        except _Moved as error:
+            self.shelf.drop(attempt)
+            raise Unavailable(f"the log of attempt {attempt} cannot be read whole") from error
         except Unavailable:
             self.shelf.drop(attempt)  # the closed one is whole
             raise

@@ -387,6 +387,22 @@ def test_a_log_that_another_process_closed_again_is_read_anew_though_it_is_as_lo
     assert text_of(ours, 3) == b"A" * 5_002
 
 
+def test_a_closed_log_that_is_damaged_is_told_and_not_lost(tmp_path: Path) -> None:
+    logs = Logs(Folder(tmp_path), 100_000)
+    logs.append(3, 0, b"A" * 5_000)
+    logs.close(3, 1_000.0)
+    (closed,) = tmp_path.rglob("3.log.gz")
+    with closed.open("r+b") as file:
+        file.seek(12)
+        file.write(b"\xff\xff\xff")
+    damaged = closed.read_bytes()
+    with pytest.raises(Unavailable):
+        logs.read(3)
+    with pytest.raises(Unavailable):
+        logs.append(3, 5_000, b"more")
+    assert closed.read_bytes() == damaged
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.binary(max_size=200), cuts=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 60)), max_size=20))
 def test_whatever_is_sent_twice_or_late_the_log_is_a_start_of_the_text(
