@@ -8,7 +8,8 @@ const VISIBLE_MS = 1_000
 const HIDDEN_MS = 15_000
 const RETRY_MS = 2_000
 const WAIT_S = 15
-const ANYWAY = 15 // rounds after which what has not changed is loaded all the same, for what moves by itself
+const ANYWAY_MS = 15_000 // after which what has not changed is loaded all the same, for what moves by itself
+const OLD_MS = 2_000 // what is answered may be a second old, or two where many ask: until then it may be from before a change
 
 // What a source shows, by the beginning of its key; of others nobody tells when they change.
 const TOPICS = {
@@ -55,7 +56,8 @@ export function setClock(server_s) {
 function sourceOf(key, load, every) {
   let source = sources.get(key)
   if (!source) {
-    source = { users: 0, busy: null, stale: true, topics: TOPICS[key.split(':')[0]], value: signal({ data: undefined, error: null }) }
+    const topics = TOPICS[key.split(':')[0]]
+    source = { users: 0, busy: null, asked: -Infinity, changed: -Infinity, topics, value: signal({ data: undefined, error: null }) }
     sources.set(key, source)
   }
   source.load = load
@@ -64,13 +66,14 @@ function sourceOf(key, load, every) {
 }
 
 async function fetchOnce(source) {
+  const asked = performance.now()
   try {
     const data = await source.load()
     link.value = { online: true, answered: Date.now() }
     locked.value = ''
     source.value.value = { data, error: null }
+    source.asked = asked
   } catch (error) {
-    source.stale = true
     if (error.status === undefined) throw error // a fault of the page itself belongs in the console
     if (error.away) link.value = { ...link.value, online: false }
     else if (error.status === 401) lock(error)
@@ -89,16 +92,13 @@ function lock({ token: sent, mode }) {
 
 // What is on its way may have been answered before the change: then it is asked again after it.
 async function refreshSource(source) {
-  while (source.busy) {
-    source.stale = true
-    await source.busy
-    if (!source.stale) return source.busy // another of those who waited has asked
-  }
-  source.stale = false
+  const since = performance.now()
+  while (source.busy) await source.busy
+  if (source.asked >= since) return
   source.busy = fetchOnce(source).finally(() => {
     source.busy = null
   })
-  return source.busy
+  await source.busy
 }
 
 function delay() {
@@ -122,7 +122,9 @@ async function watch() {
       watching = true
       link.value = { online: true, answered: Date.now() }
       const changed = new Set(answer.changed)
-      for (const source of sources.values()) source.stale ||= source.topics?.some((topic) => changed.has(topic)) ?? true
+      for (const source of sources.values()) {
+        if (source.topics?.some((topic) => changed.has(topic)) ?? true) source.changed = performance.now()
+      }
       await pause(Math.max(VISIBLE_MS, answer.poll_s * 1_000))
     } catch (error) {
       if (error.status === undefined) throw error
@@ -134,8 +136,10 @@ async function watch() {
 }
 
 function isDue(source) {
-  if (!source.users || turn % source.every) return source.users > 0 && !source.value.peek().data
-  return !watching || source.stale || !source.topics || turn % ANYWAY === 0 || !source.value.peek().data
+  if (!source.users || source.busy) return false
+  if (!source.value.peek().data) return true
+  if (turn % source.every) return false
+  return !watching || !source.topics || source.asked < source.changed + OLD_MS || performance.now() - source.asked > ANYWAY_MS
 }
 
 // A round waits for nobody: a slow answer holds up only itself.
@@ -146,7 +150,7 @@ function round() {
   turn += 1
   if (locked.value) return
   for (const source of sources.values()) {
-    if (!source.busy && isDue(source)) refreshSource(source)
+    if (isDue(source)) refreshSource(source)
   }
 }
 
