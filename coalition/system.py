@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # who imports this for its locks only needs none
 KILL = int(getattr(signal, "SIGKILL", 9))
 PYTHON_IGNORES = [number for name in ("SIGPIPE", "SIGXFSZ") if (number := getattr(signal, name, None))]
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of the system's unit of memory
+RSS_SLACK = (4 << 20) // RSS_UNIT  # Linux counts memory in batches for each processor
 Handle = Any  # what a selector takes: a descriptor or a socket
 
 
@@ -46,6 +47,7 @@ class Posix:
     def __init__(self) -> None:
         self._null = self._home = -1
         self._nice = 0  # of this process
+        self._own_rss = -1  # what a child has until it runs its command, in the system's unit
         self._apart: dict[str, Any] = {"setsid": True}
 
     # ------------------------------------------------------------ starting
@@ -102,11 +104,10 @@ class Posix:
 
     def reap(self, pid: int) -> tuple[int, int]:
         """The exit code of a run that has ended, or its signal below zero, and the most memory it had in bytes; 0: not known."""
-        import resource
-
         _, status, usage = os.wait4(pid, 0)
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # which a child has until it runs its command
-        return os.waitstatus_to_exitcode(status), 0 if usage.ru_maxrss <= own else usage.ru_maxrss * RSS_UNIT
+        if usage.ru_maxrss > self._own_rss:
+            self._own_rss = _own_rss() + RSS_SLACK  # it may have grown
+        return os.waitstatus_to_exitcode(status), 0 if usage.ru_maxrss <= self._own_rss else usage.ru_maxrss * RSS_UNIT
 
     def send(self, run: int, number: int, others: Sequence[psutil.Process]) -> None:
         """Signals the group of a run, and others of its processes."""
@@ -454,6 +455,17 @@ def _standing_in(place: str, home: int) -> Iterator[None]:
             os.fchdir(home)
         except OSError:  # it is not there any more; no reason to lose sight of what was just started
             os.chdir(Path(os.sep))
+
+
+def _own_rss() -> int:
+    """The most memory that this process had since it began to run its program, in the system's unit."""
+    try:
+        with open("/proc/self/status", "rb") as file:  # getrusage(2) tells of who started us, too
+            return next(int(line.split()[1]) for line in file if line.startswith(b"VmHWM:"))
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @contextlib.contextmanager

@@ -283,6 +283,28 @@ print((folder / "with").read_text())
 """
 
 
+MEMORY = """
+import os, sys
+from coalition.system import Posix
+
+system = Posix()
+system.begin()
+for size in (100, 0):
+    eat = f"b = bytearray({size} << 20); b[::4096] = b'x' * len(b[::4096])"
+    log = system.open_log(sys.argv[1])
+    print(system.reap(system.spawn([sys.executable, "-c", eat], "", dict(os.environ), log, 0o022, 0))[1] >> 20)
+"""
+
+
+def test_the_memory_of_a_run_is_told_though_who_started_the_worker_has_more(tmp_path: Path) -> None:
+    start = f"subprocess.run([sys.executable, '-c', {MEMORY!r}, {str(tmp_path / 'log')!r}])"
+    large = f"import subprocess, sys; b = bytearray(b'x' * (200 << 20)); {start}"
+    done = subprocess.run([sys.executable, "-c", large], capture_output=True, text=True, check=True, cwd=ROOT)
+    told, none = map(int, done.stdout.split())
+    assert 100 <= told < 150
+    assert none == 0
+
+
 def test_a_run_is_a_group_of_its_own_and_a_session_where_there_is_a_terminal(tmp_path: Path) -> None:
     words = [sys.executable, "-c", SESSIONS, str(tmp_path)]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
