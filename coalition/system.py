@@ -69,7 +69,8 @@ class Posix:
         with _standing_in(place, self._home), _masked(umask):
             pid = os.posix_spawnp(words[0], words, environment, **given)
         if nice:
-            os.setpriority(os.PRIO_PROCESS, pid, min(19, self._nice + nice))
+            with contextlib.suppress(PermissionError):  # of a template, such as sudo, which is root's by now
+                os.setpriority(os.PRIO_PROCESS, pid, min(19, self._nice + nice))
         return pid
 
     def begin(self) -> None:
