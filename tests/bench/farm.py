@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import selectors
 import signal
 import socket
@@ -152,7 +153,8 @@ def dispatch(address: str, connections: int, slots: int, jobs: int, ca: Path | N
     Over TLS an answer must fit one record of 16 KB: those for one slot do.
     """
     lines = [secured(address, ca) if ca else None for _ in range(connections)]
-    workers = [enrol(address, f"sim-{slots}-{number}", slots, line) for number, line in enumerate(lines)]
+    others = secrets.token_hex(4)  # than those of the measurement before, which count as alive for a while
+    workers = [enrol(address, f"sim-{others}-{number}", slots, line) for number, line in enumerate(lines)]
     selector = selectors.DefaultSelector()
     for worker in workers:
         selector.register(worker.socket, selectors.EVENT_READ, worker)
