@@ -86,6 +86,8 @@ def test_the_frames_of_a_group_are_a_map_and_a_timeline_by_what_they_took(live: 
     group = live.client.submit(title="eats", command=eat, frames="1-2", user="ann", affinity=("real",), priority=200)
     page = live.open(f"/?view=jobs&job={group}")
     expect(page.locator(".status")).to_contain_text("2 of 2 done", timeout=60_000)
+    done = len(live.client.page(filter="state:FINISHED group:no").jobs)
+    expect(page.locator(".vital.finished .figure")).to_have_text(str(done))
     page.get_by_role("button", name="Memory", exact=True).click()
     expect(page.locator(".glyphs .cell.shade-6").first).to_be_visible()
     expect(page.locator(".scale")).to_contain_text("MB")

@@ -3,6 +3,7 @@ import UPlot from 'uplot'
 import 'uplot/dist/uPlot.min.css'
 
 const HEIGHT = 150
+const SHORTEST_S = 600 // of the axis, where there is little to show yet
 
 const colourOf = (node) => getComputedStyle(node).color
 
@@ -21,7 +22,7 @@ export function plot(box, { data, words, format, keys }) {
       { ...axis, space: 70, size: 26 },
       { ...axis, space: 28, size: 56, values: (_, ticks) => ticks.map((tick) => format(tick)) },
     ],
-    scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
+    scales: { x: { range: (_, low, high) => [Math.min(low, high - SHORTEST_S), high] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
     series: [
       {},
       ...words.map(({ fill }, at) => {
