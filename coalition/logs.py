@@ -83,7 +83,7 @@ class Logs:
 
     def _attempt(self, attempt: int, change: Callable[[OpenLog], int]) -> int:
         while True:
-            with contextlib.suppress(Stale), self.shelf.hold(attempt) as log:
+            with contextlib.suppress(Stale), _whole(attempt), self.shelf.hold(attempt) as log:
                 return change(log)
 
     def _append(self, attempt: int, log: OpenLog, offset: int, data: bytes) -> int:
@@ -174,7 +174,7 @@ class Logs:
                     return self._read_closed(attempt, closed, offset, limit)
                 break
         else:
-            raise Unavailable(f"the log of attempt {attempt} cannot be read whole")
+            raise _not_whole(attempt)
         line = self._owed.get(attempt, b"")
         start = _start(offset, len(line))
         return Piece(line[start : start + limit], start, len(line))
@@ -219,7 +219,7 @@ class Logs:
         """Compresses a log that has ended; False when there is none that is worth it. What comes later opens it again."""
         with self._guard:
             self._added.pop(attempt, None)
-        with self.shelf.hold(attempt) as log:
+        with _whole(attempt), self.shelf.hold(attempt) as log:
             size, end = log.size, _end_of(log)
             closed = self.shelf.closed(attempt)
             if size <= SMALL:
@@ -238,11 +238,8 @@ class Logs:
         try:
             for start in range(0, self._index_of(attempt, closed).size, MAX_READ):
                 log.write(start, self._read_closed(attempt, closed, start, MAX_READ).data)
-        except _Moved as error:
-            self.shelf.drop(attempt)
-            raise Unavailable(f"the log of attempt {attempt} cannot be read whole") from error
-        except Unavailable:
-            self.shelf.drop(attempt)  # the closed one is whole
+        except (Unavailable, _Moved):
+            self.shelf.drop(attempt)  # the closed one is as it was
             raise
         self.shelf.drop_closed(attempt)
 
@@ -260,6 +257,19 @@ class Logs:
 
 
 # ---------------------------------------------------------------- marks
+
+
+def _not_whole(attempt: int) -> Unavailable:
+    return Unavailable(f"the log of attempt {attempt} cannot be read whole")
+
+
+@contextlib.contextmanager
+def _whole(attempt: int) -> Iterator[None]:
+    """Who holds a log sees nobody move it: then it is damaged, or a bucket's other user was quicker."""
+    try:
+        yield
+    except _Moved as error:
+        raise _not_whole(attempt) from error
 
 
 def _mark(what: str, at: int, why: str, upto: int = 0) -> bytes:

@@ -403,6 +403,21 @@ def test_a_closed_log_that_is_damaged_is_told_and_not_lost(tmp_path: Path) -> No
     assert closed.read_bytes() == damaged
 
 
+def test_a_closed_log_that_lost_its_end_is_told_also_by_who_closes_it_again(tmp_path: Path) -> None:
+    logs = Logs(Folder(tmp_path), 100_000)
+    logs.append(3, 0, b"A" * 5_000)
+    logs.close(3, 1_000.0)
+    (closed,) = tmp_path.rglob("3.log.gz")
+    closed.write_bytes(closed.read_bytes()[20:])  # the end stands, and what it points to is beyond
+    again = Logs(Folder(tmp_path), 100_000)
+    with pytest.raises(Unavailable):
+        again.append(3, 5_000, b"more")
+    (tmp_path / "000000" / "3.log").write_bytes(b"A" * 5_000)  # as after a server that died while it was opened again
+    with pytest.raises(Unavailable):
+        again.close(3, 1_000.0)
+    assert closed.exists()
+
+
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.binary(max_size=200), cuts=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 60)), max_size=20))
 def test_whatever_is_sent_twice_or_late_the_log_is_a_start_of_the_text(
