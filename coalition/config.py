@@ -50,6 +50,7 @@ from coalition.values import (
     a_path_of,
     a_provider,
     a_run_as,
+    a_scheme_list,
     a_share,
     a_share_list,
     a_size,
@@ -113,6 +114,9 @@ class ServerSettings:
         a_size,
         "what is kept of an attempt's log, from its beginning; what is beyond is cut and marked",
         high=64 << 30,
+    )
+    url_schemes: tuple[str, ...] = knob(
+        "http, https", a_scheme_list, "schemes of jobs' addresses that the page opens, such as rvlink; others are only text"
     )
     legacy: bool = knob("no", a_flag, "serve the scripts and workers of Coalition 3.x and 4.0 as well, see docs/migration.md")
 

@@ -24,6 +24,7 @@ BOOTED = (*CLOUDS, OWN)
 PACKAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}"  # of a file that the server itself gives out
 PACKAGE_ENDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 PLATFORMS = ("linux", "macos", "windows")
+SCRIPTING = ("javascript", "vbscript", "data", "blob")  # addresses that a browser runs, or draws as a page of ours
 NAME_OF_SECTION = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}\Z")
 T = TypeVar("T")
 
@@ -115,6 +116,13 @@ def a_url(text: str) -> str:
     if text and (parts.scheme not in ("http", "https") or not parts.hostname):
         raise ValueError("an http:// or https:// address, or nothing")
     return text.rstrip("/")
+
+
+def a_scheme_list(text: str) -> tuple[str, ...]:
+    schemes = tuple(scheme.lower() for scheme in a_list(text))
+    if any(not re.fullmatch(r"[a-z][a-z0-9+.\-]*", scheme) or scheme in SCRIPTING for scheme in schemes):
+        raise ValueError(f"schemes such as https, rvlink, with commas between them, and none of {', '.join(SCRIPTING)}")
+    return schemes
 
 
 def a_directory_list(text: str) -> tuple[str, ...]:

@@ -133,6 +133,8 @@ def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None
         ("[server]\nlisten = 127.0.0.1:65536\n", "cloud.ini:2: [server] listen: "),
         ("[server]\nurl = farm\n", "cloud.ini:2: [server] url: "),
         ("[server]\nurl = https://\n", "cloud.ini:2: [server] url: "),
+        ("[server]\nurl_schemes = https, JavaScript\n", "cloud.ini:2: [server] url_schemes: "),
+        ("[server]\nurl_schemes = https:\n", "cloud.ini:2: [server] url_schemes: "),
         ("[auth]\nmode = tokens\n", 'cloud.ini:2: [auth] mode: "tokens" is not allowed: did you mean "token"?'),
         ("[auth]\nenrol_from = 10.0.0.1/8\n", "cloud.ini:2: [auth] enrol_from: "),
         ("[pool a]\nprovider = locl\n", 'cloud.ini:2: [pool a] provider: "locl" is not allowed: did you mean "local"?'),

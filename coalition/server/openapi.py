@@ -160,6 +160,7 @@ OPERATIONS: dict[str, Operation] = {
             "rights": [str],
             "csrf": str,
             "url": str,
+            "url_schemes": [str],
         },
     ),
     "system.farm": Operation("Counts of jobs, workers and instances, budgets, and what the machines cost now", dict[str, Any]),

@@ -50,6 +50,7 @@ def server() -> Response:
             "rights": sorted(g.identity.may),
             "csrf": csrf_token(request.cookies[COOKIE]) if g.identity.session else "",
             "url": settings.url,
+            "url_schemes": settings.server.url_schemes,
         }
     )
 

@@ -484,6 +484,7 @@ def create_app(farm: Farm) -> Flask:
             "auth": "token" if farm.scene == "token" else "none",
             "user": "",
             "role": "admin",
+            "url_schemes": ["http", "https"],
         },
     )
     route("/farm", farm.summary)

@@ -103,10 +103,13 @@ const post = (path, body, query) => call('POST', path, body, query)
 
 // Of a log-in with a password: proves that a change comes from this page.
 let csrf = ''
+// Of jobs' addresses those that are opened have one of these.
+export const schemes = signal([])
 
 export async function info() {
   const server = await get('/server')
   csrf = server.csrf || ''
+  schemes.value = server.url_schemes || []
   return server
 }
 

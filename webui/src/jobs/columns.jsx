@@ -2,6 +2,7 @@
 import { signal } from '@preact/signals'
 import { useRef } from 'preact/hooks'
 import { count, duration, exact, moneyCell, percent } from '../format.js'
+import { Address } from '../job/Address.jsx'
 import { Ago, Bar, Lasting, Popup, State } from '../parts.jsx'
 
 const KEY = 'coalition.columns'
@@ -70,6 +71,7 @@ export const COLUMNS = {
   started: ['Started', 92, (job) => <Ago at={job.started_at} />, { number: true, sort: 'started', worth: 8 }],
   ended: ['Ended', 92, (job) => <Ago at={job.ended_at} />, { number: true, sort: 'ended', worth: 7 }],
   reason: ['Why', 260, (job) => job.reason, { title: (job) => job.reason, worth: 15 }],
+  url: ['Address', 160, (job) => job.url && <Address url={job.url} />, { title: (job) => job.url, worth: 6 }],
   id: ['Number', 72, (job) => job.id, { number: true, sort: 'id', worth: 5 }],
 }
 const USUAL = ['name', 'state', 'progress', 'done', 'left', 'user', 'priority', 'worker', 'time', 'cost', 'reason']

@@ -2,6 +2,7 @@
 import { useEffect } from 'preact/hooks'
 import * as api from '../api.js'
 import { bytes, count, duration, exact, money, moneyCell, plural } from '../format.js'
+import { Address } from '../job/Address.jsx'
 import { Children } from '../job/Children.jsx'
 import { Preview } from '../job/Preview.jsx'
 import { Gantt, Timeline } from '../job/Timeline.jsx'
@@ -45,7 +46,6 @@ function needsOf(job) {
 }
 
 const LONG = ['Note', 'Forecast', 'Needs', 'After', 'Directory', 'Environment', 'Address']
-const isWeb = (text) => /^https?:\/\//i.test(text)
 
 function Facts({ job, currency }) {
   const environment = Object.entries(job.environment)
@@ -68,7 +68,7 @@ function Facts({ job, currency }) {
     ['After', job.depends_on.length > 0 && job.depends_on.map((id) => <Link key={id} to={{ job: id }}>#{id} </Link>)],
     ['Directory', job.dir && <code>{job.dir}</code>],
     ['Environment', environment.length > 0 && environment.map(([name, value]) => <code key={name} class="line">{name}={value}</code>)],
-    ['Address', job.url && (isWeb(job.url) ? <a href={job.url} target="_blank" rel="noreferrer noopener">{job.url}</a> : job.url)],
+    ['Address', job.url && <Address url={job.url} />],
   ]
   return (
     <dl class="facts">
