@@ -147,11 +147,11 @@ class World:
         self.beat(provider_id)
         return attempts
 
-    def finish(self, provider_id: str, run_s: float = 1.0) -> None:
-        """A worker ends all that it runs, well."""
+    def finish(self, provider_id: str, run_s: float = 1.0, slot_price_micro: int = 0) -> None:
+        """A worker ends all that it runs, well; its jobs cost what an hour of a slot does."""
         held = self.store.open_attempts(self.workers[provider_id])
         results = [Result(attempt, "FINISHED", run_s=run_s, exit_code=0) for attempt in held]
-        self.store.exchange([self._call(provider_id, 0, results, ())])
+        self.store.exchange([replace(self._call(provider_id, 0, results, ()), slot_price_micro=slot_price_micro)])
         self.beat(provider_id)
 
     def beat(self, provider_id: str) -> None:

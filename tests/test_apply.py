@@ -454,6 +454,7 @@ def test_an_instance_that_never_enrols_is_ended_with_its_console_kept(world: Wor
     world.clock.wait(2)
     world.tick(2)
     assert world.states() == ["GONE"]
+    assert world.store.instances(ended=True)[0]["failed_boot"]
     events = {event["kind"]: event["text"] for event in world.store.events({}, 0.0, 100)}
     assert events["instance.console"] == "kernel panic"
     assert events["instance.terminate"] == "it has not enrolled within 600 s"

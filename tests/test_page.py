@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, expect, sync_playwright
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from coalition.client import Client
@@ -151,12 +151,36 @@ def test_the_licences_of_what_is_bundled_are_served(built: Path) -> None:
 # ---------------------------------------------------------------- in the browser
 
 
-@pytest.fixture(scope="module")
-def browser(built: Path) -> Iterator[Browser]:
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser, and the page built for it."""
+    run("scripts/build_page.py")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS])
-        yield chromium
-        chromium.close()
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS])
+        yield launched
+        launched.close()
+
+
+def trap(tab: Page, faults: list[str]) -> None:
+    """Whatever no page may do is told there: scripts that fail or are stopped by the policy, errors in the console, dialogs."""
+
+    def heard(line: ConsoleMessage) -> None:
+        if line.type == "error" and "Failed to load resource" not in line.text:  # an answer that is no success is told as one
+            faults.append(line.text)
+
+    def asked(dialog: Dialog) -> None:
+        faults.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("console", heard)
+    tab.on("dialog", asked)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as launched:
+        yield launched
 
 
 @contextmanager
@@ -189,8 +213,7 @@ class Show:
         context = self.browser.new_context(viewport={"width": wide, "height": 900}, color_scheme="dark" if dark else "light")
         self.stack.callback(context.close)
         tab = context.new_page()
-        tab.on("pageerror", lambda error: self.faults.append(str(error)))
-        tab.on("console", lambda line: self.faults.append(line.text) if "Content Security Policy" in line.text else None)
+        trap(tab, self.faults)
         tab.goto(url)
         return tab
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,14 +10,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from coalition.client import Client
 from coalition.server.app import create_app
 from tests.cloud_world import LINUX, World, budget, pool, settings
 from tests.fakes.server import RealServer
 from tests.polling import poll_until
-from tests.test_page import FLAGS, in_browser, run, serving
+from tests.test_page import chromium, in_browser, serving
 from tests.test_page_live import POOL, Live, press, titled
 
 pytestmark = in_browser
@@ -29,7 +28,6 @@ TALKS = "echo line 1; until [ -e {seen} ]; do sleep 0.1; done; echo ERROR: the e
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A server with two machines that are paid for, which were started in another life of it, and a worker of its own."""
-    run("scripts/build_page.py")
     folder = tmp_path_factory.mktemp("farm")
     with ExitStack() as stack:
         knobs = {**POOL, ("worker", "lease"): "1h", ("worker", "sync"): "0.2", ("pool cloud", "currency"): "USD"}
@@ -40,12 +38,8 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         worker = subprocess.Popen([*words, *states], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stack.callback(worker.wait, 30)
         stack.callback(worker.terminate)
-        browser = stack.enter_context(sync_playwright()).chromium.launch(
-            executable_path=shutil.which("chromium"), args=[f"--{flag}" for flag in FLAGS]
-        )
-        stack.callback(browser.close)
         poll_until(lambda: [one for one in client.workers() if one.name == "real-1"])
-        yield Live(server, client, browser, stack, 0, 0)
+        yield Live(server, client, stack.enter_context(chromium()), stack, 0, 0)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from coalition.client import Client
 from coalition.model import Price
 from tests.fakes.server import HandWorker, RealServer
 from tests.polling import poll_until
-from tests.test_page import FLAGS, ROOT, SCREENSHOTS, in_browser, run
+from tests.test_page import ROOT, SCREENSHOTS, chromium, in_browser, trap
 
 pytestmark = in_browser
 
@@ -45,7 +44,7 @@ class Live:
         )
         self.stack.callback(context.close)
         tab = context.new_page()
-        tab.on("pageerror", lambda error: self.faults.append(str(error)))
+        trap(tab, self.faults)
         tab.goto(where if where.startswith("http") else self.server.url + where)
         return tab
 
@@ -55,16 +54,11 @@ class Live:
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    run("scripts/build_page.py")
     folder = tmp_path_factory.mktemp("farm")
     with ExitStack() as stack:
         server = stack.enter_context(RealServer(folder, knobs={**POOL, **BUDGET, ("worker", "lease"): "1h"}))
         client = stack.enter_context(Client(server.url))
-        browser = stack.enter_context(sync_playwright()).chromium.launch(
-            executable_path=shutil.which("chromium"), args=[f"--{flag}" for flag in FLAGS]
-        )
-        stack.callback(browser.close)
-        yield Live(server, client, browser, stack, *_fill(server, client))
+        yield Live(server, client, stack.enter_context(chromium()), stack, *_fill(server, client))
 
 
 def _fill(server: RealServer, client: Client) -> tuple[int, int]:

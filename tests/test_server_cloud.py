@@ -45,6 +45,7 @@ def test_instances_are_drained_and_terminated_by_hand(client: FlaskClient, world
     assert (refused.status_code, [one["id"] for one in refused.json["refused"]]) == (409, [1])
     every = client.get("/api/v1/instances?all=1").json["instances"]
     assert {1, 2} <= {one["id"] for one in every}
+    assert not any(one["failed_boot"] for one in every)
 
 
 def test_costs_are_shown_by_day_and_by_pool(client: FlaskClient, world: World) -> None:

@@ -35,6 +35,7 @@ FORGOTTEN = 1_000_000  # more than any farm numbers between two backups
 DRAIN_SETTLE_S = 1.0  # by then every server process has read that the worker takes no more
 PAID = [str(state) for state in PAID_INSTANCES]
 COMING = (InstanceState.INTENDED, InstanceState.STARTING, InstanceState.RUNNING)
+BOOT_DECIDED = [str(InstanceState.TERMINATING), str(InstanceState.GONE)]  # what has not enrolled by then did not come up
 STAYING = [*map(str, COMING), str(InstanceState.DRAINING)]  # nobody has asked for their end yet
 
 
@@ -730,7 +731,7 @@ class Cloud(Workers):
         limit, result = self.settings.autoscaler.boot_failures, {}
         since = {row.pool: row.at for row in db.execute(select(block.c.pool, block.c.at).where(block.c.offering == ""))}
         columns = (instance.c.enrolled_at, instance.c.reason)
-        decided = or_(instance.c.enrolled_at.is_not(None), instance.c.state.in_(["TERMINATING", "GONE"]))
+        decided = or_(instance.c.enrolled_at.is_not(None), instance.c.state.in_(BOOT_DECIDED))
         for pool in self.settings.pools:
             here = and_(instance.c.pool == pool.name, instance.c.launched_at.is_not(None), instance.c.wish == "", decided)
             newest = select(*columns).where(here, instance.c.created_at > since.get(pool.name, 0.0))
@@ -904,6 +905,7 @@ def _shown(row: Any, now: float) -> dict[str, Any]:
         "worker": row.worker_id,
         "worker_name": row.worker_name or "",
         "spent_micro": accrued,
+        "failed_boot": bool(row.launched_at and not row.enrolled_at and row.state in BOOT_DECIDED and not row.wish),
         "reason": row.why if row.state in COMING else row.reason,  # why it was started, then why it ends
         "allowed_actions": instance_actions(row.state),
     }

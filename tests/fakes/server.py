@@ -52,12 +52,20 @@ class RealServer:
 class HandWorker:
     """A worker whose every step the test says: take a job, write to its log, end it."""
 
-    def __init__(self, url: str, name: str = "node1", slots: int = 1, affinity: list[list[str]] | None = None) -> None:
+    def __init__(
+        self, url: str, name: str = "node1", slots: int = 1, affinity: list[list[str]] | None = None, host: str = ""
+    ) -> None:
         self.url = url
         self.seq = 0
         self.slots = slots
         self.running: list[int] = []
-        enrol = {"name": name, "session": secrets.token_hex(16), "slots": slots, "affinity": affinity or []}
+        enrol = {
+            "name": name,
+            "session": secrets.token_hex(16),
+            "slots": slots,
+            "affinity": affinity or [],
+            "facts": {"host": host},
+        }
         self.enrolled = self._call("POST", "/workers/enrol", enrol)
 
     def take(self) -> list[dict[str, Any]]:
@@ -65,6 +73,10 @@ class HandWorker:
         leases = [lease for lease in self._sync([])["leases"] if lease["attempt"] not in self.running]
         self.running += [lease["attempt"] for lease in leases]
         return leases
+
+    def report(self) -> None:
+        """Says of what runs that half of it is done."""
+        self._sync([])
 
     def write(self, attempt: int, data: bytes, offset: int = 0) -> int:
         """Sends a piece of a log; how much of the log the server has now."""

@@ -38,6 +38,7 @@ function read() {
     days: text('days'), // of the spend
     budget: text('budget'), // whose form is open
     ended: text('ended'), // instances too that are over
+    instance: number('instance'), // whose console is open
   }
 }
 
@@ -51,7 +52,7 @@ export function address(changes) {
   if (all.view !== 'activity') Object.assign(all, { kind: '', user: '', since: '', from: '' })
   if (all.view !== 'activity' && all.view !== 'money') all.by = ''
   if (all.view !== 'money') Object.assign(all, { days: '', budget: '' })
-  if (all.view !== 'cloud') all.ended = ''
+  if (all.view !== 'cloud') Object.assign(all, { ended: '', instance: 0 })
   for (const [name, value] of Object.entries(all)) {
     if (value && !(name === 'view' && value === 'farm')) query.set(name, name === 'at' ? value - 1 : value)
   }

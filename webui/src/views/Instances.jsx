@@ -34,7 +34,7 @@ function Console({ id }) {
 }
 
 function Instance({ instance }) {
-  const [open, setOpen] = useState(false)
+  const open = place.value.instance === instance.id
   const { currency } = instance
   return (
     <div class="row" role="row">
@@ -60,7 +60,7 @@ function Instance({ instance }) {
           </span>
         )}
         {instance.ended_at && (
-          <button type="button" class="plain" aria-expanded={open} onClick={() => setOpen(!open)}>
+          <button type="button" class="plain" aria-expanded={open} onClick={() => go({ instance: open ? 0 : instance.id }, true)}>
             Console
           </button>
         )}

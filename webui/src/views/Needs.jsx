@@ -7,7 +7,7 @@ import { useLive } from '../poll.js'
 
 const TIGHT = 0.9 // of a budget, where it names no share to tell at
 const LATE = 0.75 // what is told before is for knowing, not for doing
-const FAILED_BOOTS = 5
+const LOOKED_AT = 100 // of the newest instances
 const ERRORS = 'state:ERROR group:no'
 
 const resume = (run) => ({ name: 'resume', label: 'Resume', run })
@@ -60,15 +60,13 @@ function blockedPools(pools) {
   })
 }
 
+// Machines that did not come up, and what the newest of them printed.
 function failedBoots(failed) {
-  return failed.slice(0, 1).map((instance) => ({
-    key: `instance ${instance.id}`,
-    state: 'FAILED',
-    name: failed.length === 1 ? instance.worker_name || instance.provider_id || `instance ${instance.id}` : plural(failed.length, 'boot'),
-    to: { view: 'cloud', ended: '1' },
-    words: `${failed.length === 1 ? 'failed to boot' : 'failed'} in the last day: ${instance.end_reason || instance.reason}`,
-    action: show('Console', { view: 'cloud', ended: '1' }),
-  }))
+  return failed.slice(0, 1).map((newest) => {
+    const to = { view: 'cloud', ended: '1', instance: newest.id }
+    const name = failed.length === 1 ? newest.provider_id || `instance ${newest.id}` : plural(failed.length, 'machine')
+    return { key: 'boots', state: 'FAILED', name, to, words: `did not come up in the last day: ${newest.reason}`, action: show('Console', to) }
+  })
 }
 
 // Spend that has reached the first share that its budget tells of, and what is foretold to pass the cap.
@@ -91,8 +89,8 @@ export function Needs({ farm }) {
   const workers = useLive('workers', api.workers, 2).data || []
   const pools = useLive('pools', api.pools, 5).data || []
   const budgets = useLive('budgets', api.budgets, 5).data || []
-  const booted = useLive('instances:failed', () => api.instances({ state: 'FAILED', limit: FAILED_BOOTS }), 10).data || []
-  const failed = booted.filter((instance) => farm && (instance.ended_at || 0) > farm.now - DAY_S)
+  const instances = useLive('instances:newest', () => api.instances({ all: 1, limit: LOOKED_AT }), 10).data || []
+  const failed = instances.filter((instance) => instance.failed_boot && farm && instance.created_at > farm.now - DAY_S)
   const needs = [...failedJobs(farm?.jobs.error), ...sickWorkers(workers), ...blockedPools(pools), ...failedBoots(failed), ...tightBudgets(budgets), ...silentWorkers(workers)]
   if (!needs.length) return null
   return (
