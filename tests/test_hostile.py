@@ -1,6 +1,7 @@
 """What an enemy sends: nothing gets in, and nothing falls over. One named test for each way; others stand with their subjects:
 
 markup in the page              test_page.py::test_hostile_text_is_shown_as_text, test_the_policy_stops_inline_script
+every field, on every view      test_page_hostile.py::test_on_every_view_and_at_every_width_it_is_text
 control characters on terminals test_top.py::test_control_characters_of_others_never_reach_the_terminal
 headers and markup in mail      test_notify.py::test_in_headers_there_is_one_line_and_in_html_no_markup_of_others
 guessed passwords               test_logins.py::test_guessing_gets_slower_and_slower_for_one_name_and_the_right_password_waits_too
@@ -69,7 +70,7 @@ def locked(store: WatchedStore) -> Iterator[Flask]:
 def test_the_ways_that_are_tested_elsewhere_are() -> None:
     here = Path(__file__).resolve().parent
     named = re.findall(r"(test_\w+\.py)::(test_\w+)(?:, (test_\w+))?", __doc__ or "")
-    assert len(named) == 6
+    assert len(named) == 7
     for module, *tests in named:
         text = (here / module).read_text(encoding="utf-8")
         assert all(f"def {test}(" in text for test in tests if test), module

@@ -183,7 +183,7 @@ export function Loading() {
   return <p class="empty loading">Loading …</p>
 }
 
-// Buttons of `actions` [{name, label, run, confirm}] on `which`; `confirm`, a text or what tells one, is asked first.
+// Buttons of `actions` [{name, label, run, confirm}] on `which`; `confirm`, words or what gives them, is asked first.
 export function Actions({ actions, label, which }) {
   const [asked, setAsked] = useState(null)
   const [trouble, setTrouble] = useState('')

@@ -28,7 +28,7 @@ function Row({ row }) {
         <Ago at={row.at} />
       </td>
       <td class="who">
-        <button type="button" class="plain" onClick={() => go({ user: row.who })}>
+        <button type="button" class="plain" title={row.who} onClick={() => go({ user: row.who })}>
           {row.who || 'not known'}
         </button>
       </td>
@@ -43,7 +43,7 @@ function Row({ row }) {
         </button>
       </td>
       <td class="words">
-        {row.job > 0 && <Link to={{ job: row.job }} class="job-link">#{row.job}</Link>} {row.text} <Changes before={row.before || {}} after={row.after || {}} />
+        {row.job > 0 && <Link to={{ job: row.job }} class="job-link">#{row.job}</Link>} <span>{row.text}</span> <Changes before={row.before || {}} after={row.after || {}} />
       </td>
     </tr>
   )

@@ -1,5 +1,6 @@
 // Lists that grow backwards: the newest page is kept fresh, older ones are added on demand.
 import { useState } from 'preact/hooks'
+import { Actions } from '../parts.jsx'
 
 // {rows, more}: `data` is the newest page of what was `asked` for; `load` gives another.
 export function usePages(data, asked, load) {
@@ -17,8 +18,6 @@ export function usePages(data, asked, load) {
 
 export const Older = ({ more }) => (
   <p class="pager">
-    <button type="button" onClick={more}>
-      Older
-    </button>
+    <Actions label="What was before" actions={[{ name: 'older', label: 'Older', run: more }]} />
   </p>
 )

@@ -72,7 +72,7 @@ function Pool({ pool, mayLaunch }) {
       {pool.drained_by !== null && <p class="warn">Drained{pool.drained_by && ` by ${pool.drained_by}`}: it starts nothing until it is resumed.</p>}
       {pool.blocked && (
         <p class="bad">
-          {pool.blocked}
+          <span>{pool.blocked}</span>
           {pool.blocked_until && (
             <>
               ; tried again <Ago at={pool.blocked_until} />
@@ -82,7 +82,7 @@ function Pool({ pool, mayLaunch }) {
       )}
       {(pool.blocks || []).map((block) => (
         <p class="warn" key={block.offering}>
-          {block.offering} is blocked ({block.kind}): {block.reason}
+          {block.offering} is blocked ({block.kind}): <span>{block.reason}</span>
           {block.until && (
             <>
               ; tried again <Ago at={block.until} />

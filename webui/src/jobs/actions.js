@@ -1,5 +1,6 @@
 // What can be done to jobs, each with its words, what it asks before, and how it is undone.
 import { signal } from '@preact/signals'
+import { h } from 'preact'
 import * as api from '../api.js'
 import { count, plural } from '../format.js'
 import { go } from '../place.jsx'
@@ -22,6 +23,7 @@ async function expecting(ids, fields, call) {
 }
 
 function told(done, words) {
+  if (!done.changed && done.refused?.length) return `Nothing was changed: ${done.refused[0].detail}`
   const left = done.refused?.length ? `; ${plural(done.refused.length, 'job')} left out: ${done.refused[0].detail}` : ''
   return `${words} ${plural(done.changed, 'job')}${left}`
 }
@@ -112,15 +114,16 @@ export async function elsewhere(job) {
 export function actionsOf(job) {
   const ids = [job.id]
   const total = job.counts?.total ?? 1
-  const what = job.group ? `${job.title || 'this group'} and the ${plural(total, 'job')} in it` : job.title || `job ${job.id}`
+  const name = job.title && h('bdi', null, job.title) // its letters may turn round what follows
+  const what = job.group ? [name || 'this group', ` and the ${plural(total, 'job')} in it`] : [name || `job ${job.id}`]
   const known = {
     pause: { label: 'Pause', run: () => flipPause(ids, true) },
     start: { label: 'Start', run: () => flipPause(ids, false) },
-    reset: { label: 'Run again', run: () => api.reset(ids), confirm: `Run ${what} again? What was finished is done anew, and paid anew.` },
-    skip: { label: 'Skip', run: () => api.skip(ids), confirm: `Let ${what} count as finished without being run?` },
+    reset: { label: 'Run again', run: () => api.reset(ids), confirm: ['Run ', ...what, ' again? What was finished is done anew, and paid anew.'] },
+    skip: { label: 'Skip', run: () => api.skip(ids), confirm: ['Let ', ...what, ' count as finished without being run?'] },
     delete: {
       label: 'Delete',
-      confirm: `Delete ${what}? This cannot be undone.`,
+      confirm: ['Delete ', ...what, '? This cannot be undone.'],
       run: async () => {
         await api.delete(ids)
         forget()

@@ -172,10 +172,14 @@ export class Tree {
     return -1
   }
 
-  // Loads what is in view and not there yet.
-  show(first, last) {
+  // Loads what is in view and not there yet. Where nobody answers, the poller tells so, and asks again.
+  async show(first, last) {
     this.view = [first, Math.max(first, last)]
-    return this.fetch((page) => !page.rows)
+    try {
+      await this.fetch((page) => !page.rows)
+    } catch (error) {
+      if (!error.away && error.status !== 401) throw error
+    }
   }
 
   // Loads what is in view again.

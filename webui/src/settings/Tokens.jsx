@@ -6,10 +6,12 @@ import { Actions, Ago, Empty, Fault, Loading, Section } from '../parts.jsx'
 import { useLive } from '../poll.js'
 import { Roles } from './Users.jsx'
 
+const PARTS = ['Kind', 'Role', 'Made'] // need not be seen where there is little room
+
 function NewToken({ onMade }) {
   const [kind, setKind] = useState('user')
-  const { send, busy, told } = useForm(async ({ user, role, days }) => {
-    const given = { kind, ...(kind === 'user' ? { user: user.value.trim(), role: role.value } : {}), ...(days.value ? { expires_s: Number(days.value) * 86400 } : {}) }
+  const { send, busy, told } = useForm(async ({ name, user, role, days }) => {
+    const given = { kind, name: name.value.trim(), ...(kind === 'user' ? { user: user.value.trim(), role: role.value } : {}), ...(days.value ? { expires_s: Number(days.value) * 86400 } : {}) }
     onMade(await api.createToken(given))
   })
   return (
@@ -25,6 +27,7 @@ function NewToken({ onMade }) {
           <Roles label="Role" />
         </>
       )}
+      <input name="name" maxLength={64} placeholder="What it is for" aria-label="What the token is for" />
       <label>
         for <input name="days" size={4} inputMode="numeric" pattern="[0-9]*" placeholder="any" aria-label="Days that it is valid" /> days
       </label>
@@ -41,10 +44,11 @@ function Token({ token }) {
   return (
     <tr>
       <th scope="row">{token.id}</th>
-      <td>{token.kind}</td>
-      <td>{token.user}</td>
-      <td>{token.role}</td>
-      <td>
+      <td class="of-others">{token.name}</td>
+      <td class="part">{token.kind}</td>
+      <td class="of-others">{token.user}</td>
+      <td class="part">{token.role}</td>
+      <td class="part">
         <Ago at={token.created_at} />
       </td>
       <td>{token.expires_at ? <Ago at={token.expires_at} /> : 'never'}</td>
@@ -67,8 +71,8 @@ export function Tokens() {
         <table>
           <thead>
             <tr>
-              {['Token', 'Kind', 'User', 'Role', 'Made', 'Ends', ''].map((word) => (
-                <th key={word} scope="col">{word || <span class="unseen">Actions</span>}</th>
+              {['Token', 'For', 'Kind', 'User', 'Role', 'Made', 'Ends', ''].map((word) => (
+                <th key={word} scope="col" class={PARTS.includes(word) ? 'part' : undefined}>{word || <span class="unseen">Actions</span>}</th>
               ))}
             </tr>
           </thead>

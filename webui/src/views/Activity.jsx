@@ -76,7 +76,7 @@ function Event({ event }) {
       </td>
       <td class="who">
         {event.who ? (
-          <button type="button" class="plain" onClick={() => go({ user: event.who })}>
+          <button type="button" class="plain" title={event.who} onClick={() => go({ user: event.who })}>
             {event.who}
           </button>
         ) : (
@@ -89,7 +89,7 @@ function Event({ event }) {
         </button>
       </td>
       <td class="words">
-        {event.job > 0 && <Link to={{ job: event.job }} class="job-link">#{event.job}</Link>} {event.text}
+        {event.job > 0 && <Link to={{ job: event.job }} class="job-link">#{event.job}</Link>} <span>{event.text}</span>
       </td>
     </tr>
   )

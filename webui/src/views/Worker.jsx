@@ -132,7 +132,7 @@ function Runs({ worker }) {
         The last {plural(data.length, 'run')}
       </h3>
       <Gantt attempts={data} now={now.value} words={(run) => `${run.job_title || `job ${run.job}`}, ${run.state.toLowerCase()}`} to={(run) => ({ view: 'jobs', job: run.job, worker: 0 })} />
-      {data.length === 1 && <p class="hint">{data[0].job_title || `job ${data[0].job}`}, {data[0].state.toLowerCase()}, {duration(data[0].run_s)}</p>}
+      {data.length === 1 && <p class="hint"><span>{data[0].job_title || `job ${data[0].job}`}</span>, {data[0].state.toLowerCase()}, {duration(data[0].run_s)}</p>}
     </section>
   )
 }
