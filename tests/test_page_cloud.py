@@ -260,7 +260,7 @@ def test_spend_is_told_by_pool_type_user_group_and_frame_with_idle_and_boot(clou
         expect(rows.locator("td").last).to_contain_text("$")
     page.get_by_role("button", name="group", exact=True).click()
     rows.filter(has_text="rendered").get_by_role("button", name="frames").click()
-    expect(page.locator(".spend")).to_contain_text(f"In group #{group} only.")
+    expect(page.locator("section.spend")).to_contain_text(f"In group #{group} only.")
     expect(rows.first).to_contain_text("frame 2")
     expect(rows.nth(1)).to_contain_text("frame 1")
     with page.expect_download() as download:

@@ -400,3 +400,26 @@ def test_a_state_has_a_shape_of_its_own_beside_its_colour(live: Live) -> None:
     shapes = page.locator("[data-job] .state .glyph").evaluate_all("all => all.map((one) => one.innerHTML)")
     assert len(set(shapes)) == 3
     expect(page.locator("[data-job] .state .word")).to_have_text(["paused", "waiting", "working"])
+
+
+def test_a_workers_row_is_one_line_at_any_width(live: Live) -> None:
+    worker = HandWorker(live.server.url, "lined-1", affinity=[["lined"]]).enrolled["worker"]
+    page = live.open(f"/?view=workers&worker={worker}")
+    row = page.locator(f"[data-worker='{worker}']")
+    for wide in (3840, 1440, 1200, 800):
+        page.set_viewport_size({"width": wide, "height": 900})
+        expect(row).to_be_visible()
+        outside = """row => {
+          const { top, bottom } = row.getBoundingClientRect()
+          const cells = [...row.children].map((cell) => cell.getBoundingClientRect()).filter((cell) => cell.width)
+          return cells.filter((cell) => cell.top < top || cell.bottom > bottom).length
+        }"""
+        assert row.evaluate(outside) == 0, wide
+    page.goto(f"{live.server.url}/?view=workers")
+    page.set_viewport_size({"width": 360, "height": 900})
+    assert row.evaluate(outside) == 0
+
+
+def test_the_name_of_the_view_is_in_sight_on_a_narrow_screen(live: Live) -> None:
+    page = live.open("/?view=settings", wide=360)
+    expect(page.get_by_role("link", name="Settings", exact=True)).to_be_in_viewport(ratio=0.9)

@@ -81,7 +81,9 @@ export function Children({ job, currency }) {
       </div>
       {measure && most > 0 && (
         <p class="scale">
-          <span class="cell shade-0" /> none
+          <span>
+            <span class="cell shade-0" /> none
+          </span>
           {[2, 4, 6].map((shade) => (
             <span key={shade}>
               <span class={`cell shade-${shade}`} /> {valueWords(mode.value, (most * shade) / SHADES, currency)}

@@ -47,9 +47,9 @@ function Filters({ audit }) {
   const setJob = (event) => go({ job: Number(event.target.value.replace('#', '')) || 0 }, true)
   return (
     <div class="filters" role="search">
-      <input aria-label="Kind" placeholder={audit ? 'Kind, such as job' : 'Kind, such as job.reset'} value={kind} onChange={set('kind')} />
+      <input aria-label="Kind" placeholder={audit ? 'Kind, as job' : 'Kind, as job.reset'} value={kind} onChange={set('kind')} />
       <input aria-label="User" placeholder="User" value={user} onChange={set('user')} />
-      {audit && <input aria-label="From" placeholder="From, such as 10.0.0.7" value={from} onChange={set('from')} />}
+      {audit && <input aria-label="From" placeholder="From, as 10.0.0.7" value={from} onChange={set('from')} />}
       {!audit && <input aria-label="Job" placeholder="Job, by its number" inputMode="numeric" value={job ? `#${job}` : ''} onChange={setJob} />}
       {!audit && <WorkerField />}
       <select aria-label="Time" value={since} onChange={set('since')}>

@@ -1,4 +1,5 @@
 // The farm's name, the way around, and the numbers that a supervisor glances at.
+import { useEffect, useRef } from 'preact/hooks'
 import * as api from '../api.js'
 import { clock, count, money } from '../format.js'
 import { Bar } from '../parts.jsx'
@@ -19,13 +20,16 @@ function Connection() {
 }
 
 export function Header({ server }) {
+  const nav = useRef(null)
+  // on a narrow screen the views are a strip that is scrolled
+  useEffect(() => nav.current.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' }), [place.value.view])
   return (
     <header class="top">
       <Link to={{ view: 'farm', ...LIST }} class="brand">
         <img src="/favicon.svg" alt="" width="20" height="20" />
         <h1>{server ? server.farm : 'Coalition'}</h1>
       </Link>
-      <nav aria-label="Views">
+      <nav aria-label="Views" ref={nav}>
         {Object.entries(VIEWS).map(([view, word]) => (
           <Link key={view} to={{ view, job: 0, worker: 0 }} aria-current={place.value.view === view ? 'page' : undefined}>
             {word}

@@ -95,7 +95,7 @@ function Facts({ worker, instance }) {
     ['Load', worker.load.toFixed(1)],
     ['Memory', <Memory worker={worker} />],
     ['Machine', [plural(facts.cpus, 'CPU'), facts.gpus && plural(facts.gpus, 'GPU'), facts.gpu_memory_bytes && `${bytes(facts.gpu_memory_bytes)} each`].filter(Boolean).join(', ')],
-    ['Host', [facts.host, facts.os].filter(Boolean).join(', ')],
+    ['Host', (facts.host || facts.os) && <><span>{facts.host}</span>{facts.host && facts.os && ', '}{facts.os}</>],
     ['Version', worker.version],
     ['Finished', count(worker.finished)],
     ['Errors', worker.errors > 0 && count(worker.errors)],
