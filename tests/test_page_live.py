@@ -362,12 +362,14 @@ def test_limits_are_set_and_deleted(live: Live) -> None:
 def test_tokens_are_made_shown_once_and_revoked(live: Live) -> None:
     page = live.open("/?view=settings")
     page.get_by_label("User of the token").fill("bob")
+    page.get_by_label("What the token is for").fill("submits at night")
     page.get_by_role("button", name="New token").click()
     text = page.locator(".made code").text_content() or ""
     (token,) = live.client.tokens()
     assert text.startswith(token["id"])
     page.get_by_role("button", name="I have it").click()
     expect(page.locator(".made")).to_have_count(0)
+    expect(page.locator(".tokens tbody tr")).to_contain_text("submits at night")
     page.locator(".tokens").get_by_role("button", name="Revoke").click()
     page.locator(".question").get_by_role("button", name="Revoke").click()
     expect(page.get_by_text("No tokens.")).to_be_visible()
