@@ -313,6 +313,37 @@ def test_a_whole_log_opens_at_its_end_is_searched_back_and_links_to_a_line(live:
     expect(page.locator(".log-line.marked")).to_contain_text("line 000100 of many")
 
 
+def test_a_logs_colours_are_classes_or_rgb_and_all_else_of_a_terminal_is_dropped(live: Live) -> None:
+    job = live.client.submit(title="colours", command="true", affinity=("colours",))
+    worker = HandWorker(live.server.url, "render-colours", affinity=[["colours"]])
+    attempt = worker.take()[0]["attempt"]
+    lines = {
+        "\x1b[31mred \x1b[0mplain": "red plain",
+        "\x1b[1;4;92mall of it\x1b[22m no more\x1b[m": "all of it no more",
+        "\x1b[38;5;208morange\x1b[0m, \x1b[38:2::1:2:3mmade\x1b[0m, \x1b[48;5;1mbehind\x1b[0m": "orange, made, behind",
+        "\x1b[?25l\x1b]0;a title\x07\x1b[2K\x1b(B\x1b=bell\x07": "bell",
+        "\x1b]8;;https://example.org\x07linked\x1b]8;;\x07": "linked",
+        " 10 %\r100 %\r": "100 %",
+        "\x1b[31m<img src=x onerror=fail()> &amp;\x1b[0m": "<img src=x onerror=fail()> &amp;",
+        "cut off \x1b[3": "cut off [3",
+        "the next": "the next",
+    }
+    worker.write(attempt, "\n".join(lines).encode())
+    for where in (f"/?view=log&job={job}", f"/?view=jobs&job={job}"):
+        page = live.open(where)
+        shown = page.locator(".output .log-line")
+        expect(shown).to_have_text(list(lines.values()))
+        expect(shown.nth(0).locator(".fg-red")).to_have_text("red ")
+        expect(shown.nth(1).locator(".bold.underline.fg-green")).to_have_text("all of it")
+        expect(shown.nth(1).locator(":not(.bold).underline.fg-green")).to_have_text(" no more")
+        expect(shown.nth(2).get_by_text("orange")).to_have_css("color", "rgb(255, 135, 0)")
+        expect(shown.nth(2).get_by_text("made")).to_have_css("color", "rgb(1, 2, 3)")
+        expect(shown.nth(2).locator(".bg-red")).to_have_text("behind")
+        expect(page.locator(".output :is(a, img)")).to_have_count(0)
+    worker.end(attempt)
+    live.client.delete_workers([one.id for one in live.client.workers() if one.name == "render-colours"])
+
+
 def test_a_worker_says_why_it_is_idle_and_its_lines_are_edited(live: Live) -> None:
     page = live.open("/?view=workers")
     page.locator(".workers-grid .row", has_text="render-02").click()

@@ -1,71 +1,38 @@
-// Terminal output -> lines of pieces {text, style}. It gives texts and class names only, never HTML.
-// Colours and weights (SGR) are kept, other escape sequences are dropped, and a carriage return starts its line again.
+// Terminal output -> lines of pieces {text, class, style}. ansi_up reads the colours and weights (SGR); of its HTML nothing is used: texts, class
+// names and colours are all that leaves here. Other escape sequences are dropped, and a carriage return starts its line again.
+import { AnsiUp } from 'ansi_up'
 
-const ESCAPE = /\x1b\[([0-9;:]*)([A-Za-z])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]/g
-const NAMES = ['black', 'red', 'green', 'yellow', 'blue', 'magenta', 'cyan', 'white']
-const FLAGS = { 1: 'bold', 2: 'dim', 3: 'italic', 4: 'underline' }
+const SGR = /\x1b\[[0-9;:]*m/g
+const OTHER = /\x1b\[(?![0-9;:]*m)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[ -/]+[0-~]|\x1b(?!\[[0-9;:]*m)[0-Z\\^-~]?|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]/g
+const FLAGS = { bold: 'bold', faint: 'dim', italic: 'italic', underline: 'underline' }
 
-const plain = () => ({ flags: new Set(), fg: '', bg: '' })
+// ansi_up knows colours that are divided by semicolons.
+const divided = (sgr) => sgr.replace('8:2::', '8:2:').replaceAll(':', ';')
 
-// 16 named colours follow the theme; the 240 others and true colours are what the program asked for.
-function indexed(n) {
-  if (n < 16) return NAMES[n % 8]
-  const level = (v) => (v ? 55 + v * 40 : 0)
-  if (n >= 232) return `rgb(${Array(3).fill(8 + (n - 232) * 10)})`
-  const cube = n - 16
-  return `rgb(${[Math.floor(cube / 36), Math.floor(cube / 6) % 6, cube % 6].map(level)})`
-}
-
-function extended(codes) {
-  if (codes[0] === 5) return indexed(Math.min(255, codes.splice(0, 2)[1] || 0))
-  if (codes[0] === 2) return `rgb(${codes.splice(0, 4).slice(1).map((v) => Math.min(255, v || 0))})`
-  return ''
-}
-
-function apply(pen, parameters) {
-  const codes = parameters.split(/[;:]/).map((text) => Number(text) || 0)
-  while (codes.length) {
-    const code = codes.shift()
-    if (code === 0) Object.assign(pen, plain())
-    else if (FLAGS[code]) pen.flags.add(FLAGS[code])
-    else if (code === 22) ['bold', 'dim'].forEach((flag) => pen.flags.delete(flag))
-    else if (code === 23 || code === 24) pen.flags.delete(FLAGS[code - 20])
-    else if (code === 38) pen.fg = extended(codes)
-    else if (code === 48) pen.bg = extended(codes)
-    else if (code === 39) pen.fg = ''
-    else if (code === 49) pen.bg = ''
-    else if ((code >= 30 && code < 38) || (code >= 90 && code < 98)) pen.fg = NAMES[code % 10]
-    else if ((code >= 40 && code < 48) || (code >= 100 && code < 108)) pen.bg = NAMES[code % 10]
+class Pen extends AnsiUp {
+  pieces(line) {
+    this.found = []
+    this.ansi_to_html(line.replace(OTHER, '').replace(SGR, divided))
+    return this.found
   }
-}
 
-function piece(text, pen) {
-  const classes = [...pen.flags]
-  const style = {}
-  if (pen.fg.startsWith('rgb')) style.color = pen.fg
-  else if (pen.fg) classes.push(`fg-${pen.fg}`)
-  if (pen.bg.startsWith('rgb')) style.backgroundColor = pen.bg
-  else if (pen.bg) classes.push(`bg-${pen.bg}`)
-  return { text, class: classes.join(' ') || undefined, style }
-}
-
-function readLine(line, pen) {
-  const pieces = []
-  let from = 0
-  const add = (text) => text && pieces.push(piece(text, pen))
-  for (const match of line.matchAll(ESCAPE)) {
-    add(line.slice(from, match.index))
-    from = match.index + match[0].length
-    if (match[2] === 'm') apply(pen, match[1])
+  // 16 named colours follow the theme; the 240 others and true colours are what the program asked for.
+  transform_to_html({ text, fg, bg, ...flags }) {
+    const classes = Object.keys(FLAGS).filter((flag) => flags[flag]).map((flag) => FLAGS[flag])
+    const style = {}
+    for (const [color, kind, property] of [[fg, 'fg', 'color'], [bg, 'bg', 'backgroundColor']]) {
+      if (color?.class_name === 'truecolor') style[property] = `rgb(${color.rgb})`
+      else if (color) classes.push(`${kind}-${color.class_name.replace(/ansi-(bright-)?/, '')}`)
+    }
+    this.found.push({ text, class: classes.join(' ') || undefined, style })
+    return ''
   }
-  add(line.slice(from))
-  return pieces
 }
 
 export function toLines(text) {
-  const pen = plain()
+  const pen = new Pen()
   return text.split('\n').map((line) => {
     const shown = line.replace(/\r+$/, '')
-    return readLine(shown.slice(shown.lastIndexOf('\r') + 1), pen)
+    return pen.pieces(shown.slice(shown.lastIndexOf('\r') + 1))
   })
 }
