@@ -145,7 +145,7 @@ def test_without_a_build_the_answer_says_what_to_do(tmp_path: Path, monkeypatch:
 
 def test_the_licences_of_what_is_bundled_are_served(built: Path) -> None:
     text = page_client().get("/licences.txt", buffered=True).text
-    assert all(name in text for name in ("preact", "signals", "uplot", "SIL OPEN FONT LICENSE"))
+    assert all(name in text for name in ("preact", "signals", "ansi_up", "uplot", "SIL OPEN FONT LICENSE"))
 
 
 # ---------------------------------------------------------------- in the browser
@@ -268,6 +268,35 @@ def test_a_group_of_100_000_opens_in_place_and_only_what_is_in_view_is_drawn(sho
     assert page.locator("[data-job]").count() < 100
     grid.evaluate("grid => { grid.scrollTop = 0 }")
     expect(row(page, 100_001)).to_be_visible()
+
+
+@in_browser
+def test_rows_that_come_into_view_take_the_elements_of_those_that_left_but_not_their_focus(show: Show) -> None:
+    page = show("huge", "/?view=jobs")
+    row(page, 7).get_by_role("button").click()
+    expect(row(page, 100_001)).to_be_visible()
+    grid = page.get_by_role("treegrid")
+    drawn = page.locator("[data-job]").count()
+    grid.evaluate("grid => grid.querySelectorAll('[data-job]').forEach((row) => { row.drawnBefore = true })")
+    expect(row(page, 7).get_by_role("button")).to_be_focused()
+    grid.evaluate("grid => { grid.scrollTop = 1500 }")
+    expect(row(page, 100_070)).to_be_visible()
+    kept = grid.evaluate("grid => [...grid.querySelectorAll('[data-job]')].filter((row) => row.drawnBefore).length")
+    assert kept >= drawn // 2
+    expect(grid).to_be_focused()
+
+
+@in_browser
+def test_a_leap_reads_nothing_but_ids_of_what_it_passes(show: Show) -> None:
+    page = show("huge", "/?view=jobs")
+    row(page, 7).get_by_role("button").click()
+    expect(row(page, 100_001)).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "parent=7" in request.url else None)
+    page.get_by_role("treegrid").evaluate("grid => { grid.scrollTop = 8_000 * 30 }")
+    expect(row(page, 108_000)).to_be_visible()
+    whole = [url for url in asked if "title" in url]
+    assert len(whole) < len(asked) / 3, asked
 
 
 @in_browser

@@ -28,3 +28,25 @@ export function useWindow(count, height) {
   }
   return { box, first: Math.max(0, seen.first - STEP), last: Math.min(count, seen.first + seen.rows + 2 * STEP) - 1, width: seen.width, look, reveal }
 }
+
+// Rows that come into view take the elements of those that left, as making and collecting elements is what a scroll costs:
+// ids -> a Map of id -> key.
+export function useRecycled(ids) {
+  const held = useRef(new Map())
+  const made = useRef(0)
+  const shown = new Set(ids)
+  const free = [...held.current].filter(([id]) => !shown.has(id)).map(([, key]) => key)
+  held.current = new Map(ids.map((id) => [id, held.current.get(id) ?? free.pop() ?? (made.current += 1)]))
+  return held.current
+}
+
+// What has the focus in a row does not keep it for another one that takes its elements: the list has it then.
+export function useLetGo(row, id) {
+  const shown = useRef(id)
+  const letGo = () => {
+    if (row.current?.contains(document.activeElement)) row.current.closest('[tabindex="0"]').focus({ preventScroll: true })
+  }
+  if (shown.current !== id) letGo() // before its elements change
+  shown.current = id
+  useLayoutEffect(() => letGo, [])
+}

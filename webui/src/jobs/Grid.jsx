@@ -5,7 +5,7 @@ import { Fault, Loading } from '../parts.jsx'
 import { go, place } from '../place.jsx'
 import { now, useLive } from '../poll.js'
 import { density } from '../theme.js'
-import { useWindow } from '../window.js'
+import { useLetGo, useRecycled, useWindow } from '../window.js'
 import { asExpected, paste } from './actions.js'
 import { COLUMNS, fitting, layout, Resizer } from './columns.jsx'
 import { active, all, clear, cut, extend, filterOf, flip, isSelected, only, selection } from './selection.js'
@@ -50,10 +50,12 @@ function Cells({ job, depth, open, tree, shown, currency }) {
 }
 
 function Row({ number, row, tree, shown, currency }) {
+  const box = useRef(null)
   const { depth } = row
   const job = asExpected(row.job)
   const open = tree.opened.has(job.id)
   const selected = isSelected(job.id)
+  useLetGo(box, job.id)
   const cells = useMemo(() => <Cells {...{ job, depth, open, tree, shown, currency }} />, [job, depth, open, tree, shown, currency])
   const click = (event) => {
     if (event.ctrlKey || event.metaKey) return flip(job.id)
@@ -64,6 +66,7 @@ function Row({ number, row, tree, shown, currency }) {
   const kinds = ['row', selected && 'selected', place.value.job === job.id && 'opened', active.value === job.id && 'active', cut.value.some((one) => one.id === job.id) && 'cut']
   return (
     <div
+      ref={box}
       id={`job-${job.id}`}
       class={kinds.filter(Boolean).join(' ')}
       role="row"
@@ -178,7 +181,9 @@ export function Grid({ tree, currency, none, sortable = true }) {
   }
   const numbers = []
   for (let number = first; number <= last; number += 1) numbers.push(number)
-  const visible = numbers.some((number) => tree.row(number)?.job?.id === active.value)
+  const rows = numbers.map((number) => ({ number, row: tree.row(number) }))
+  const slots = useRecycled(rows.flatMap(({ row }) => row?.job?.id ?? []))
+  const visible = slots.has(active.value)
   const empty = tree.loaded && !tree.length
   return (
     <div
@@ -197,10 +202,9 @@ export function Grid({ tree, currency, none, sortable = true }) {
       <Head shown={shown} sortable={sortable} />
       <div role="rowgroup" style={{ height: `${tree.length * height}px` }}>
         <div role="presentation" style={{ transform: `translateY(${first * height}px)` }}>
-          {numbers.map((number) => {
-            const row = tree.row(number)
+          {rows.map(({ number, row }) => {
             if (!row?.job) return row && <Coming key={`at ${number}`} number={number} />
-            return <Row key={row.job.id} {...{ number, row, tree, shown, currency }} />
+            return <Row key={slots.get(row.job.id)} {...{ number, row, tree, shown, currency }} />
           })}
         </div>
       </div>

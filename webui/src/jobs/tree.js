@@ -63,11 +63,12 @@ class Level {
   }
 
   async load(page) {
-    const answer = await api.page({ ...this.query, fields: FIELDS, limit: page.limit, cursor: page.cursor })
+    const passed = page.limit === LEAP && !page.size // on the way to what is in view: only how long it is matters
+    const answer = await api.page({ ...this.query, fields: passed ? 'id' : FIELDS, limit: page.limit, cursor: page.cursor })
     const at = this.pages.indexOf(page)
     if (at < 0) return
     this.answered = true
-    page.rows = answer.jobs
+    page.rows = passed && answer.jobs.length ? null : answer.jobs
     page.size = answer.jobs.length
     page.used = performance.now()
     if (!page.cursor) {

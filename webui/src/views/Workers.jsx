@@ -1,12 +1,12 @@
 // The machines: what each does, and why not. Only the rows in view are drawn.
-import { useMemo, useState } from 'preact/hooks'
+import { useMemo, useRef, useState } from 'preact/hooks'
 import * as api from '../api.js'
 import { bytes, count, money, plural } from '../format.js'
 import { Actions, Ago, Bar, Empty, Fault, Loading, Section, State } from '../parts.jsx'
 import { go, Link, place } from '../place.jsx'
 import { useLive } from '../poll.js'
 import { density } from '../theme.js'
-import { useWindow } from '../window.js'
+import { useLetGo, useRecycled, useWindow } from '../window.js'
 import { actionsOf, chosen } from '../workers/actions.js'
 import { Lines } from '../workers/Lines.jsx'
 
@@ -62,19 +62,11 @@ export function Slots({ worker }) {
   )
 }
 
-function Worker({ worker, instance, number, onPick }) {
+// The cells of a row; while its worker is the same they need not be drawn again.
+function Cells({ worker, instance }) {
   const note = [!worker.active && 'switched off', worker.reason, worker.note].filter(Boolean).join(' · ')
-  const kinds = ['row', !worker.active && 'off', chosen.value.has(worker.id) && 'selected', place.value.worker === worker.id && 'opened']
   return (
-    <div
-      class={kinds.filter(Boolean).join(' ')}
-      role="row"
-      id={`worker-${worker.id}`}
-      data-worker={worker.id}
-      aria-rowindex={number + 2}
-      aria-selected={chosen.value.has(worker.id)}
-      onClick={(event) => onPick(worker.id, event)}
-    >
+    <>
       <span role="gridcell" class="name">
         <span class="title">{worker.name}</span>
       </span>
@@ -108,6 +100,27 @@ function Worker({ worker, instance, number, onPick }) {
       <span role="gridcell" class="note" title={note}>
         {note}
       </span>
+    </>
+  )
+}
+
+function Worker({ worker, instance, number, onPick }) {
+  const row = useRef(null)
+  useLetGo(row, worker.id)
+  const cells = useMemo(() => <Cells worker={worker} instance={instance} />, [worker, instance])
+  const kinds = ['row', !worker.active && 'off', chosen.value.has(worker.id) && 'selected', place.value.worker === worker.id && 'opened']
+  return (
+    <div
+      ref={row}
+      class={kinds.filter(Boolean).join(' ')}
+      role="row"
+      id={`worker-${worker.id}`}
+      data-worker={worker.id}
+      aria-rowindex={number + 2}
+      aria-selected={chosen.value.has(worker.id)}
+      onClick={(event) => onPick(worker.id, event)}
+    >
+      {cells}
     </div>
   )
 }
@@ -153,7 +166,9 @@ function List({ workers, instances, sort, onSort }) {
     }
     event.preventDefault()
   }
-  const visible = workers.slice(first, last + 1).some((worker) => worker.id === place.value.worker)
+  const rows = workers.slice(first, last + 1)
+  const slots = useRecycled(rows.map((worker) => worker.id))
+  const visible = slots.has(place.value.worker)
   return (
     <div
       ref={box}
@@ -183,8 +198,8 @@ function List({ workers, instances, sort, onSort }) {
       </div>
       <div role="rowgroup" style={{ height: `${workers.length * height}px` }}>
         <div role="presentation" style={{ transform: `translateY(${first * height}px)` }}>
-          {workers.slice(first, last + 1).map((worker, at) => (
-            <Worker key={worker.id} worker={worker} instance={instances.get(worker.instance)} number={first + at} onPick={pick} />
+          {rows.map((worker, at) => (
+            <Worker key={slots.get(worker.id)} worker={worker} instance={instances.get(worker.instance)} number={first + at} onPick={pick} />
           ))}
         </div>
       </div>

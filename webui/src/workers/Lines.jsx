@@ -9,7 +9,9 @@ const textOf = (worker) => worker.affinity.map((line) => line.join(' ')).join(',
 const linesOf = (text) => text.split(',').map((line) => line.split(/\s+/).filter(Boolean))
 
 export function Lines({ worker }) {
-  const [text, setText] = useState(null)
+  const [edited, setEdited] = useState(null)
+  const text = edited?.id === worker.id ? edited.text : null // the row may be another worker's by now
+  const setText = (written) => setEdited(written === null ? null : { id: worker.id, text: written })
   const may = worker.allowed_actions.includes('edit')
   const told = worker.affinity.map((line) => line.join(' ') || 'any job without tags').join('\n')
   const begin = (event) => {
