@@ -364,18 +364,23 @@ def _seen(page: Tab, group: int, each: int, logged: int, frames: int) -> Iterato
     page.first_ms("", "main")  # Chromium itself is loaded
     for what, (place, shown) in views.items():
         yield Figure(f"page: first view of {what}", min(page.first_ms(place, shown) for _ in range(3)), "ms", "1,000 ms")
+    taken = []
     for what, grid, rows in (
         (f"a group of {each:,}", ".jobs-grid", "[data-job]"),
         ("the workers", ".workers-grid", "[data-worker]"),
     ):
         page.show(*views[what])
         seen = page.scroll(grid, rows, frames)
+        taken.append(page.memory())
         yield Figure(f"page: frames a second, {what}", seen.frames_per_s, "1/s", "60 1/s", f"{seen.rows} rows drawn")
         yield Figure(f"page: longest task, {what}", seen.longest_ms, "ms", "100 ms", f"{seen.computing_ms:.0f} ms of computing")
     page.show(*views[f"a group of {each:,}"])
     page.to_the_end(".jobs-grid", f"[data-job='{group + each}']")
-    heap, tab_bytes = page.memory()
-    yield Figure("page: memory of the tab", tab_bytes / 1e6, "MB", "200 MB", f"of it {heap / 1e6:.0f} MB of scripts")
+    taken.append(page.memory())
+    heap, most = max(taken, key=lambda one: one[1])
+    yield Figure("page: memory of the tab, at most", most / 1e6, "MB", "200 MB", f"of it {heap / 1e6:.0f} MB of scripts")
+    page.collect()
+    yield Figure("page: memory of the tab, collected", page.memory()[1] / 1e6, "MB", "200 MB", "Chromium collects when it rests")
 
 
 def bench_legacy(folder: Path, quick: bool) -> Iterator[Figure]:

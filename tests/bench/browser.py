@@ -79,11 +79,18 @@ class Tab:
         expect(self.page.locator(last)).to_be_visible(timeout=PATIENCE_MS)
 
     def memory(self) -> tuple[int, int]:
-        """Bytes: of its scripts, and of the largest of the browser's processes that draw pages, without what these share."""
+        """Bytes: of its scripts, and of the largest of the browser's processes that draw pages, without what these share.
+
+        What the page has let go of counts until Chromium collects it, some 20 s after the last scroll, as in a task manager.
+        """
         heap = int(self.page.evaluate("performance.memory.usedJSHeapSize"))
         found = self.browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
         drawing = [psutil.Process(one["id"]).memory_full_info().uss for one in found if one["type"] == "renderer"]
         return heap, max(drawing)
+
+    def collect(self) -> None:
+        """Has Chromium give back what the page has let go of."""
+        self.page.context.new_cdp_session(self.page).send("HeapProfiler.collectGarbage")
 
 
 @contextmanager
