@@ -52,7 +52,12 @@ def bootstrap(root: Path, suite: str, mirror: str | None) -> None:
         root,
         *([mirror] if mirror else []),
     ]  # without one, debootstrap knows where Debian's packages are
-    run("debootstrap", "--variant=minbase", f"--include={','.join(BASE)}", *place, DEBIAN_FRONTEND="noninteractive")
+    try:
+        run("debootstrap", "--variant=minbase", f"--include={','.join(BASE)}", *place, DEBIAN_FRONTEND="noninteractive")
+    except Failed as error:
+        log = root / "debootstrap/debootstrap.log"
+        last = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else ["it wrote no log"]
+        raise Failed("\n  ".join([f"{error}; the last of its log:", *last])) from None
     (root / "etc/fstab").write_text("LABEL=coalition / ext4 errors=remount-ro,discard 0 1\n")
     (root / "etc/hostname").write_text("worker\n")
     (root / "etc/systemd/network").mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,8 @@ class Farm:
 
 
 @pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+def farm(tmp_path_factory: pytest.TempPathFactory, image: Path) -> Iterator[Farm]:
+    """The farm, in whose network the tests run: the image comes first, as its packages come from elsewhere."""
     assert hindrance() is None, hindrance()
     made = Farm(tmp_path_factory.mktemp("farm"))
     try:
