@@ -266,7 +266,8 @@ class Client:
         `user`, unless given, is the token's user; without a token, or with an admin's, it is the name of who runs this. A keyword
         that is unknown or not allowed raises BadInput, and nothing is sent.
         """
-        return self._submit([from_dict(JobSpec, keywords)]).ids[0]
+        from_dict(JobSpec, keywords)
+        return self._submit([keywords]).ids[0]
 
     def submit_many(
         self, jobs: Iterable[JobSpec | Mapping[str, Any]], *, dry_run: bool = False, key: str | None = None
@@ -277,13 +278,15 @@ class Client:
         up to RESEND_S: by its `key` the server knows what it did already, and answers that. Give one of your own where this may
         be called again with the same jobs; the server knows it for a day.
         """
-        plain = (_plain(job) if isinstance(job, JobSpec) else job for job in jobs)
-        return self._submit([from_dict(JobSpec, job, f"jobs[{index}]") for index, job in enumerate(plain)], dry_run, key)
+        plain = [_plain(job) if isinstance(job, JobSpec) else job for job in jobs]
+        for index, job in enumerate(plain):
+            from_dict(JobSpec, job, f"jobs[{index}]")
+        return self._submit(plain, dry_run, key)
 
-    def _submit(self, specs: Sequence[JobSpec], dry_run: bool = False, key: str | None = None) -> Submitted:
-        if not specs:
+    def _submit(self, checked: Sequence[Mapping[str, Any]], dry_run: bool = False, key: str | None = None) -> Submitted:
+        if not checked:
             raise BadInput(fields={"jobs": "is empty; submit at least one"})
-        owned = [_sparse(spec) if spec.user else {"user": self._own_name(), **_sparse(spec)} for spec in specs]
+        owned = [to_dict(job) if job.get("user") else {**to_dict(job), "user": self._own_name()} for job in checked]
         query = {"dry_run": dry_run or None}
         return _read(Submitted, self._send_once("/jobs", {"jobs": owned}, query, key or secrets.token_hex(16)))
 

@@ -877,8 +877,7 @@ def from_dict(kind: type[T], data: Any, path: str = "") -> T:
         raise BadInput(fields=problems)
     # A frozen dataclass sets one field at a time; a list of 100,000 jobs has 3,500,000 of them.
     made = object.__new__(kind)
-    made.__dict__.update(others)
-    made.__dict__.update(values)
+    object.__setattr__(made, "__dict__", {**others, **values})
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, select, update
@@ -41,7 +41,7 @@ class Appends(Edits):
         BadInput if frames are there already, or the group has no command for them; NotFound if there is no such job.
         """
         self._existing(db, [group])
-        columns = (job.c.is_group, job.c.retries, spec.c.chunk, *(spec.c[name] for name in Template.__dataclass_fields__))
+        columns = (job.c.is_group, job.c.retries, spec.c.chunk, *(spec.c[name] for name in Template._fields))
         row = db.execute(select(*columns).join(spec, spec.c.job_id == job.c.id).where(job.c.id == group)).one()
         if not row.is_group:
             raise BadInput(fields={"job": f"job {group} is no group"})
@@ -75,9 +75,9 @@ class Appends(Edits):
 
     def _template(self, db: Connection, group: int, row: Any, more: MoreFrames) -> Template:
         """What the new frames are made of; kept with a group that had no such thing."""
-        template = Template(**{name: getattr(row, name) for name in Template.__dataclass_fields__})
+        template = Template(**{name: getattr(row, name) for name in Template._fields})
         given = {name: value for name in ("title", "command", "url") if (value := getattr(more, name)) is not None}
-        template = replace(template, **given)
+        template = template._replace(**given)
         if not template.command:
             raise BadInput(fields={"command": f"is missing; group {group} has none for its frames"})
         if row.chunk is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, update
@@ -54,7 +53,7 @@ RISE = HotIn(lambda ids: update(job).where(job.c.id.in_(ids), job.c.sunk_from.is
 UNSINK = HotIn(lambda ids: update(job).where(job.c.id.in_(ids), job.c.is_group).values(sunk_from=None, errors=0))
 RANGES = HotIn(
     lambda ids: (
-        select(spec.c.job_id, *(spec.c[name] for name in Template.__dataclass_fields__))
+        select(spec.c.job_id, *(spec.c[name] for name in Template._fields))
         .where(spec.c.job_id.in_(ids), spec.c.chunk.is_not(None))
         .order_by(spec.c.job_id)
     )
@@ -229,7 +228,7 @@ class Edits(Submit):
     ) -> None:
         rows = []
         for group, those in frames.items():
-            template = replace(ranges[group], **given)
+            template = ranges[group]._replace(**given)
             for (one, _, _), texts in zip(those, template.texts([(first, last) for _, first, last in those]), strict=True):
                 filled = dict(zip(FILLED, texts, strict=True))
                 rows.append({"b_id": one, **{name: filled[name] for name in given}})
