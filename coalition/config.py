@@ -822,31 +822,31 @@ class Knob(NamedTuple):
         return self.value != self.default
 
 
-def describe(settings: Settings) -> Iterator[Knob]:
-    """Every knob of every section, with its value and its default in the same notation."""
+def describe(settings: Settings, hide: bool = True) -> Iterator[Knob]:
+    """Every knob of every section, with its value and its default in the same notation; secrets in them are hidden."""
     for section in SINGLE:
-        yield from _described(section, getattr(settings, section))
+        yield from _described(section, getattr(settings, section), hide)
     for rule in settings.paths:
         places = " | ".join(f"{platform}:{getattr(rule, platform)}" for platform in PLATFORMS if getattr(rule, platform))
         yield Knob("paths", rule.name.lower(), places, None, "a place on each platform")
     for rules in settings.commands_of:
-        yield from _described(f"commands {rules.name}", rules)
+        yield from _described(f"commands {rules.name}", rules, hide)
     for account in settings.accounts:
-        yield from _described(f"libcloud {account.name}", account)
+        yield from _described(f"libcloud {account.name}", account, hide)
     for pool in settings.pools:
-        yield from _described(f"pool {pool.name}", pool)
+        yield from _described(f"pool {pool.name}", pool, hide)
     for budget in settings.budgets:
-        yield from _described(f"budget {budget.name}", budget)
+        yield from _described(f"budget {budget.name}", budget, hide)
     for hook in settings.webhooks:
-        yield from _described(f"webhook {hook.name}", hook)
+        yield from _described(f"webhook {hook.name}", hook, hide)
 
 
-def _described(section: str, values: Any) -> Iterator[Knob]:
+def _described(section: str, values: Any, hide: bool) -> Iterator[Knob]:
     for key, field in knobs(type(values)).items():
         rules = field.metadata
         default = None if rules["required"] else write(field.default, rules["read"])
         value = write(getattr(values, field.name), rules["read"])
-        yield Knob(section, key, rules["hide"](value) if rules["hide"] else value, default, rules["help"])
+        yield Knob(section, key, rules["hide"](value) if hide and rules["hide"] else value, default, rules["help"])
 
 
 def write(value: Any, read: Callable[[str], Any]) -> str:

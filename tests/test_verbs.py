@@ -88,8 +88,8 @@ def test_every_route_has_a_verb_that_calls_it_or_a_reason_for_none(app: Flask) -
 # ---------------------------------------------------------------- exit codes
 
 HERE = {
-    "serve", "worker", "completion", "config check", "config show", "db upgrade", "db check", "db backup", "db restore",
-    "init", "simulate", "terminate-all", "cloud check", "cloud list", "prices refresh", "user password",
+    "serve", "worker", "completion", "config check", "config reload", "config show", "db upgrade", "db check", "db backup",
+    "db restore", "init", "simulate", "terminate-all", "cloud check", "cloud list", "prices refresh", "user password",
     "notify test", "notify list",
 }  # fmt: skip  # without a server, or asking for more than words
 NEEDED = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from coalition.cli.frame import COMPLETE_JOBS, DURATION, JOB, LIMIT, Call, cli, 
 from coalition.rights import SCOPES
 
 if TYPE_CHECKING:
-    from coalition.config import Settings
+    from coalition.config import Given, Settings
 
 CONFIG_HELP = "The configuration; else COALITION_CONFIG, or ./cloud.ini if there is one, else the defaults."
 
@@ -32,11 +32,11 @@ def serve(call: Call, file: str | None, listen: str | None, data_dir: str | None
     from coalition.config import load
 
     options = {("server", "listen"): listen, ("server", "data_dir"): data_dir}
+    given: Given = {key: value for key, value in options.items() if value is not None}
     found = config_file(file)
-    settings = load(found, {key: value for key, value in options.items() if value is not None})
     if not call.quiet:
         print(f"configuration: {found or 'the defaults; cloud.ini has all of them'}", file=sys.stderr)
-    return _serve(settings)
+    return _serve(lambda: load(found, given))
 
 
 EXTRAS = {
@@ -62,14 +62,19 @@ def server_parts() -> Iterator[None]:
         raise click.UsageError(f"the server needs {missing}, which is not installed: pip install 'coalition[{extra}]'") from None
 
 
-def _serve(settings: Settings) -> int:
+def _serve(load: Callable[[], Settings]) -> int:
     with server_parts():
         from autoscaler.loop import Autoscaler
         from coalition.server.run import serve as run
         from providers import check_pools
 
-        check_pools(settings)  # a pool that cannot be used is told here, not by a part that fails later
-        return run(settings, [Autoscaler] if settings.autoscaler.enabled else [])
+        def read() -> Settings:
+            found = load()
+            check_pools(found)  # a pool that cannot be used is told here, not by a part that fails later
+            return found
+
+        settings = read()
+        return run(settings, [Autoscaler] if settings.autoscaler.enabled else [], read)
 
 
 @cli.command()
@@ -297,7 +302,7 @@ def completion(shell: str) -> None:
 
 @cli.group()
 def config() -> None:
-    """Look at a configuration file."""
+    """Look at a configuration file, and apply it to a server that runs."""
 
 
 FILE = click.argument("file", required=False, metavar="[FILE]")
@@ -317,6 +322,28 @@ def config_check(call: Call, file: str | None) -> None:
     pools, budgets = [pool.name for pool in settings.pools], [budget.name for budget in settings.budgets]
     words = f"{found or 'the defaults'}: good; pools: {', '.join(pools) or 'none'}; budgets: {', '.join(budgets) or 'none'}"
     call.screen.said({"file": found, "pools": pools, "budgets": budgets}, words)
+
+
+@config.command("reload")
+@FILE
+@click.option("--data-dir", metavar="DIR", help="Instead of `data_dir` in the configuration, if the server was started so.")
+@click.pass_obj
+def config_reload(call: Call, file: str | None, data_dir: str | None) -> None:
+    """Have the server on this machine read its cloud.ini again, whole or not at all; jobs go on meanwhile.
+
+    A file that cannot be used changes nothing; exit 2 with its line. [server], [log] and [autoscaler] `enabled` need a restart.
+    """
+    from coalition.config import load
+
+    found = config_file(file)
+    settings = load(found, {("server", "data_dir"): data_dir} if data_dir else {})
+    with server_parts():
+        from coalition.server.reload import ask
+
+        changes = ask(settings.data_dir)
+    rows = ([name, before or "-", after or "-"] for name, (before, after) in changes.items())
+    facts = {"changes": {name: list(pair) for name, pair in changes.items()}}
+    call.screen.table(facts, "SETTING BEFORE NOW", rows, "nothing has changed")
 
 
 @config.command("show")

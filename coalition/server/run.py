@@ -11,8 +11,10 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any, Protocol
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from coalition import discovery, journal, metrics
@@ -29,6 +32,7 @@ from coalition.schema_version import prepare
 from coalition.server import log_keeping, notifier
 from coalition.server.app import create_app
 from coalition.server.housekeeping import Housekeeper
+from coalition.server.reload import Differences, Reloader
 from coalition.server.tls import Certificate
 from coalition.store import Store
 
@@ -52,23 +56,31 @@ class Background(Protocol):
 Extra = Callable[[Settings, Store], Background]
 
 
-def serve(settings: Settings, extras: Sequence[Extra] = ()) -> int:
-    """Serves until SIGTERM or Ctrl-C. ConfigError when the address or the database cannot be used."""
+def serve(settings: Settings, extras: Sequence[Extra] = (), read: Callable[[], Settings] | None = None) -> int:
+    """Serves until SIGTERM or Ctrl-C. ConfigError when the address or the database cannot be used.
+
+    `read` gives the settings of the file as it is now; SIGHUP asks for it.
+    """
     _begin_journal(settings)
     _must_be_free(settings)
     make_data_dir(settings)
     if settings.server.tls_cert:
         Certificate(settings.server)  # complains now
-    log_keeping.check(settings)
-    notifier.check(settings)
+    _check(settings)
     prepare(settings)
     if path := first_token(settings):
         print(f"the first admin's token is in {path}", flush=True)
     _adopt_rules(settings)
     print(f"coalition serves farm {settings.server.farm} at {settings.url}", flush=True)
     with _counting(settings):
-        _Gunicorn(settings, extras).run()
+        _Gunicorn(settings, extras, read or (lambda: settings)).run()
     return 0
+
+
+def _check(settings: Settings) -> None:
+    """ConfigError for what is told by looking beyond the file."""
+    log_keeping.check(settings)
+    notifier.check(settings)
 
 
 @contextmanager
@@ -131,12 +143,14 @@ def first_token(settings: Settings) -> Path | None:
     return path
 
 
-def _adopt_rules(settings: Settings) -> None:
+def _adopt_rules(settings: Settings, changes: Differences | None = None) -> None:
     """What cloud.ini says of the order of jobs, and of who pays for them, holds for those that are there, too."""
     store = Store(settings)
     try:
         store.adopt_rules()
         store.adopt_budgets()
+        if changes:
+            store.configured(changes)
     finally:
         store.close()
 
@@ -158,11 +172,41 @@ class _GunicornsLog(Logger):  # type: ignore[misc]
         self.access_log.setLevel(logging.CRITICAL)
 
 
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """gunicorn's first process. Its own reload has old and new processes serve side by side, by different rules."""
+
+    def reload(self) -> None:
+        app, reloader = self.app, self.app.reloader
+        try:
+            new, changes = reloader.look()
+            _check(new)
+        except ConfigError as error:
+            log.error("cloud.ini was not read again: %s", error)
+            reloader.say(refused=str(error))
+            return
+        if changes:
+            self._end_processes()
+            app.settings = reloader.settings = new
+            _adopt_rules(new, changes)
+            self.spawn_workers()
+            log.info("cloud.ini was read again; changed: %s", ", ".join(changes))
+        reloader.say(changes=changes)
+
+    def _end_processes(self) -> None:
+        for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+            self.kill_workers(number)
+            until = time.monotonic() + patience_s
+            while self.WORKERS and time.monotonic() < until:
+                self.reap_workers()
+                time.sleep(0.05)
+
+
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
     """gthread workers: the threads of each share one dispatcher. SQLite, which has one writer, has one worker."""
 
-    def __init__(self, settings: Settings, extras: Sequence[Extra]) -> None:
+    def __init__(self, settings: Settings, extras: Sequence[Extra], read: Callable[[], Settings]) -> None:
         self.settings, self.extras = settings, extras
+        self.reloader = Reloader(settings, read)
         self.running: list[Background] = []
         self.store: Store | None = None
         self.questions = discovery.open_port(settings) if settings.server.discovery else None
@@ -194,6 +238,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
         for name, value in options.items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
+
+    def run(self) -> None:
+        _Arbiter(self).run()
 
     def load(self) -> Flask:
         self.store = Store(self.settings)

@@ -37,6 +37,9 @@ class BudgetChange:
     dry_run: bool = False
 
 
+MOST_WORDS = 4_000  # of an event about a whole file
+
+
 class Budgets(Prices):
     """The part of the store that changes what cloud.ini says."""
 
@@ -44,6 +47,13 @@ class Budgets(Prices):
     def in_force(self, db: Connection) -> InForce:
         """Pools, budgets and the pause of scaling, as they hold now."""
         return overrides.in_force(db, self.settings)
+
+    @writes
+    def configured(self, db: Connection, changes: Mapping[str, tuple[str, str]]) -> None:
+        """cloud.ini was read again while the server ran: its settings that changed, with what they were and are."""
+        words = "; ".join(f"{name} {before or 'none'} -> {after or 'none'}" for name, (before, after) in changes.items())
+        self._event(db, "server.configure", "server", f"cloud.ini was read again: {words}"[:MOST_WORDS])
+        self._bump(db, "backlog")
 
     # ------------------------------------------------------------ pause, resume, drain
 
