@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,13 +51,14 @@ def spent(world: World, group_by: str = "day", **query: object) -> dict[str, int
     return {line["key"]: line["amount_micro"] for line in world.store.costs(group_by, CostQuery(**query))}  # type: ignore[arg-type]
 
 
-def play(world: World, hours: int, seed: int = 1, step_s: float = 7_200.0) -> None:
-    """Life: jobs of three users come, run, fail; machines are taken away, and prices move."""
-    dice = random.Random(seed)
+def play(world: World, hours: int, seed: int = 1, step_s: float = 7_200.0) -> dict[str, tuple[str, ...]]:
+    """Life: jobs of three users and two shows come, run, fail; machines are taken away, prices move. The tags of each job."""
+    dice, tags_of = random.Random(seed), {}
     for turn in range(round(hours * 3_600 / step_s)):
         if dice.random() < 0.6:
             user = dice.choice(["ann", "bob", "cid"])
-            world.submit(dice.randint(1, 6), user=user, retries=100)
+            tags = dice.choice([("linux",), ("linux", "alpha"), ("beta",)])
+            tags_of.update({str(id): tags for id in world.submit(dice.randint(1, 6), user=user, affinity=tags, retries=100)})
         if turn % 3 == 0:
             world.fake.reprice(SPOT.name, dice.randint(200_000, 950_000))
         world.tick()
@@ -78,6 +80,7 @@ def play(world: World, hours: int, seed: int = 1, step_s: float = 7_200.0) -> No
         world.fake.lose(one.id)
     world.clock.wait(1_000.0)
     world.tick()
+    return tags_of
 
 
 def agree(world: World) -> int:
@@ -91,9 +94,10 @@ def agree(world: World) -> int:
 
 
 def test_a_month_of_life_with_interruptions_and_moving_prices_is_booked_to_the_cent(tmp_path: Path) -> None:
-    wanted = settings(tmp_path, [pool(funding_s=100_000.0, max=4)], [budget(amount=1e6, window="total")])
+    tags = ("linux", "alpha", "beta")
+    wanted = settings(tmp_path, [pool(funding_s=100_000.0, max=4, affinity=tags)], [budget(amount=1e6, window="total")])
     world = World(tmp_path, wanted, (SPOT,))
-    play(world, 30 * 24, step_s=43_200.0)
+    tags_of = play(world, 30 * 24, step_s=43_200.0)
     assert world.clock() - START >= 30 * ledger.DAY_S
     invoice = agree(world)
     assert invoice > 10 * DOLLAR
@@ -103,10 +107,15 @@ def test_a_month_of_life_with_interruptions_and_moving_prices_is_booked_to_the_c
     assert kinds["waste"] > 0
     assert world.committed() == invoice, "what the budget has spent is what was billed"
     assert set(spent(world, "user")) == {"", "ann", "bob", "cid"}
+    by_tag: Counter[str] = Counter()
+    for job, amount in spent(world, "job").items():
+        by_tag.update(dict.fromkeys(tags_of.get(job, ("",)), amount))
+    assert set(by_tag) == {"", *tags}
+    assert spent(world, "tag") == by_tag
 
 
 def test_on_each_database_the_books_agree_with_the_invoice(world_of: WorldOf) -> None:
-    world = world_of(SPOT, funding_s=30_000.0, max=3)
+    world = world_of(SPOT, funding_s=30_000.0, max=3, affinity=("linux", "alpha", "beta"))
     play(world, 24, seed=3)
     assert agree(world) > 0
 
