@@ -138,6 +138,21 @@ def test_the_price_of_the_time_is_booked_and_the_ceiling_only_reserved(world_of:
     assert world.committed() == 80_000 < reserved
 
 
+@pytest.mark.parametrize("last", ["the price falls", "the machine ends"])
+def test_a_price_that_falls_in_the_moment_of_an_end_is_not_counted_on(tmp_path: Path, last: str) -> None:
+    world = World(tmp_path, settings(tmp_path, [pool()], [budget(amount=1_000)]), (replace(SPOT, minimum_s=60.0),))
+    world.submit(2)
+    world.tick()
+    world.clock.wait(21)
+    fall, end = (lambda: world.fake.reprice(SPOT.name, 200_000)), (lambda: world.fake.lose(world.fake.live()[0].id))
+    for step in (end, fall) if last == "the price falls" else (fall, end):
+        step()
+    world.store.pause_scaling()
+    world.clock.wait(90)
+    world.tick()
+    assert world.fake.bill() <= world.committed() == round(400_000 * 60 / 3_600 + 0.5)
+
+
 def gone(world: World) -> int:
     """The only machine goes, and its bill is booked: that bill."""
     world.store.pause_scaling()

@@ -576,6 +576,8 @@ class Cloud(Workers):
         known = bills.prices(db, [row], start)
         ran_until = max(start, min(end, ended_at))  # what is billed after it goes on at the last price
         rates = bills.rates_of(known, row, start, ran_until, sure_until.get(row.pool))
+        if len(rates) > 1 and rates[-1][0] == ran_until and rates[-1][1] < rates[-2][1]:
+            rates.pop()  # it fell in the moment in which the machine ended: nobody can say which came first
         spent = ledger.bill(rates, start, end)
         if over := self._set_commitments(db, row.id, self._bill_by_window(db, row, rates, start, end)):
             words = f"it cost {ledger.money(over, row.currency)} more than was reserved: it ended {reason}"
