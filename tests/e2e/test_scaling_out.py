@@ -22,7 +22,7 @@ from tests.fakes.s3 import new_bucket, object_store
 from tests.polling import poll_until
 
 JOBS, WORKERS = 20_000, 200
-CAP = 50_000  # micro-units: some minutes of one machine
+CAP = 200_000  # micro-units: seven minutes of one machine, so that boots on a busy machine do not use it up
 POOL = "provider = local\nprice = 1.80\nslots = 1\nmax = 3\nidle = 2s\nboot_timeout = 30s\nfunding = 20s\naffinity = cloud"
 NGINX = """\
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
