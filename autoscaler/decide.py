@@ -2,8 +2,9 @@
 
 Slots wanted = the sum over waiting jobs of min(1, estimate / slot_target), an unknown estimate counting 1, times the slots that
 one of them takes up where it runs (several if it asks for much of the machine), rounded up to whole instances. Slots at hand come
-off: free ones, those that boot, and those whose jobs will soon end. The rest is bought, of each requirement's offers the pool's
-preferred market first, there the smallest size within 10 % of the cheapest place for a job, as far as pool and budgets allow.
+off: free ones, those that boot, and those whose jobs will soon end, for short jobs within `slot_target`. The rest is bought, of
+each requirement's offers the pool's preferred market first, there the smallest size within 10 % of the cheapest place for a job,
+as far as pool and budgets allow.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ LAST_PART = 0.1  # of an instance's time, if that cannot be extended: no new job
 ENDING_TICKS, ENDING_S = 3, 60.0  # an idle instance drains, is looked at again and ends within so many decisions, and some time
 NAMED = 3  # requirements that the reason of a launch names
 NOTES = 2  # reasons that a pool gives
+PATIENT = 0.5  # of a slot: who wants less is content with one that is free within `slot_target`
 EPSILON = 1e-9
 BOOTING = (InstanceState.INTENDED, InstanceState.STARTING)
 SERVING = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING)
@@ -117,13 +119,20 @@ class _Bin:
     slots: int  # of each machine
     free: float = 0.0
     soon: float = 0.0  # of those that are busy: how many may be counted on
+    later: float = 0.0  # and how many more by jobs that are patient
 
-    def give(self, demand: Demand, need: float) -> float:
+    @property
+    def has_some(self) -> bool:
+        return self.free + self.later > EPSILON
+
+    def give(self, demand: Demand, need: float, patient: bool) -> float:
         """Takes slots for up to `need` jobs; for how many it had some."""
         takes = _takes(demand.requirement, self.capacity, self.slots)
-        given = min(need, self.free / takes)
-        self.free -= given * takes
-        return given
+        later = min(need, self.later / takes) if patient else 0.0
+        free = min(need - later, self.free / takes)
+        self.later -= later * takes
+        self.free -= free * takes
+        return later + free
 
 
 class _Bins:
@@ -409,6 +418,7 @@ class _Decision:
                 here = bins.of(worker.capacity, worker.slots, worker.name if self._named else "")
                 here.free += max(0, worker.slots - worker.running)
                 here.soon += worker.ending
+                here.later += max(0.0, worker.ending_by_target - worker.ending)
         for one in self.snap.instances:
             if one.state in BOOTING and one.id not in self.leaving:
                 bins.of(one.capacity, one.slots).free += one.slots
@@ -425,8 +435,8 @@ class _Decision:
             weight = 1.0 if length_s is None else min(1.0, max(length_s, 0.0) / target)
             need = demand.waiting * weight
             for here in self.bins:
-                if need > EPSILON and here.free > EPSILON and matching.line(demand.requirement, here.capacity) is not None:
-                    need -= here.give(demand, need)
+                if need > EPSILON and here.has_some and matching.line(demand.requirement, here.capacity) is not None:
+                    need -= here.give(demand, need, weight < PATIENT)
             if need > EPSILON:
                 self._buy(demand, need)
 

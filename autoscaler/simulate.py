@@ -432,8 +432,8 @@ class _Simulation:
         if machine.worker is not None and self.now - machine.worker_at < STALE_S:
             return machine.worker
         machine.worker_at = self.now
-        soon = (soon_free(self._estimate(run.job.kind, None), self.now - run.since) * run.job.slots for run in machine.runs)
-        running = machine.offer.slots - machine.free
+        runs = [(run.job.slots, self._estimate(run.job.kind, None), self.now - run.since) for run in machine.runs]
+        running, target_s = machine.offer.slots - machine.free, self.rules.slot_target_s
         state = WorkerState.WORKING if running else WorkerState.WAITING
         machine.worker = Worker(
             id=machine.id,
@@ -446,7 +446,8 @@ class _Simulation:
             idle_since=machine.idle_since,
             seen_at=self.now,
             instance_id=machine.id,
-            ending=sum(soon),
+            ending=sum(slots * soon_free(estimate_s, age_s) for slots, estimate_s, age_s in runs),
+            ending_by_target=sum(slots * soon_free(estimate_s, age_s, target_s) for slots, estimate_s, age_s in runs),
         )
         return machine.worker
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,7 +36,10 @@ class Demand:
 
 @dataclass(frozen=True)
 class Worker:
-    """`ending`: how many of its busy slots may be counted on, as `estimates.soon_free` says of each of its jobs."""
+    """`ending`: how many of its busy slots may be counted on, as `estimates.soon_free` says of each of its jobs.
+
+    `ending_by_target`: the same of the next `slot_target`, for jobs that may wait so long.
+    """
 
     id: int
     name: str
@@ -48,6 +52,7 @@ class Worker:
     seen_at: float
     instance_id: int | None
     ending: float = 0.0
+    ending_by_target: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) 
     latest = max((machine.funded_until for machine in machines), default=now) + rules.slack_s
     steps = [offer.minimum_s + offer.granularity_s for pool in pools for offer in pool.offers]
     windows = store.budget_windows(now, max(now + horizon, latest) + max([1.0, *steps]))
-    demands, ending = _demands_and_endings(store, waits, pools, now)
+    demands, soon, by_target = _demands_and_endings(store, waits, pools, now)
     names = ("id", "name", "state", "active", "slots", "running", "capacity", "idle_since", "seen_at", "instance_id")
     return Snapshot(
         now=now,
@@ -199,7 +204,8 @@ def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) 
         pools=tuple(pools),
         demands=tuple(demands),
         workers=tuple(
-            Worker(**{name: getattr(row, name) for name in names}, ending=ending.get(row.id, 0.0)) for row in store.fleet()
+            Worker(**{name: getattr(row, name) for name in names}, ending=soon[row.id], ending_by_target=by_target[row.id])
+            for row in store.fleet()
         ),
         instances=tuple(_instances(machines)),
         budgets=tuple(Budget(budget, tuple(windows[budget.name])) for budget in store.in_force().budgets),
@@ -210,8 +216,8 @@ def take(store: Store, pools: Sequence[Pool], now: float, leading_since: float) 
 
 def _demands_and_endings(
     store: Store, waits: Sequence[Waits], pools: Sequence[Pool], now: float
-) -> tuple[list[Demand], dict[int, float]]:
-    """What waits, with its estimate, and of each worker how many of its busy slots may be counted on."""
+) -> tuple[list[Demand], Mapping[int, float], Mapping[int, float]]:
+    """What waits, with its estimate, and of each worker how many of its busy slots may be counted on, soon and by the target."""
     finished, running = store.run_times()
     history = History()
     for group, title, seconds in finished:
@@ -219,18 +225,20 @@ def _demands_and_endings(
     for run in running:
         history.add(run.group, run.title, max(0.0, now - run.leased_at), ended=False)
     demands = []
+    # What is longer than the target wants no more slots than a job of its length: so the mean wants as many as they all do.
+    longest_s = store.settings.autoscaler.slot_target_s
     for one in waits:
         guess_s = _guess_s(one.requirement, pools)
-        # What is longer than the target wants no more slots than a job of its length: so the mean wants as many as they all do.
-        longest = store.settings.autoscaler.slot_target_s
-        times = [(count, history.estimate_s(group, title, guess_s) or longest) for group, title, count in one.likes]
-        mean_s = sum(count * min(longest, time_s) for count, time_s in times) / sum(count for count, _ in times)
+        times = [(count, history.estimate_s(group, title, guess_s) or longest_s) for group, title, count in one.likes]
+        mean_s = sum(count * min(longest_s, time_s) for count, time_s in times) / sum(count for count, _ in times)
         demands.append(Demand(one.requirement, one.prio_path, one.waiting, _known_s(one, history), mean_s))
-    ending: dict[int, float] = {}
+    soon: defaultdict[int, float] = defaultdict(float)
+    by_target: defaultdict[int, float] = defaultdict(float)
     for run in running:
-        estimate_s = history.estimate_s(run.group, run.title, None)
-        ending[run.worker_id] = ending.get(run.worker_id, 0.0) + soon_free(estimate_s, now - run.leased_at)
-    return demands, ending
+        estimate_s, age_s = history.estimate_s(run.group, run.title, None), now - run.leased_at
+        soon[run.worker_id] += soon_free(estimate_s, age_s)
+        by_target[run.worker_id] += soon_free(estimate_s, age_s, longest_s)
+    return demands, soon, by_target
 
 
 def _known_s(waits: Waits, history: History) -> float | None:

@@ -67,12 +67,12 @@ def stem(title: str) -> str:
     return TAIL.sub("", title) or title
 
 
-def soon_free(estimate_s: float | None, age_s: float) -> float:
-    """What share of the next HORIZON_S the slot of a job that has run for `age_s` may be expected to be free.
+def soon_free(estimate_s: float | None, age_s: float, horizon_s: float = HORIZON_S) -> float:
+    """What share of the next `horizon_s` the slot of a job that has run for `age_s` may be expected to be free.
 
     The older a job is beyond its estimate, the longer it is taken to go on, so that nobody waits for one that hangs.
     """
     if estimate_s is None:
         return 0.0
-    left = max(estimate_s, age_s, 1.0) / HORIZON_S
+    left = max(estimate_s, age_s, 1.0) / horizon_s
     return 1.0 - left * (1.0 - math.exp(-1.0 / left))

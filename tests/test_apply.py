@@ -438,7 +438,9 @@ def test_a_slot_that_is_about_to_be_free_is_waited_for(world: World) -> None:
     world.submit(1)
     snapshot = take(world.store, [], world.clock(), START)
     estimate_s = (200 + 200 + 190 + 190) / 2  # two ended, two have not yet
-    assert [one.ending for one in snapshot.workers] == [pytest.approx(2 * soon_free(estimate_s, 190))]
+    (shown,) = snapshot.workers
+    assert shown.ending == pytest.approx(2 * soon_free(estimate_s, 190))
+    assert shown.ending_by_target == pytest.approx(2 * soon_free(estimate_s, 190, snapshot.rules.slot_target_s))
 
 
 # ---------------------------------------------------------------- ending

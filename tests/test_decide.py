@@ -166,6 +166,13 @@ def test_parts_of_slots_that_are_soon_free_add_up_but_nobody_waits_for_a_part() 
     assert started(plan(short, workers=tuple(busy), instances=tuple(machines))) == {}
 
 
+def test_short_jobs_wait_for_slots_that_are_free_by_the_target_and_longer_ones_do_not() -> None:
+    fleet = {"instances": (machine(1), machine(2)), "workers": tuple(worker(id, 2, ending_by_target=0.5) for id in (1, 2))}
+    assert started(plan(jobs(10, estimate_s=18), **fleet)) == {}
+    assert started(plan(jobs(11, estimate_s=18), **fleet)) == {"machine": 1}, "what they were promised is gone"
+    assert started(plan(jobs(2, estimate_s=90), **fleet)) == {"machine": 1}, "half a slot each"
+
+
 def test_two_hundred_machines_are_asked_for_in_one_plan_by_one_launch() -> None:
     (launch,) = plan(jobs(400), pools=(a_pool(max=500),)).launches
     assert launch.count == 200
