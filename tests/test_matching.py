@@ -6,14 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coalition.config import BudgetSettings
 from coalition.matching import Capacity, Requirement, Room, extend_path, line, mismatch, order_key, payer, room, strip_path
-from tests.builders import a_budget
 
 GIB = 2**30
 
 
 def needs(*tags: str, **fields: object) -> Requirement:
     return Requirement(tags=tags, **fields)  # type: ignore[arg-type]
+
+
+def a_budget(name: str, applies_to: str, **fields: object) -> BudgetSettings:
+    return BudgetSettings(name, 1, amount_micro=1_000_000, applies_to=applies_to, **fields)  # type: ignore[arg-type]
 
 
 def offers(*lines: tuple[str, ...], **fields: object) -> Capacity:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,20 @@ def test_every_library_that_we_need_has_a_licence_that_we_know() -> None:
 def test_a_licence_that_nobody_has_looked_at_is_not_known() -> None:
     assert not licences.Library("x", "1", "Business Source License 1.1").known
     assert not licences.Library("x", "1", "").known
+
+
+WITHOUT = """
+import sys
+sys.modules |= dict.fromkeys(("flask", "sqlalchemy", "gunicorn", "apscheduler", "boto3"))
+import pytest
+sys.exit(pytest.main(["--noconftest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--collect-only", *sys.argv[1:]]))
+"""
+
+
+def test_what_nox_runs_on_every_python_needs_no_servers_library() -> None:
+    line = re.search(r"^TESTS = (\[.*\])$", (ROOT / "noxfile.py").read_text(), re.MULTILINE)
+    assert line
+    tests = [f"tests/{name}" for name in ast.literal_eval(line[1])]
+    words = [sys.executable, "-c", WITHOUT, *tests]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
