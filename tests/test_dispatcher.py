@@ -246,6 +246,20 @@ def test_what_is_queued_counts_against_what_is_leased_ahead(bench: Bench) -> Non
     assert not agent.sync(free=1, running=queued).leases
 
 
+def test_what_a_worker_gives_back_unstarted_goes_to_another_and_not_ahead_to_the_same(bench: Bench) -> None:
+    bench.submit(count=13)
+    agent, other = bench.worker(), bench.worker("w2", slots=10)
+    for _ in range(3):
+        agent.sync(*(a_result(attempt, run_s=0.1) for attempt in agent.held))
+    longer, *queued = agent.held
+    assert len(queued) == 10
+    assert not agent.sync(*(a_result(attempt, "STOPPED", run_s=0) for attempt in queued)).leases
+    assert not agent.sync().leases
+    assert len(other.sync().leases) == 10
+    bench.submit(count=5)
+    assert len(agent.sync(a_result(longer, run_s=30)).leases) == 1
+
+
 def test_nothing_is_leased_ahead_to_a_worker_that_takes_no_more(bench: Bench) -> None:
     bench.submit(count=50)
     agent = bench.worker()

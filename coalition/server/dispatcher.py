@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from coalition import matching, metrics
 from coalition.config import Settings
 from coalition.errors import CoalitionError, NotAuthenticated, StaleCall, Unavailable
-from coalition.model import Lease, Sync, SyncReply
+from coalition.model import Lease, Result, Sync, SyncReply
 from coalition.states import InstanceState, WorkerState
 from coalition.store.dispatch import TAKING, Beat
 from coalition.store.results import Call, Outcome
@@ -341,8 +341,9 @@ class Dispatcher:
             return 0
         queued = sum(not running.started for running in call.running)
         ahead = 0
-        if session.ahead and session.run_s is not None and session.run_s < SHORT_RUN_S:
-            ahead = min(math.ceil(row.slots * AHEAD_S / max(session.run_s, 0.001)), max(AHEAD_LEAST, AHEAD_PER_SLOT * row.slots))
+        run_s = None if any(map(_is_unstarted, call.finished)) else session.run_s
+        if session.ahead and run_s is not None and run_s < SHORT_RUN_S:
+            ahead = min(math.ceil(row.slots * AHEAD_S / max(run_s, 0.001)), max(AHEAD_LEAST, AHEAD_PER_SLOT * row.slots))
         return max(0, min(call.free, row.slots) + ahead - queued)
 
     def _refuses(self, session: Session) -> bool:
@@ -452,9 +453,10 @@ class Dispatcher:
         session.finished += outcome.finished
         session.errors += outcome.errors
         for result in call.finished:
-            if result.state == "STOPPED":  # also leases that were given back unstarted
-                continue
-            session.run_s = result.run_s if session.run_s is None else 0.7 * session.run_s + 0.3 * result.run_s
+            if result.state != "STOPPED":
+                session.run_s = result.run_s if session.run_s is None else 0.7 * session.run_s + 0.3 * result.run_s
+            elif _is_unstarted(result):
+                session.run_s = None
         if outcome.open:
             session.idle_since = None
         elif session.idle_since is None:
@@ -648,6 +650,11 @@ def _measure(outcomes: Sequence[Outcome], seconds: float) -> None:
     metrics.add(metrics.LEASES, by=sum(len(one.leases) for one in outcomes))
     metrics.add(metrics.RESULTS, "finished", by=sum(one.finished for one in outcomes))
     metrics.add(metrics.RESULTS, "error", by=sum(one.errors for one in outcomes))
+
+
+def _is_unstarted(result: Result) -> bool:
+    """Whether a worker gave it back from its queue: its jobs take longer than was thought, and others may have slots."""
+    return result.state == "STOPPED" and not result.run_s
 
 
 def _ring(session: Session) -> None:
