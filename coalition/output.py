@@ -188,12 +188,12 @@ class Screen:
             lines = [f"{name:<{width}}  {value}" for name, value in shown]
             self._write([lines[index] for index in self.news.of(lines)] if self.news and not self.terminal else lines)
 
-    def said(self, facts: Any, text: str) -> None:
-        """`facts` as JSON, or a line of text; nothing when quiet."""
+    def said(self, facts: Any, *lines: str) -> None:
+        """`facts` as JSON, or lines of text; nothing when quiet."""
         if self.json:
             self.document(facts)
         elif not self.quiet:
-            self._write([clean(text)])
+            self._write([clean(line) for line in lines])
 
     def document(self, facts: Any) -> None:
         """JSON, on many lines; of what is watched a line each time that it differs."""

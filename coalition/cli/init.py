@@ -25,10 +25,18 @@ listen = {listen}
 [auth]
 mode = {mode}
 {enrol_from}"""
+THERE = "{} is there already; name another file, or take it away"
+
+
+def _not_there(context: click.Context, parameter: click.Parameter, file: str) -> str:
+    """Said before anything is asked."""
+    if Path(file).exists():
+        raise click.UsageError(THERE.format(file))
+    return file
 
 
 @cli.command()
-@click.argument("file", default="cloud.ini", metavar="[FILE]")
+@click.argument("file", default="cloud.ini", metavar="[FILE]", is_eager=True, callback=_not_there)
 @click.option("--farm", prompt="The farm's name", default="coalition", help="The farm's name.")
 @click.option(
     "--who", type=click.Choice(["me", "all"]), prompt="Who uses it: me, on this machine, or all on the network", default="me",
@@ -60,7 +68,7 @@ def init(call: Call, file: str, farm: str, who: str, port: int, data_dir: str, d
     _write(Path(file), text)
     secrets = _secrets(settings) if shared else {}
     steps = _next_steps(file, settings, secrets)
-    call.screen.said({"file": file, "secrets": {name: str(path) for name, path in secrets.items()}}, steps)
+    call.screen.said({"file": file, "secrets": {name: str(path) for name, path in secrets.items()}}, *steps)
 
 
 def _write(path: Path, text: str) -> None:
@@ -68,7 +76,7 @@ def _write(path: Path, text: str) -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise click.UsageError(f"{path} is there already; name another file, or take it away") from None
+        raise click.UsageError(THERE.format(path)) from None
     except OSError as error:
         raise click.UsageError(f"{path} cannot be written: {error.strerror}") from None
     with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -98,15 +106,14 @@ def _secrets(settings: Settings) -> dict[str, Path]:
     return {"admin": settings.data_dir / "admin.token", "workers": workers}
 
 
-def _next_steps(file: str, settings: Settings, secrets: dict[str, Path]) -> str:
-    lines = [f"{file} is written. Next:", f"  coalition serve --config {file}"]
-    if secrets:
-        lines += [
-            f"  on each render node, with a copy of {secrets['workers']}:",
-            "  coalition --token-file workers.token worker",
-            "  for each person, as the admin:",
-            f"  coalition --server {settings.url} --token-file {secrets['admin']} token create --user NAME --role user",
-        ]
-    else:
-        lines += ["  coalition worker", "  coalition submit -- echo hello"]
-    return "\n".join(lines)
+def _next_steps(file: str, settings: Settings, secrets: dict[str, Path]) -> list[str]:
+    lines = [f"{file} is written. Next:", f"coalition serve --config {file}"]
+    if not secrets:
+        return [*lines, "coalition worker", "coalition submit -- echo hello"]
+    return [
+        *lines,
+        f"on each render node, with a copy of {secrets['workers']}:",
+        "coalition --token-file workers.token worker",
+        "for each person, as the admin:",
+        f"coalition --server {settings.url} --token-file {secrets['admin']} token create --user NAME --role user",
+    ]
