@@ -496,7 +496,7 @@ def load(path: str | os.PathLike[str] | None, given: Given = NOTHING) -> Setting
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}", file=str(path)) from None
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}", file=str(path)) from None
     return parse(text, str(path), given)
 
 

@@ -52,6 +52,10 @@ def test_the_ids_at_the_top_are_printed_or_what_would_be_made(farm: Client, tmp_
     assert "2 jobs would be made" in coalition("submit", "--dry-run", str(path)).output
     assert "options before it" in coalition("submit", str(path), "--dry-run", code=2).output
     assert "say it in the file" in coalition("submit", "--title", "x", str(path), code=2).output
+    mistyped = coalition("submit", str(tmp_path / "tow.toml"), code=2).output
+    assert "tow.toml: cannot be read: No such file or directory\n" in mistyped
+    line = coalition("submit", "cp.toml two.toml three.toml").output
+    assert farm.job(int(line)).command == "cp.toml two.toml three.toml"
 
 
 @pytest.mark.parametrize(

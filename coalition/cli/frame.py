@@ -78,7 +78,8 @@ class Call:
         try:
             return Path(self.token_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise click.UsageError(f"--token-file: {self.token_file} cannot be read: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise click.UsageError(f"--token-file: {self.token_file} cannot be read: {reason}") from None
 
     @property
     def screen(self) -> Screen:

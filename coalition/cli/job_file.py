@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +24,10 @@ MAX_DEPTH = 100
 
 def is_job_file(words: tuple[str, ...]) -> bool:
     """Whether what is to be submitted is a file such as this, and no command."""
-    return bool(words) and words[0].endswith(".toml") and Path(words[0]).is_file()
+    if not words or not words[0].endswith(".toml"):
+        return False
+    # A name that is not there is mistyped; a line for a shell has blanks.
+    return Path(words[0]).is_file() or (len(words) == 1 and not re.search(r"\s", words[0]))
 
 
 def read(path: str | Path) -> list[JobSpec]:
@@ -31,7 +35,7 @@ def read(path: str | Path) -> list[JobSpec]:
     try:
         facts = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from None
+        raise BadInput(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"{path}: is not TOML: {error}") from None
     try:
