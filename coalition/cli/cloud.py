@@ -336,13 +336,13 @@ def forecast(call: Call, job: int | None) -> None:
     from coalition.output import duration, moment
 
     told = call.client().forecast(job)
-    ends = [moment(told.get(name)) or "not known" for name in ("ends_at", "ends_early", "ends_late")]
+    ends = [moment(told.get(name)) for name in ("ends_at", "ends_early", "ends_late")]
     costs = amounts(told, "cost cost_low cost_high")
     unknown = f", {told.get('unknown')} of unknown length" if told.get("unknown") else ""
     pairs = [
         ("jobs left", f"{told.get('jobs', 0)}, {told.get('running', 0)} of them running{unknown}"),
         ("machine time", duration(told.get("work_s"))),
-        ("done", f"{ends[0]} (9 of 10 times from {ends[1]} to {ends[2]})"),
+        ("done", f"{ends[0]} (9 of 10 times from {ends[1]} to {ends[2]})" if told.get("ends_at") else "not known"),
         ("will cost", f"{costs[0]} more (9 of 10 times from {costs[1]} to {costs[2]})"),
     ]
     call.screen.details(told, pairs)
