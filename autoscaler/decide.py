@@ -510,10 +510,8 @@ class _Decision:
         if obstacle := self._obstacle(pool, offer, payer):
             self._note(name, f"{why}; {obstacle}")
             return 0, None
-        count = min(wanted, self._room_in(pool))
-        if count < wanted:
-            self._note(name, f"{why}; {_full(pool)}")
-        count = min(count, self._starts_left(pool, offer, count, why))
+        room = min(wanted, self._room_in(pool))
+        count = min(room, self._starts_left(pool, offer, room, why))
         key = (name, offer.name, payer)
         group = self.groups.get(key) or self._new_group(pool, offer, payer)
         fits, short = self.purse.room(group.parts, count)
@@ -521,6 +519,8 @@ class _Decision:
             if not short.budget.applies_to.startswith("offering:"):  # another offer may be paid by others
                 self._too_dear[name, payer] = offer.price_micro
             self._note(name, self._short(short, pool, offer, why))
+        elif room < wanted:
+            self._note(name, f"{why}; {_full(pool)}")
         if fits > 0:
             self.purse.take(group.parts, fits)
             group.count += fits

@@ -340,6 +340,7 @@ def test_a_budget_bounds_how_many_are_started_and_says_so() -> None:
     # one needs 600 s + 60 s slack + 1 s at $1/h: $0.183612
     assert started(made) == {"machine": 5}
     assert "budget studio has $0.082 of $1.00 left today, $0.18 would be needed for the first 600 s of a machine" in hold(made)
+    assert "maximum" not in hold(plan(jobs(1_000), budgets=(money(budget(amount=1.0)),)))
 
 
 def test_a_job_longer_than_its_budgets_can_pay_for_waits_and_says_so_unless_one_may_end_it() -> None:
