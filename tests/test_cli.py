@@ -364,6 +364,8 @@ def test_log_prints_bytes_as_they_were_written(farm: Client, server: RealServer)
     run_one(server.url, job, log=every)
     assert coalition("log", str(job)).stdout_bytes == every
     assert coalition("log", "--tail", "3", str(job)).stdout_bytes == every[-3:]
+    group = coalition("submit", "--frames", "1-2", "--", "true").stdout.strip()
+    assert f"{group} is a group, which has no log" in coalition("log", group, code=2).stderr
     attempt = farm.job(job).attempt
     assert coalition("log", "--attempt", str(attempt), str(job)).stdout_bytes == every
     facts = document("log", str(job))

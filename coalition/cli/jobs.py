@@ -512,9 +512,13 @@ def log(call: Call, job: int, follow: bool, attempt: int | None, tail: int) -> i
 
 def _pieces(client: Client, job: int, attempt: int | None, offset: int) -> Iterable[Any]:
     """The log up to where it ended at the first look; at least one piece."""
+    from coalition.errors import BadInput
+
     size = None
     while True:
         read = client.log(job, offset=offset) if attempt is None else client.attempt_log(attempt, offset=offset)
+        if not read.attempt and client.job(job).group:
+            raise BadInput(fields={"job": f"{job} is a group, which has no log; name one of its jobs"})
         yield read
         attempt = read.attempt or attempt
         size = read.size if size is None else size
