@@ -198,8 +198,8 @@ def _find(token: str) -> str:
     try:
         return discovery.search(token=token)
     except ServerUnreachable as error:
-        hint = "start one with `coalition serve`, or name it with --server or COALITION_SERVER"
-        raise ServerUnreachable(f"no server at {DEFAULT_SERVER}, and {error}; {hint}") from None
+        hint = "or by COALITION_SERVER, or start one with `coalition serve`"
+        raise ServerUnreachable(f"no server at {DEFAULT_SERVER}, and {error}, {hint}") from None
 
 
 def _query(query: Mapping[str, Any]) -> str:

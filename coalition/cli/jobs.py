@@ -458,7 +458,7 @@ def _job_details(job: Job, currency: str) -> list[tuple[str, object]]:
         ("environment", " ".join(f"{name}={shlex.quote(value)}" for name, value in job.environment.items())),
         ("depends on", ", ".join(map(str, job.depends_on))),
         ("timeout", duration(job.timeout_s) if job.timeout_s else ""),
-        ("errors", f"{job.errors}, {job.retries} are run again" if job.retries or job.errors else ""),
+        ("errors", f"{job.errors} (retries: {job.retries})" if job.retries or job.errors else ""),
         ("url", job.url),
         ("worker", job.worker),
         ("created", moment(job.created_at)),
