@@ -19,7 +19,7 @@ from tests.mortal import Mortal, Stop, a_farm, empty_database, moments
 
 LONG = bool(os.environ.get("COALITION_TEST_LONG"))
 SEEDS = 2_000 if LONG else 50
-BATCH = 25
+BATCH = 100 if LONG else 25  # which calls were made is asked of a whole batch, and a few farms may renew nothing
 STEPS = 5
 CHANCE = 1 / 300  # of a moment of a kind at which somebody has stopped before
 

@@ -333,6 +333,18 @@ def test_many_parts_of_a_log_are_joined_and_whoever_reads_meanwhile_sees_all(end
     assert text_of(reader, 7) == text
 
 
+def test_the_log_of_a_short_job_is_put_there_without_a_list(endpoint: str) -> None:
+    asked: list[str] = []
+    shelf = Bucket(new_bucket(endpoint))
+    shelf._s3.meta.events.register("before-call.s3", lambda model, **_: asked.append(model.name))
+    logs = Logs(shelf, 1_000)
+    assert logs.append(7, 0, b"all that it said\n") == 17
+    assert asked == ["HeadObject", "HeadObject", "PutObject"]
+    asked.clear()
+    assert logs.append(7, 17, b"and more\n") == 26
+    assert asked == ["ListObjectsV2", "PutObject"]
+
+
 def test_after_a_part_was_lost_its_place_is_where_to_send_from(endpoint: str) -> None:
     place = new_bucket(endpoint)
     logs = Logs(Bucket(place), 1_000)

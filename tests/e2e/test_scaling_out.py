@@ -123,7 +123,9 @@ def _run(farm: Row, database: str) -> None:
     started = farm.serve_all()
     client = Client(farm.address, timeout_s=60)
     shots = [{"title": f"shot {n}", "frames": "1-50", "command": "true", "retries": 20} for n in range(JOBS // 50)]
-    burst = {"title": "burst", "frames": "1-12", "command": "echo frame {frame}; sleep 0.3", "affinity": ["cloud"], "retries": 20}
+    # First in line for the machines of the pool, which then go on with shots until the money is used up.
+    burst = {"title": "burst", "frames": "1-12", "command": "echo frame {frame}; sleep 0.3", "affinity": ["cloud"]}
+    burst |= {"retries": 20, "priority": 200}
     made = client.submit_many([*shots, burst])
     total = JOBS + 12
     crowd = Crowd(farm.address, WORKERS, silence_s=15, logs=True, proxied=True)
