@@ -21,7 +21,7 @@ from coalition.errors import ConfigError, ServerUnreachable
 
 NEEDS_RESTART = ("[server] ", "[log] ", "[autoscaler] enabled")
 FILE = "server.json"  # in data_dir: which process serves, and what became of the last reload
-PATIENCE_S, LOOK_S = 60.0, 0.1
+PATIENCE_S, LOOK_S = 120.0, 0.1  # a busy database is waited for, too
 CLOCK_S = 5.0  # by which the start of a process may move, as the clock is set
 
 Differences = Mapping[str, tuple[str, str]]

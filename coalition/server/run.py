@@ -27,7 +27,7 @@ from gunicorn.glogging import Logger
 
 from coalition import discovery, journal, metrics
 from coalition.config import Settings
-from coalition.errors import ConfigError
+from coalition.errors import CoalitionError, ConfigError
 from coalition.schema_version import prepare
 from coalition.server import log_keeping, notifier
 from coalition.server.app import create_app
@@ -176,21 +176,26 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
     """gunicorn's first process. Its own reload has old and new processes serve side by side, by different rules."""
 
     def reload(self) -> None:
-        app, reloader = self.app, self.app.reloader
+        reloader = self.app.reloader
         try:
             new, changes = reloader.look()
             _check(new)
-        except ConfigError as error:
+            if changes:
+                self._apply(new, changes)
+        except CoalitionError as error:
             log.error("cloud.ini was not read again: %s", error)
             reloader.say(refused=str(error))
-            return
-        if changes:
-            self._end_processes()
-            app.settings = reloader.settings = new
+        else:
+            reloader.say(changes=changes)
+
+    def _apply(self, new: Settings, changes: Differences) -> None:
+        self._end_processes()
+        try:
             _adopt_rules(new, changes)
-            self.spawn_workers()
+            self.app.settings = self.app.reloader.settings = new
             log.info("cloud.ini was read again; changed: %s", ", ".join(changes))
-        reloader.say(changes=changes)
+        finally:
+            self.spawn_workers()
 
     def _end_processes(self) -> None:
         for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from coalition.config import parse
-from coalition.errors import ConfigError
-from coalition.server import reload
+from coalition.errors import ConfigError, Unavailable
+from coalition.server import reload, run
 from tests.e2e.farm import RealFarm
 from tests.polling import poll_until
 
@@ -128,6 +129,25 @@ def test_a_process_that_took_the_number_of_an_earlier_server_is_not_asked(tmp_pa
     assert reload.serving(tmp_path) is None
     here.write(tmp_path)
     assert reload.serving(tmp_path) == here
+
+
+def test_a_database_that_is_away_leaves_all_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (parse(f"[server]\ndata_dir = {tmp_path}\n[worker]\nwait = {wait}s\n") for wait in (2, 3))
+    first = object.__new__(run._Arbiter)
+    first.app = SimpleNamespace(settings=old, reloader=reload.Reloader(old, lambda: new))
+    first.WORKERS, first.kill_workers = {}, lambda number: None
+    served: list[object] = []
+    first.spawn_workers = lambda: served.append(first.app.settings)
+
+    def away(*_: object) -> None:
+        raise Unavailable("the database is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "_adopt_rules", away)
+        first.reload()
+    said = reload.serving(tmp_path)
+    assert said
+    assert (said.asked, said.refused, served) == (1, "the database is away", [old])
 
 
 def test_what_needs_a_restart_is_named() -> None:
