@@ -313,6 +313,19 @@ def test_a_whole_log_opens_at_its_end_is_searched_back_and_links_to_a_line(live:
     expect(page.locator(".log-line.marked")).to_contain_text("line 000100 of many")
 
 
+def test_a_log_that_cannot_be_read_further_now_is_read_when_the_server_is_back(live: Live) -> None:
+    page = live.open(f"/?view=log&job={live.logged}")
+    expect(page.get_by_label("Log", exact=True).get_by_text("line 029999 of many")).to_be_visible()
+    page.get_by_label("Find in the log").fill("line 000100")
+    log = re.compile(r"/log\b")
+    page.route(log, lambda route: route.abort())
+    with page.expect_event("requestfailed", lambda request: bool(log.search(request.url))):
+        page.get_by_role("button", name="Find further back").click()
+    page.unroute(log)
+    page.get_by_role("button", name="Find further back").click()
+    expect(page.locator(".log-line.current")).to_contain_text("line 000100 of many")
+
+
 def test_a_logs_colours_are_classes_or_rgb_and_all_else_of_a_terminal_is_dropped(live: Live) -> None:
     job = live.client.submit(title="colours", command="true", affinity=("colours",))
     worker = HandWorker(live.server.url, "render-colours", affinity=[["colours"]])

@@ -53,6 +53,15 @@ export function setClock(server_s) {
   now.value = server_s
 }
 
+// What is asked for by scrolling or a click. Where nobody answers, or nobody is let in, the next round of the poller tells so.
+export async function unlessAway(call) {
+  try {
+    await call()
+  } catch (error) {
+    if (!error.away && error.status !== 401) throw error
+  }
+}
+
 function sourceOf(key, load, every) {
   let source = sources.get(key)
   if (!source) {

@@ -2,6 +2,7 @@
 // fresh and let go again when they are far away; open groups put their own level below their row.
 import { signal } from '@preact/signals'
 import * as api from '../api.js'
+import { unlessAway } from '../poll.js'
 
 const PAGE = 100
 const LEAP = 1_000 // rows a call, where somebody scrolls far ahead
@@ -173,14 +174,10 @@ export class Tree {
     return -1
   }
 
-  // Loads what is in view and not there yet. Where nobody answers, the poller tells so, and asks again.
-  async show(first, last) {
+  // Loads what is in view and not there yet.
+  show(first, last) {
     this.view = [first, Math.max(first, last)]
-    try {
-      await this.fetch((page) => !page.rows)
-    } catch (error) {
-      if (!error.away && error.status !== 401) throw error
-    }
+    return unlessAway(() => this.fetch((page) => !page.rows))
   }
 
   // Loads what is in view again.

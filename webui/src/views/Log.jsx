@@ -6,7 +6,7 @@ import { bytes } from '../format.js'
 import { saveLog } from '../log/save.js'
 import { Fault } from '../parts.jsx'
 import { Link } from '../place.jsx'
-import { useLive } from '../poll.js'
+import { unlessAway, useLive } from '../poll.js'
 
 const TAIL_BYTES = 64 * 1024
 const KEPT_CHARACTERS = 256 * 1024
@@ -82,7 +82,7 @@ export function Log({ job }) {
           )}
           {data?.size > 0 && <Link to={{ view: 'log' }}>Whole log</Link>}
           {data?.size > 0 && (
-            <button type="button" class="plain" onClick={() => saveLog(`job-${job.id}.log`, (offset) => api.log(job.id, offset))}>
+            <button type="button" class="plain" onClick={() => unlessAway(() => saveLog(`job-${job.id}.log`, (offset) => api.log(job.id, offset)))}>
               Save
             </button>
           )}

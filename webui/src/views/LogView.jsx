@@ -7,7 +7,7 @@ import { Reader } from '../log/reader.js'
 import { saveLog } from '../log/save.js'
 import { Actions, Empty, Fault, Loading, Section } from '../parts.jsx'
 import { go, Link, place } from '../place.jsx'
-import { useLive } from '../poll.js'
+import { unlessAway, useLive } from '../poll.js'
 
 const ERRORS = /\b(error|errors|fatal|exception|traceback|failed|failure)\b/i
 const NEAR = 400 // pixels from an end at which more is loaded
@@ -25,7 +25,8 @@ function useSearch(reader, show) {
   const [words, setWords] = useState('')
   const fits = (test) => (line) => (test instanceof RegExp ? test.test(line.text) : line.text.toLowerCase().includes(test.toLowerCase()))
   const found = useMemo(() => (text ? new Set(reader.lines.filter(fits(text)).map((line) => line.at)) : null), [text, reader.version.value])
-  const step = async (test, forward) => {
+  const step = (test, forward) => unlessAway(() => look(test, forward))
+  const look = async (test, forward) => {
     const hits = () => reader.lines.filter(fits(test)).map((line) => line.at)
     const next = () => (forward ? hits().find((at) => at > (current ?? -1)) : hits().findLast((at) => at < (current ?? Infinity)))
     let at = next()
@@ -118,7 +119,7 @@ export function LogView() {
   }, [reader.version.value, follow])
   const earlier = async () => {
     const before = box.current.scrollHeight
-    await reader.earlier()
+    await unlessAway(() => reader.earlier())
     requestAnimationFrame(() => {
       if (box.current) box.current.scrollTop += box.current.scrollHeight - before
     })
@@ -129,16 +130,17 @@ export function LogView() {
     const below = scrollHeight - scrollTop - clientHeight
     setFollow(below < 24 && reader.end >= reader.size)
     if (scrollTop < NEAR && reader.first > 0 && !reader.busy) earlier()
-    if (below < NEAR && reader.end < reader.size && !reader.busy) reader.later()
+    if (below < NEAR && reader.end < reader.size && !reader.busy) unlessAway(() => reader.later())
   }
   const onClick = (event) => {
     const line = event.target.closest('.log-line')
     if (line && event.clientX - line.getBoundingClientRect().x < GUTTER) go({ at: Number(line.dataset.at) + 1 })
   }
-  const toEnd = async () => {
-    if (reader.end < reader.size) await reader.begin()
-    setFollow(true)
-  }
+  const toEnd = () =>
+    unlessAway(async () => {
+      if (reader.end < reader.size) await reader.begin()
+      setFollow(true)
+    })
   const read = (offset) => (attempt ? api.attemptLog(attempt, offset) : api.log(id, offset))
   return (
     <Section name="log-page" title={job ? job.title || `Job ${id}` : `Job ${id}`} lead={<Link to={{ view: 'jobs', job: id }} class="job-link">#{id}</Link>} aside={reader.size > 0 && `${bytes(reader.size)}${reader.open ? ', live' : ''}`}>
