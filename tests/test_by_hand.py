@@ -45,7 +45,7 @@ class TestSkip:
         store.skip([group], "not needed", "ann")
         assert [(job.state, job.skipped, job.reason) for job in jobs_of(store, group)] == [("FINISHED", True, "skipped")] * 2
         assert (store.job(group).state, store.job(after).state) == ("FINISHED", "WAITING")
-        assert told(store, group, "job.skip") == [("ann", "skipped, 2 jobs count as finished: not needed")]
+        assert told(store, group, "job.skip") == [("ann", "skipped, 2 jobs taken as finished: not needed")]
         assert store.explain(jobs_of(store, group)[0].id)[0]["text"] == "skipped"
 
     def test_a_running_job_is_stopped_by_the_next_sync_and_its_result_is_refused(self, store: Store, hand: Hand) -> None:

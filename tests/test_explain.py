@@ -182,7 +182,7 @@ class TestPools:
         [
             ({}, "nothing is decided yet"),
             ({"enabled": False}, "it is switched off"),
-            ({"max": 0}, "its max is 0"),
+            ({"max": 0}, "not with its max, which is 0"),
         ],
     )
     def test_a_pool_that_has_the_tags_says_what_keeps_it(

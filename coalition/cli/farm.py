@@ -121,11 +121,14 @@ def worker(call: Call, /, only_test: bool, **options: Any) -> int:
 @click.pass_obj
 def server(call: Call) -> None:
     """Show the server, and who you are to it."""
+    from coalition.output import moment
+
     client = call.client()
     facts = {"address": client.url, **client.info()}
     facts.pop("csrf", None)
-    rights = ", ".join(facts.get("rights", ()))
-    call.screen.details(facts, [*((name, value) for name, value in facts.items() if name != "rights"), ("rights", rights)])
+    lists = {name: ", ".join(value) for name, value in facts.items() if isinstance(value, list)}
+    shown = {**facts, **lists, "now": moment(facts.get("now"))}
+    call.screen.details(facts, shown.items())
 
 
 @cli.command()

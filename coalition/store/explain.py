@@ -209,7 +209,7 @@ class Explain(Views):
         if blocked is not None:
             return f"blocked, {blocked}"
         if paid >= pool.max:
-            return f"all of its {counted(paid, 'instance')} are there (max)" if paid else "its max is 0"
+            return f"not now, all of its {counted(paid, 'instance')} are there (max)" if paid else "not with its max, which is 0"
         return self._money_says(db, pool, need)
 
     def _money_says(self, db: Connection, pool: PoolSettings, need: Requirement) -> str:

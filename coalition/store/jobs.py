@@ -19,6 +19,7 @@ from coalition.states import ENDED_JOBS, JOB, AttemptState, JobState, after
 from coalition.store.append import Appends
 from coalition.store.base import HotIn, chunks, writes
 from coalition.store.tree import SPENT, UNREADY, Chains, Changes, Node, over
+from coalition.words import counted
 
 FAIR = ("no", "user", "group")
 FRESH = {"errors": 0, "not_before": 0.0, "avoid": 0, "started_at": None}
@@ -117,7 +118,7 @@ class Jobs(Appends):
             changes.moved(chains[parent], state, after(JOB, state, "reset"), jobs)
         changes.flips.update((row.id, (False, False)) for row in ended)
         MAKE_FRESH.run(db, [row.id for row in leaves])
-        return self._done(db, ids, changes, "job.reset", who, f"reset, {len(leaves):,} jobs run again")
+        return self._done(db, ids, changes, "job.reset", who, f"reset, {counted(len(leaves), 'job')} to run again")
 
     def _forget_errors(self, db: Connection, waiting: Sequence[Node]) -> None:
         """What waits is tried again at once, on any worker."""
@@ -141,7 +142,7 @@ class Jobs(Appends):
         changes.flips.update((row.id, over(JobState.FINISHED)) for row in leaves)
         MAKE_SKIPPED.run(db, [row.id for row in leaves], self.clock())
         self._mark_ended(db, {row.parent for row in leaves}, self.clock())
-        words = f"skipped, {len(leaves):,} jobs count as finished" + (f": {why}" if why else "")
+        words = f"skipped, {counted(len(leaves), 'job')} taken as finished" + (f": {why}" if why else "")
         return self._done(db, ids, changes, "job.skip", who, words)
 
     @writes
