@@ -127,9 +127,7 @@ def places(farm: Planted) -> dict[str, str]:
 
 def no_harm(page: Page) -> None:
     assert page.evaluate("window.pwned") is None
-    assert (
-        page.locator("#app").locator("script, iframe, object, style, [onerror], [onload], a[href^='javascript' i]").count() == 0
-    )
+    assert page.locator("#app").locator(RUNS).count() == 0
     assert page.locator("#app img:not([src='/favicon.svg'])").count() == 0
     assert page.evaluate(TURNED_ROUND) == []
 
