@@ -18,7 +18,7 @@ from tests.cloud_world import LINUX, World, budget, pool, settings
 from tests.fakes.server import RealServer
 from tests.polling import poll_until
 from tests.test_page import chromium, in_browser, serving
-from tests.test_page_live import POOL, Live, press, titled
+from tests.test_page_live import POOL, Live, press, titled, visited
 
 pytestmark = in_browser
 
@@ -44,10 +44,8 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 @pytest.fixture
 def live(farm: Live) -> Iterator[Live]:
-    with ExitStack() as stack:
-        shown = Live(farm.server, farm.client, farm.browser, stack, 0, 0)
+    with visited(farm) as shown:
         yield shown
-    assert shown.faults == []
 
 
 def test_a_job_is_watched_from_waiting_to_its_error_and_run_again(live: Live, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -75,13 +75,19 @@ def _fill(server: RealServer, client: Client) -> tuple[int, int]:
     return int(leases[2]["job"]), int(leases[0]["job"])
 
 
-@pytest.fixture
-def live(farm: Live) -> Iterator[Live]:
+@contextmanager
+def visited(farm: Live) -> Iterator[Live]:
     """A script that fails, fails the test; what a test opened is closed."""
     with ExitStack() as stack:
-        shown = Live(farm.server, farm.client, farm.browser, stack, farm.logged, farm.failed)
+        shown = replace(farm, stack=stack, faults=[])
         yield shown
     assert shown.faults == []
+
+
+@pytest.fixture
+def live(farm: Live) -> Iterator[Live]:
+    with visited(farm) as shown:
+        yield shown
 
 
 def titled(page: Page, title: str) -> Locator:
