@@ -2,7 +2,7 @@
 
 Slots wanted = the sum over waiting jobs of min(1, estimate / slot_target), an unknown estimate counting 1, times the slots that
 one of them takes up where it runs (several if it asks for much of the machine), rounded up to whole instances. Slots at hand come
-off: free ones, those that boot, and those whose jobs will soon end, for short jobs within `slot_target`. The rest is bought, of
+off: free ones, those that boot, and those whose jobs will soon end, for short jobs by `slot_target`. The rest is bought, of
 each requirement's offers the pool's preferred market first, there the smallest size within 10 % of the cheapest place for a job,
 as far as pool and budgets allow.
 """
@@ -30,7 +30,7 @@ LAST_PART = 0.1  # of an instance's time, if that cannot be extended: no new job
 ENDING_TICKS, ENDING_S = 3, 60.0  # an idle instance drains, is looked at again and ends within so many decisions, and some time
 NAMED = 3  # requirements that the reason of a launch names
 NOTES = 2  # reasons that a pool gives
-PATIENT = 0.5  # of a slot: who wants less is content with one that is free within `slot_target`
+PATIENT = 0.5  # of a slot: who wants less is content with one that is free by `slot_target`, in ten minutes at most
 EPSILON = 1e-9
 BOOTING = (InstanceState.INTENDED, InstanceState.STARTING)
 SERVING = (WorkerState.STARTING, WorkerState.WAITING, WorkerState.WORKING)

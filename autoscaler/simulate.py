@@ -20,7 +20,7 @@ from autoscaler.snapshot import Block, Demand, Instance, Pool, Snapshot, Worker,
 from autoscaler.trace import Job
 from coalition import ledger
 from coalition.config import AutoscalerSettings, BudgetSettings, PoolSettings, Settings
-from coalition.estimates import Seen, soon_free
+from coalition.estimates import PATIENCE_S, Seen, soon_free
 from coalition.matching import Capacity, Requirement
 from coalition.states import InstanceState, WorkerState
 from providers.base import CAPACITY_BLOCK_S, LAUNCH_WINDOW_S, Deadline, Offering
@@ -433,7 +433,7 @@ class _Simulation:
             return machine.worker
         machine.worker_at = self.now
         runs = [(run.job.slots, self._estimate(run.job.kind, None), self.now - run.since) for run in machine.runs]
-        running, target_s = machine.offer.slots - machine.free, self.rules.slot_target_s
+        running, target_s = machine.offer.slots - machine.free, min(self.rules.slot_target_s, PATIENCE_S)
         state = WorkerState.WORKING if running else WorkerState.WAITING
         machine.worker = Worker(
             id=machine.id,

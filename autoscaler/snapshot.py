@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from coalition.config import AutoscalerSettings, BudgetSettings, PoolSettings
-from coalition.estimates import History, soon_free
+from coalition.estimates import PATIENCE_S, History, soon_free
 from coalition.matching import Capacity, Requirement
 from providers.base import LAUNCH_WINDOW_S, Deadline, Offering
 
@@ -38,7 +38,7 @@ class Demand:
 class Worker:
     """`ending`: how many of its busy slots may be counted on, as `estimates.soon_free` says of each of its jobs.
 
-    `ending_by_target`: the same of the next `slot_target`, for jobs that may wait so long.
+    `ending_by_target`: the same of the next `slot_target`, ten minutes at most, for jobs that may wait so long.
     """
 
     id: int
@@ -237,7 +237,7 @@ def _demands_and_endings(
     for run in running:
         estimate_s, age_s = history.estimate_s(run.group, run.title, None), now - run.leased_at
         soon[run.worker_id] += soon_free(estimate_s, age_s)
-        by_target[run.worker_id] += soon_free(estimate_s, age_s, longest_s)
+        by_target[run.worker_id] += soon_free(estimate_s, age_s, min(longest_s, PATIENCE_S))
     return demands, soon, by_target
 
 

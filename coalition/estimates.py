@@ -17,6 +17,7 @@ from functools import lru_cache
 
 SEVERAL = 5  # that run tell of their likes; a single one may hang
 HORIZON_S = 240.0  # slots that free up by then are counted on: a new machine has to boot first
+PATIENCE_S = 600.0  # and by then, or `slot_target` if that is sooner, by short jobs
 TAIL = re.compile(r"[\d\W_]+$")  # of a title: numbers and what stands before them
 
 

@@ -103,7 +103,7 @@ TRACES = {
     "20 jobs of an hour each 6 h": Trace(bursts(6, 20, 20_000, 1_800, 5_400), 1.30),
     "a job of half an hour each 5 min": Trace(steady(400, 300, 900, 2_700), 1.35),
     "100 jobs of a minute each half hour": Trace(bursts(20, 100, 1_800, 30, 90)),
-    "200 frames of 10 min each 2 h": Trace(bursts(8, 200, 7_200, 300, 900), 1.35),
+    "200 frames of 10 min each 2 h": Trace(bursts(8, 200, 7_200, 300, 900), 1.40),
     "200 jobs of a minute, once": Trace(bursts(1, 200, 0, 30, 90), 1.60),
     "five jobs of a second each second": Trace(steady(20_000, 0.2, 0.5, 1.5), 2.50),
     "one job of 100 h": Trace(one(100), 2.10),
