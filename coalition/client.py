@@ -545,9 +545,9 @@ class Client:
 
     # ------------------------------------------------------------ workers, events
 
-    def workers(self) -> list[Worker]:
-        """GET /workers."""
-        return [_read(Worker, worker) for worker in self._list("/workers", "workers")]
+    def workers(self, *, state: str | None = None) -> list[Worker]:
+        """GET /workers: all, or those in a state, or in several with commas between."""
+        return [_read(Worker, worker) for worker in self._list("/workers", "workers", {"state": state})]
 
     def worker(self, worker: int) -> Worker:
         """GET /workers/{id}."""

@@ -8,6 +8,14 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def rough(seconds: float) -> str:
+    """How long, in one unit: "80 s", "14 min", "3 h", "5 days"; 0 s where it is over."""
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:,.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
 def verb(number: int, one: str, several: str) -> str:
     """The form of a verb that goes with a number: "1 worker matches", "2 workers match"."""
     return one if number == 1 else several

@@ -270,6 +270,9 @@ def test_lists_of_workers_and_events_and_tags(farm: Client, server: RealServer) 
     assert "maya" in coalition("affinities").stdout
     assert "lister" in coalition("events", "--worker", str(worker)).stdout
     assert coalition("workers", "drain", "lister").stdout == "1 worker changed\n"
+    assert "lister" in coalition("workers", "--state", "draining,sick").stdout
+    assert coalition("workers", "--state", "sick").stderr == "no workers in these states\n"
+    assert "'GONE' is not allowed" in coalition("workers", "--state", "gone", code=2).stderr
     assert coalition("workers", "resume", str(worker), "-q").stdout == ""
     coalition("workers", "edit", "lister", "--inactive", "--slots", "2", "--affinity", "b,c")
     (changed,) = [known for known in farm.workers() if known.id == worker]

@@ -23,6 +23,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from coalition.client import Client
 from coalition.server import page as served
+from tests.bench.browser import SCROLL
 from tests.fakes.farm_api import TOKEN, Farm, create_app
 from tests.fakes.farm_scenes import HOSTILE
 from tests.fakes.server import HandWorker, RealServer
@@ -284,6 +285,43 @@ def test_rows_that_come_into_view_take_the_elements_of_those_that_left_but_not_t
     kept = grid.evaluate("grid => [...grid.querySelectorAll('[data-job]')].filter((row) => row.drawnBefore).length")
     assert kept >= drawn // 2
     expect(grid).to_be_focused()
+
+
+@in_browser
+def test_rows_stand_in_order_when_the_list_rests_and_what_has_the_focus_keeps_it(show: Show) -> None:
+    page = show("busy", "/?view=workers")
+    page.evaluate("delete Element.prototype.moveBefore")  # as in a browser that has none
+    page.set_viewport_size({"width": 1440, "height": 500})
+    numbers = "grid => [...grid.querySelectorAll('[data-worker]')].map((row) => Number(row.ariaRowIndex))"
+    grid = page.get_by_role("grid", name="Workers")
+    expect(page.locator("[data-worker='110']")).to_be_visible()
+    page.evaluate("""() => new Promise((drawn) => {
+      document.querySelector('.workers-grid').scrollTop = 760
+      const look = () => {
+        const pen = document.querySelector("[data-worker='131'] .pen")
+        pen ? drawn(pen.focus({ preventScroll: true })) : requestAnimationFrame(look)
+      }
+      look()
+    })""")
+    poll_until(lambda: (found := grid.evaluate(numbers)) == sorted(found) and found[0] > 2)
+    expect(page.get_by_role("button", name="Edit the lines of node-031")).to_be_focused()
+
+
+@in_browser
+def test_what_was_drawn_once_is_let_go_of(show: Show) -> None:
+    page = show("huge", "/?view=jobs")
+    row(page, 7).get_by_role("button").click()
+    expect(row(page, 100_001)).to_be_visible()
+    devtools = page.context.new_cdp_session(page)
+
+    def objects_after(pixels: int) -> float:
+        page.evaluate(SCROLL, [".jobs-grid", pixels, 150])
+        devtools.send("HeapProfiler.collectGarbage")
+        return float(devtools.send("Runtime.getHeapUsage")["usedSize"])
+
+    objects_after(90)
+    first = objects_after(-90)
+    assert [objects_after(pixels) - first for pixels in (90, -90, 90, -90)][-1] < 1_500_000
 
 
 @in_browser

@@ -92,6 +92,13 @@ def test_words_are_remembered_for_a_moment_and_few_kinds_are_asked_at_a_time(
 
 
 @pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_a_machine_that_came_up_this_moment_says_why_too(store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reasons.time, "monotonic", lambda: store.remember_s / 2)
+    store.submit([a_job("j")])
+    assert "no worker is up" in rows(store)["j"].reason
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
 def test_rows_allow_only_what_the_caller_may_do(store: WatchedStore) -> None:
     store.settings = replace(store.settings, auth=AuthSettings(mode="token"))
     app = create_app(store.settings, store, store.clock)

@@ -56,6 +56,20 @@ def test_a_name_in_use_is_409(app: Flask, call: Caller) -> None:
     assert call("POST", "/workers/enrol", {"name": "w1", "session": secrets.token_hex(16)})[0] == 409
 
 
+def test_workers_are_listed_by_state(app: Flask, call: Caller) -> None:
+    drained, _ = Agent(app, "w1"), Agent(app, "w2")
+    call.ok("POST", "/workers/drain", {"ids": [drained.id]})
+
+    def named(states: str) -> list[str]:
+        return [worker["name"] for worker in call.ok("GET", f"/workers?state={states}&fields=name")["workers"]]
+
+    assert named("DRAINING") == ["w1"]
+    assert named("DRAINING,STARTING") == ["w1", "w2"]
+    assert named("SICK") == []
+    status, problem = call("GET", "/workers?state=DRAINED")
+    assert (status, problem["fields"]["state"]) == (422, "'DRAINED' is not allowed; did you mean \"DRAINING\"?")
+
+
 def test_a_worker_is_listed_with_what_it_runs(app: Flask, call: Caller) -> None:
     (job_id,) = call.submit({"command": "a"})
     agent = Agent(app, affinity=[["b", "a"]], facts={"cpus": 4, "memory_bytes": 1, "gpus": 0})

@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -314,6 +314,10 @@ def careful(verb: Callable[..., Any]) -> Callable[..., Any]:
 def parts(texts: Iterable[str]) -> list[str]:
     """The parts of texts with commas between them, without the empty ones."""
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
+
+
+def tags_of(context: click.Context, option: click.Parameter, given: Sequence[str]) -> list[str]:
+    return parts(given)
 
 
 def written(context: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from coalition.cli.frame import (
     cli,
     parts,
     selecting,
+    tags_of,
     watched,
     written,
 )
@@ -86,10 +87,6 @@ def depending(given: dict[str, Any]) -> dict[str, Any]:
 
 def _all(context: click.Context, option: click.Parameter, values: Sequence[Any]) -> list[Any]:
     return list(values)
-
-
-def tags_of(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> list[str]:
-    return parts(texts)
 
 
 SORTS = ("id", "priority", "title", "started", "ended", "progress")

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coalition.cli.frame import COMPLETE_JOBS, COMPLETE_WORKERS, DURATION, Call, careful, cli, parts, texts, watched, written
+from coalition.cli.frame import (
+    COMPLETE_JOBS,
+    COMPLETE_WORKERS,
+    DURATION,
+    Call,
+    careful,
+    cli,
+    parts,
+    tags_of,
+    texts,
+    watched,
+    written,
+)
 
 if TYPE_CHECKING:
     from coalition.client import Client
@@ -16,17 +28,18 @@ if TYPE_CHECKING:
 
 @cli.group(invoke_without_command=True)
 @watched("workers", "jobs")
+@click.option("--state", metavar="STATE,STATE", multiple=True, callback=tags_of, help="Only those: WORKING, TIMEOUT, SICK...")
 @click.pass_context
-def workers(context: click.Context) -> None:
+def workers(context: click.Context, state: Sequence[str]) -> None:
     """List the workers, or change them."""
     if context.invoked_subcommand:
         return
     from coalition.model import to_dict
 
     call: Call = context.obj
-    found = call.client().workers()
+    found = call.client().workers(state=",".join(state).upper() or None)
     heads = "ID> NAME* STATE BUSY> AFFINITY LOAD> FREE> SEEN> JOBS NOTE"
-    none = "no workers; start one with `coalition worker`"
+    none = "no workers in these states" if state else "no workers; start one with `coalition worker`"
     call.screen.table({"workers": to_dict(found)}, heads, map(_worker_row, found), none)
 
 

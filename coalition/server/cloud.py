@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, g
 
 from coalition.config import WINDOWS, BudgetSettings
-from coalition.errors import BadInput, NotFound, nearest
+from coalition.errors import NotFound
 from coalition.ledger import costs_as_csv
 from coalition.model import MAX_INT, Price, Selection, ShownPrice, spec
 from coalition.server import web
@@ -111,10 +111,7 @@ def put_prices() -> Response:
 @shared
 def instances() -> Response:
     web.refuse_unknown("state", "pool", "all", *PAGING)
-    states = [state for text in request.args.getlist("state") for state in text.split(",") if state]
-    for state in states:
-        if state not in list(InstanceState):
-            raise BadInput(fields={"state": f"{state[:40]!r} is not allowed; {nearest(state, list(InstanceState))}"})
+    states = web.choices("state", list(InstanceState))
     ended = web.choice("all", ("0", "1"), "0") == "1"
     pool, store = web.word("pool"), web.farm().store
 

@@ -131,10 +131,7 @@ def index() -> Response:
 
 
 def _query() -> JobQuery:
-    states = tuple(filter(None, ",".join(request.args.getlist("state")).split(",")))
-    wrong = [state for state in states if state not in list(JobState)]
-    if wrong:
-        raise BadInput(fields={"state": f"{wrong[0][:40]!r} is not a state; allowed: {', '.join(JobState)}"})
+    states = tuple(web.choices("state", list(JobState)))
     sorts = tuple(SORTS) + tuple(f"-{name}" for name in SORTS)
     sort = web.choice("sort", sorts, "id")
     paused = request.args.get("paused")

@@ -23,7 +23,7 @@ from coalition.logs import MAX_READ
 from coalition.server import cloud, jobs, logins, system, web
 from coalition.server.auth import ANYONE, COOKIE, RIGHTS, WORKER
 from coalition.server.changes import MAX_WAIT_S
-from coalition.states import InstanceState, JobState
+from coalition.states import InstanceState, JobState, WorkerState
 from coalition.store.costs import COLUMNS as COST_COLUMNS
 from coalition.store.lists import SORTS
 
@@ -242,7 +242,7 @@ OPERATIONS: dict[str, Operation] = {
     "workers.index": Operation(
         "The workers",
         _list("workers", model.Worker),
-        query=_sorted_by("name", "id", "state", "running", "load", "seen_at"),
+        query={"state": _words(*WorkerState), **_sorted_by("name", "id", "state", "running", "load", "seen_at")},
     ),
     "workers.show": Operation("One worker", model.Worker),
     "workers.explain": Operation("Why a worker is idle", dict[str, Any]),

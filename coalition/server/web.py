@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flask import Response, current_app, g, has_request_context, request
 
 from coalition.config import Settings
-from coalition.errors import BadInput, CoalitionError, TooManyTries, Unavailable
+from coalition.errors import BadInput, CoalitionError, TooManyTries, Unavailable, nearest
 from coalition.logs import Logs
 from coalition.model import from_dict, to_dict
 
@@ -95,6 +95,15 @@ def choice(name: str, allowed: tuple[str, ...], default: str) -> str:
     if text not in allowed:
         raise BadInput(fields={name: f"{text[:40]!r} is not allowed; allowed: {', '.join(allowed)}"})
     return text
+
+
+def choices(name: str, allowed: Sequence[str]) -> list[str]:
+    """Words of the query string, divided by commas or given one by one; none where it is not there."""
+    words = [word for text in request.args.getlist(name) for word in text.split(",") if word]
+    for word in words:
+        if word not in allowed:
+            raise BadInput(fields={name: f"{word[:40]!r} is not allowed; {nearest(word, allowed)}"})
+    return words
 
 
 def flag(name: str) -> bool:

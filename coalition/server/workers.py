@@ -17,6 +17,7 @@ from coalition.server import log_keeping, web
 from coalition.server.auth import for_caller
 from coalition.server.dispatcher import Session
 from coalition.server.rows import PAGING, shared, whole
+from coalition.states import WorkerState
 from coalition.store.bulk import Action
 from coalition.store.workers import Admission, in_networks
 
@@ -30,10 +31,12 @@ REFUSED_ENROLMENTS = 50  # from an address, before each further try has to wait 
 @blueprint.get("/workers")
 @shared
 def index() -> Response:
-    web.refuse_unknown("sort", *PAGING)
+    web.refuse_unknown("sort", "state", *PAGING)
+    states = web.choices("state", list(WorkerState))
+    found = [one for one in web.farm().store.workers(g.identity.viewer) if not states or one.state in states]
     return whole(
         "workers",
-        for_caller(web.farm().store.workers(g.identity.viewer), "workers"),
+        for_caller(found, "workers"),
         "name",
         ("name", "id", "state", "running", "load", "seen_at"),
     )

@@ -23,7 +23,7 @@ from coalition.store.cloud import PAID
 from coalition.store.limits import Tokens
 from coalition.store.moment import COUNTED, Moment, Station
 from coalition.store.views import Views
-from coalition.words import counted, verb
+from coalition.words import counted, rough, verb
 
 NAMED = 3  # workers that are named
 NAMED_TARGETS = 5  # of dependencies
@@ -137,8 +137,8 @@ class Explain(Views):
         if delay <= 0:
             return []
         if db.execute(select(attempt.c.no_licence).where(attempt.c.id == attempt_id)).scalar():
-            return [because("licence", f"found no licence; is tried again in {delay:.0f} s")]
-        return [because("backoff", f"is tried again in {delay:.0f} s, after {counted(errors, 'error')}")]
+            return [because("licence", f"found no licence; is tried again in {rough(delay)}")]
+        return [because("backoff", f"is tried again in {rough(delay)}, after {counted(errors, 'error')}")]
 
     # ------------------------------------------------------------ nobody takes it
 

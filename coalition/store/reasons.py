@@ -19,7 +19,7 @@ from coalition.states import JobState
 from coalition.store.base import HotIn
 from coalition.store.explain_workers import ExplainWorkers
 from coalition.store.moment import Moment
-from coalition.words import counted, verb
+from coalition.words import counted, rough, verb
 
 ASKED = 8  # kinds of jobs, or of machines, that one list asks about
 REMEMBERED = 10_000
@@ -67,8 +67,8 @@ class Reasons(ExplainWorkers):
     def _delayed(self, row: Any, now: float) -> str:
         delay = row.not_before - now
         if row.no_licence:
-            return f"found no licence; is tried again in {delay:.0f} s"
-        return f"is tried again in {delay:.0f} s, after {counted(row.errors, 'error')}"
+            return f"found no licence; is tried again in {rough(delay)}"
+        return f"is tried again in {rough(delay)}, after {counted(row.errors, 'error')}"
 
     def _classes_below(self, db: Connection, groups: Sequence[int], now: float) -> dict[int, int]:
         """group -> the class of the first job right below it that waits, if it could start."""
@@ -118,7 +118,7 @@ class Reasons(ExplainWorkers):
         told: dict[Any, str] = {}
         asked = 0
         for key in keys:
-            at, words = self._said.get(name(key), (0.0, ""))
+            at, words = self._said.get(name(key), (float("-inf"), ""))
             if time.monotonic() - at >= self.remember_s:
                 if asked == ASKED:
                     continue

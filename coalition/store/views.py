@@ -31,6 +31,7 @@ from coalition.store.costs import Costs
 from coalition.store.lists import Cursor, JobQuery
 from coalition.store.tree import group_state
 from coalition.store.workers import availability
+from coalition.words import rough
 
 CHILD_IDS = HotIn(lambda ids: select(job.c.id).where(job.c.parent.in_(ids)))
 ARCHIVED_CHILD_IDS = HotIn(lambda ids: select(archive.c.job_id).where(archive.c.parent.in_(ids)))
@@ -611,13 +612,13 @@ def _why_idle(row: Any, state: str, running: int, now: float) -> str:
     if not row.active:
         return "is switched off"
     if state == WorkerState.SICK:
-        until = f"; tried again in {max(0.0, row.sick_until - now):.0f} s" if row.sick_until is not None else ""
+        until = f"; tried again in {rough(row.sick_until - now)}" if row.sick_until is not None else ""
         return f"is set aside: {row.why or 'errors'}{until}"
     quiet = {
         "STARTING": "has enrolled and not called yet",
         "DRAINING": "finishes what it runs and takes no more",
         "TERMINATED": "is gone, with its machine",
-        "TIMEOUT": f"has not been heard of for {max(0.0, now - row.seen_at):.0f} s",
+        "TIMEOUT": f"has not been heard of for {rough(now - row.seen_at)}",
     }
     user_idle_s = None if row.used_at is None else max(0.0, now - row.used_at)
     return quiet.get(state) or availability(row).refusal(now, row.load, user_idle_s, running) or ""

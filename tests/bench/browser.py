@@ -64,7 +64,10 @@ class Tab:
         return took
 
     def show(self, place: str, shown: str) -> None:
-        self.page.goto(f"{self.address}/{place}")
+        """Goes there within the page, as its links do, so that it keeps what it holds on to."""
+        if not self.page.url.startswith(self.address):
+            self.page.goto(self.address)
+        self.page.evaluate("to => { history.pushState(null, '', to); dispatchEvent(new PopStateEvent('popstate')) }", f"/{place}")
         self.page.locator(shown).first.wait_for(timeout=PATIENCE_MS)
 
     def scroll(self, grid: str, rows: str, frames: int, pixels: int = 90) -> Scrolled:

@@ -19,6 +19,7 @@ from flask import Flask, Response, abort, jsonify, request
 from coalition.filters import Term, parse
 from coalition.model import Attempt, Counts, Job, Worker, to_dict
 from coalition.server import page
+from coalition.server.rows import some_fields
 from tests.fakes.farm_scenes import (
     CURRENCY,
     GROUP_OF_MANY,
@@ -260,8 +261,15 @@ class Farm:
 
     # ------------------------------------------------------------ machines and money
 
-    def workers(self) -> list[Worker]:
+    def workers(self, states: str = "") -> list[Worker]:
         """GET /workers."""
+        return [worker for worker in self._workers() if worker.state in (states or worker.state)]
+
+    def worker(self, worker_id: int) -> Worker:
+        """GET /workers/<id>."""
+        return next((worker for worker in self.workers() if worker.id == worker_id), None) or abort(404)
+
+    def _workers(self) -> list[Worker]:
         if self.scene in ("empty", "hostile"):
             return hostile_workers() if self.scene == "hostile" else []
         working = [self.now_of(job) for job in self.jobs.values() if job.parent == 1]
@@ -492,7 +500,8 @@ def create_app(farm: Farm) -> Flask:
     route("/jobs/<int:job_id>", lambda job_id: farm.job(job_id))
     route("/jobs/<int:job_id>/explain", lambda job_id: {"reasons": farm.explain(farm.job(job_id))})
     route("/jobs/<int:job_id>/attempts", lambda job_id: {"attempts": farm.attempts(farm.job(job_id))})
-    route("/workers", lambda: {"workers": farm.workers()})
+    route("/workers", lambda: {"workers": some_fields(to_dict(farm.workers(request.args.get("state", ""))))})
+    route("/workers/<int:worker_id>", lambda worker_id: farm.worker(worker_id))
     route("/instances", lambda: {"instances": [] if request.args.get("state") else farm.instances()})
     route("/changes", lambda: {"cursor": "now", "changed": ["jobs", "workers", "instances", "money", "decisions"], "poll_s": 0})
     route("/jobs/<int:job_id>/timeline", lambda job_id: {"timeline": []})

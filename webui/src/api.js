@@ -156,7 +156,8 @@ async function piece(path, offset, limit) {
 export const log = (id, offset = 0, limit = undefined) => piece(`/jobs/${id}/log`, offset, limit)
 export const attemptLog = (id, offset = 0, limit = undefined) => piece(`/attempts/${id}/log`, offset, limit)
 
-export const workers = async () => (await get('/workers')).workers
+export const workers = async (query) => (await get('/workers', query)).workers
+export const worker = (id) => get(`/workers/${id}`)
 export const explainWorker = async (id) => (await get(`/workers/${id}/explain`)).reasons
 export const editWorkers = (ids, changes) => call('PATCH', '/workers', { ids, changes })
 export const drainWorkers = (ids) => post('/workers/drain', { ids })

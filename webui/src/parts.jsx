@@ -1,7 +1,16 @@
 // What every view is made of: states, times, money, bars, actions, and the words for nothing and for trouble.
+import { Component } from 'preact'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { duration, exact, relative } from './format.js'
 import { now, refresh } from './poll.js'
+
+// What is drawn again only when one of its properties is another. (To keep what was drawn, by useMemo, holds on to every list that it was
+// part of: a vnode knows its parent.)
+export class Steady extends Component {
+  shouldComponentUpdate(props, state) {
+    return state !== this.state || Object.keys(props).some((name) => props[name] !== this.props[name])
+  }
+}
 
 // One shape and one colour for each kind of state, everywhere: [shape, tone, word].
 const STATES = {
@@ -26,34 +35,28 @@ const STATES = {
   GONE: ['dash', 'quiet', 'gone'],
 }
 
+const RING = 'M10 6a4 4 0 1 1-8 0 4 4 0 1 1 8 0z'
+// What is drawn as a line, what is filled, and the dashes of the line.
 const SHAPES = {
-  ring: <circle cx="6" cy="6" r="4" class="line" />,
-  dashes: <circle cx="6" cy="6" r="4" class="line" stroke-dasharray="2.1 2.1" />,
-  disc: <circle cx="6" cy="6" r="4.75" />,
-  check: <path d="M1.8 6.4 4.8 9.3 10.2 3" class="line" />,
-  square: <rect x="1.75" y="1.75" width="8.5" height="8.5" rx="1" />,
-  bars: <path d="M3 1.8h2.1v8.4H3zM6.9 1.8H9v8.4H6.9z" />,
-  quarter: (
-    <>
-      <circle cx="6" cy="6" r="4" class="line" />
-      <path d="M6 6V1.5A4.5 4.5 0 0 1 10.5 6z" />
-    </>
-  ),
-  half: (
-    <>
-      <circle cx="6" cy="6" r="4" class="line" />
-      <path d="M1.5 6h9a4.5 4.5 0 0 1-9 0z" />
-    </>
-  ),
-  triangle: <path d="M6 1.2 11.2 10.4H.8z" />,
-  dash: <path d="M2 6h8" class="line" />,
+  ring: [RING],
+  dashes: [RING, '', '2.1 2.1'],
+  disc: ['', 'M10.75 6a4.75 4.75 0 1 1-9.5 0 4.75 4.75 0 1 1 9.5 0z'],
+  check: ['M1.8 6.4 4.8 9.3 10.2 3'],
+  square: ['', 'M2.75 1.75h6.5a1 1 0 0 1 1 1v6.5a1 1 0 0 1-1 1h-6.5a1 1 0 0 1-1-1v-6.5a1 1 0 0 1 1-1z'],
+  bars: ['', 'M3 1.8h2.1v8.4H3zM6.9 1.8H9v8.4H6.9z'],
+  quarter: [RING, 'M6 6V1.5A4.5 4.5 0 0 1 10.5 6z'],
+  half: [RING, 'M1.5 6h9a4.5 4.5 0 0 1-9 0z'],
+  triangle: ['', 'M6 1.2 11.2 10.4H.8z'],
+  dash: ['M2 6h8'],
 }
 
 export function Glyph({ state, silent = false }) {
   const [shape, tone, word] = STATES[state] || ['ring', 'quiet', state]
+  const [line, filled, dashes] = SHAPES[shape]
   return (
     <svg class={`glyph ${tone}`} viewBox="0 0 12 12" width="12" height="12" role="img" aria-label={word} aria-hidden={silent}>
-      {SHAPES[shape]}
+      {line && <path d={line} class="line" stroke-dasharray={dashes} />}
+      {filled && <path d={filled} />}
     </svg>
   )
 }

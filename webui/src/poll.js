@@ -15,6 +15,7 @@ const OLD_MS = 2_000 // what is answered may be a second old, or two where many 
 const TOPICS = {
   farm: ['jobs', 'workers', 'instances', 'money'],
   workers: ['workers'],
+  worker: ['workers'],
   instances: ['instances'],
   decisions: ['decisions'],
   tree: ['jobs'],

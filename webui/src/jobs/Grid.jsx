@@ -1,7 +1,7 @@
 // The list of jobs: a tree of which only the rows in view are drawn, walked and selected with mouse or keyboard.
 import { useEffect, useMemo, useRef } from 'preact/hooks'
 import { count } from '../format.js'
-import { Fault, Loading } from '../parts.jsx'
+import { Fault, Loading, Steady } from '../parts.jsx'
 import { go, place } from '../place.jsx'
 import { now, useLive } from '../poll.js'
 import { density } from '../theme.js'
@@ -29,34 +29,35 @@ function Twist({ job, open, onFlip }) {
 }
 
 // The cells of a row; while its job is the same they need not be drawn again.
-function Cells({ job, depth, open, tree, shown, currency }) {
-  const context = { currency, now: now.peek() }
-  return shown.names.map((name) => {
-    const [, , show, { number: numeric, title }] = COLUMNS[name]
-    if (name === 'name') {
+class Cells extends Steady {
+  render({ job, depth, open, tree, shown, currency }) {
+    const context = { currency, now: now.peek() }
+    return shown.names.map((name) => {
+      const [, , show, { number: numeric, title }] = COLUMNS[name]
+      if (name === 'name') {
+        return (
+          <span key={name} role="gridcell" class="name" style={{ paddingInlineStart: `${depth * 1.25}rem` }}>
+            <Twist job={job} open={open} onFlip={(id) => tree.toggle(id)} />
+            <span class="title" title={job.title}>{job.title || `job ${job.id}`}</span>
+          </span>
+        )
+      }
       return (
-        <span key={name} role="gridcell" class="name" style={{ paddingInlineStart: `${depth * 1.25}rem` }}>
-          <Twist job={job} open={open} onFlip={(id) => tree.toggle(id)} />
-          <span class="title" title={job.title}>{job.title || `job ${job.id}`}</span>
+        <span key={name} role="gridcell" class={`${numeric ? 'number ' : ''}${name}`} title={title?.(job)}>
+          {show(job, context)}
         </span>
       )
-    }
-    return (
-      <span key={name} role="gridcell" class={`${numeric ? 'number ' : ''}${name}`} title={title?.(job)}>
-        {show(job, context)}
-      </span>
-    )
-  })
+    })
+  }
 }
 
-function Row({ number, row, tree, shown, currency }) {
+function Row({ number, top, row, tree, shown, currency }) {
   const box = useRef(null)
   const { depth } = row
   const job = asExpected(row.job)
   const open = tree.opened.has(job.id)
   const selected = isSelected(job.id)
   useLetGo(box, job.id)
-  const cells = useMemo(() => <Cells {...{ job, depth, open, tree, shown, currency }} />, [job, depth, open, tree, shown, currency])
   const click = (event) => {
     if (event.ctrlKey || event.metaKey) return flip(job.id)
     if (event.shiftKey) return extend(job.id, tree)
@@ -69,6 +70,7 @@ function Row({ number, row, tree, shown, currency }) {
       ref={box}
       id={`job-${job.id}`}
       class={kinds.filter(Boolean).join(' ')}
+      style={{ top }}
       role="row"
       data-job={job.id}
       aria-rowindex={number + 2}
@@ -78,13 +80,13 @@ function Row({ number, row, tree, shown, currency }) {
       onClick={click}
       onDblClick={() => job.group && go({ view: 'jobs', parent: job.id, job: 0, filter: '' })}
     >
-      {cells}
+      <Cells {...{ job, depth, open, tree, shown, currency }} />
     </div>
   )
 }
 
-const Coming = ({ number }) => (
-  <div class="row waits" role="row" aria-rowindex={number + 2}>
+const Coming = ({ number, top }) => (
+  <div class="row waits" style={{ top }} role="row" aria-rowindex={number + 2}>
     <span role="gridcell">…</span>
   </div>
 )
@@ -179,11 +181,13 @@ export function Grid({ tree, currency, none, sortable = true }) {
     event.preventDefault()
     act(event, row)
   }
-  const numbers = []
-  for (let number = first; number <= last; number += 1) numbers.push(number)
-  const rows = numbers.map((number) => ({ number, row: tree.row(number) }))
-  const slots = useRecycled(rows.flatMap(({ row }) => row?.job?.id ?? []))
-  const visible = slots.has(active.value)
+  const numbered = []
+  for (let number = first; number <= last; number += 1) {
+    const row = tree.row(number)
+    if (row) numbered.push({ id: row.job?.id ?? `at ${number}`, number, row })
+  }
+  const rows = useRecycled(numbered)
+  const visible = rows.some(({ id }) => id === active.value)
   const empty = tree.loaded && !tree.length
   return (
     <div
@@ -201,12 +205,10 @@ export function Grid({ tree, currency, none, sortable = true }) {
     >
       <Head shown={shown} sortable={sortable} />
       <div role="rowgroup" style={{ height: `${tree.length * height}px` }}>
-        <div role="presentation" style={{ transform: `translateY(${first * height}px)` }}>
-          {rows.map(({ number, row }) => {
-            if (!row?.job) return row && <Coming key={`at ${number}`} number={number} />
-            return <Row key={slots.get(row.job.id)} {...{ number, row, tree, shown, currency }} />
-          })}
-        </div>
+        {rows.map(({ key, number, row }) => {
+          const top = `${number * height}px`
+          return row.job ? <Row key={key} {...{ number, top, row, tree, shown, currency }} /> : <Coming key={key} {...{ number, top }} />
+        })}
       </div>
       {(tree.error || !tree.loaded || empty) && (
         <div role="row" class="row words"><div role="gridcell">

@@ -18,9 +18,11 @@ function query() {
   return { kind, user, job: job || null, below: job ? 1 : null, worker: worker || null, since: sinceOf(since), limit: PAGE }
 }
 
+const names = () => api.workers({ fields: 'id,name' })
+
 // A worker is named, and asked for by its number.
 function WorkerField() {
-  const { data } = useLive('workers', api.workers, 5)
+  const { data } = useLive('workers:names', names, 5)
   const workers = data || []
   const { worker } = place.value
   const name = workers.find((one) => one.id === worker)?.name ?? (worker ? `#${worker}` : '')
@@ -98,7 +100,7 @@ function Event({ event }) {
 // How long a job or a worker was at it: its runs, beside what happened to it.
 function Runs() {
   const { job, worker, since } = place.value
-  const workers = useLive('workers', api.workers, 5).data || []
+  const workers = useLive('workers:names', names, 5).data || []
   const name = workers.find((one) => one.id === worker)?.name
   const asked = { job: job || null, worker: name || null, since: sinceOf(since), limit: PAGE }
   const { data, error } = useLive(job || name ? `runs:${JSON.stringify(asked)}` : null, () => api.allAttempts(asked), 5)

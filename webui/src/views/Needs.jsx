@@ -86,7 +86,7 @@ function tightBudgets(budgets) {
 const DAY_S = 86_400
 
 export function Needs({ farm }) {
-  const workers = useLive('workers', api.workers, 2).data || []
+  const workers = useLive('workers:bad', () => api.workers({ state: 'SICK,TIMEOUT' }), 2).data || []
   const pools = useLive('pools', api.pools, 5).data || []
   const budgets = useLive('budgets', api.budgets, 5).data || []
   const instances = useLive('instances:newest', () => api.instances({ all: 1, limit: LOOKED_AT }), 10).data || []

@@ -152,8 +152,7 @@ function Happened({ id }) {
 }
 
 export function Worker({ id }) {
-  const { data, error } = useLive('workers', api.workers)
-  const worker = data?.find((one) => one.id === id)
+  const { data: worker, error } = useLive(`worker:${id}`, () => api.worker(id))
   const close = () => {
     go({ worker: 0 })
     document.querySelector('.workers-grid')?.focus()
@@ -162,9 +161,8 @@ export function Worker({ id }) {
   const machines = new Map((instances || []).map((one) => [one.id, one]))
   return (
     <Panel title={worker?.name || `Worker ${id}`} label="Worker" path={`#${id}`} onClose={close}>
-      <Fault error={error} />
-      {!data && !error && <Loading />}
-      {data && !worker && <Empty>This worker is gone.</Empty>}
+      {error?.status === 404 ? <Empty>This worker is gone.</Empty> : <Fault error={error} />}
+      {!worker && !error && <Loading />}
       {worker && (
         <>
           <div class="status">

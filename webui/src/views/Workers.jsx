@@ -2,7 +2,7 @@
 import { useMemo, useRef, useState } from 'preact/hooks'
 import * as api from '../api.js'
 import { bytes, count, money, plural } from '../format.js'
-import { Actions, Ago, Bar, Empty, Fault, Loading, Section, State } from '../parts.jsx'
+import { Actions, Ago, Bar, Empty, Fault, Loading, Section, State, Steady } from '../parts.jsx'
 import { go, Link, place } from '../place.jsx'
 import { useLive } from '../poll.js'
 import { density } from '../theme.js'
@@ -10,6 +10,10 @@ import { useLetGo, useRecycled, useWindow } from '../window.js'
 import { actionsOf, chosen } from '../workers/actions.js'
 import { Lines } from '../workers/Lines.jsx'
 
+const FIELDS = [
+  'id', 'name', 'state', 'active', 'slots', 'running', 'affinity', 'facts', 'load', 'memory_free_bytes', 'finished', 'errors', 'seen_at',
+  'instance', 'jobs', 'hours', 'timezone', 'note', 'reason', 'allowed_actions',
+].join()
 const SHOWN_JOBS = 3
 const ORDER = ['SICK', 'TIMEOUT', 'WORKING', 'WAITING', 'STARTING', 'DRAINING', 'TERMINATED']
 const SORTS = {
@@ -63,56 +67,58 @@ export function Slots({ worker }) {
 }
 
 // The cells of a row; while its worker is the same they need not be drawn again.
-function Cells({ worker, instance }) {
-  const note = [!worker.active && 'switched off', worker.reason, worker.note].filter(Boolean).join(' · ')
-  return (
-    <>
-      <span role="gridcell" class="name">
-        <span class="title">{worker.name}</span>
-      </span>
-      <span role="gridcell" class="state-cell">
-        <State state={worker.state} />
-      </span>
-      <span role="gridcell" class="slots">
-        <Slots worker={worker} />
-      </span>
-      <span role="gridcell" class="number load">{worker.load.toFixed(1)}</span>
-      <span role="gridcell" class="number memory">
-        <Memory worker={worker} />
-      </span>
-      <span role="gridcell" class="number finished">{count(worker.finished)}</span>
-      <span role="gridcell" class={worker.errors ? 'number errors bad' : 'number errors'}>{count(worker.errors)}</span>
-      <span role="gridcell" class="number seen">{worker.state === 'TERMINATED' || worker.state === 'TIMEOUT' ? <Ago at={worker.seen_at} /> : ''}</span>
-      <span role="gridcell" class="jobs-of">
-        <JobLinks jobs={worker.jobs} />
-      </span>
-      <Lines worker={worker} />
-      <span role="gridcell" class="hours" title={worker.hours && `${worker.hours} ${worker.timezone}`}>
-        {worker.hours}
-      </span>
-      <span role="gridcell" class="number price">
-        {instance && (
-          <Link to={{ view: 'cloud', worker: 0 }} class="job-link" title={`instance ${instance.id}, ${instance.offering}`}>
-            {money(instance.price_micro, instance.currency)}
-          </Link>
-        )}
-      </span>
-      <span role="gridcell" class="note" title={note}>
-        {note}
-      </span>
-    </>
-  )
+class Cells extends Steady {
+  render({ worker, instance }) {
+    const note = [!worker.active && 'switched off', worker.reason, worker.note].filter(Boolean).join(' · ')
+    return (
+      <>
+        <span role="gridcell" class="name">
+          <span class="title">{worker.name}</span>
+        </span>
+        <span role="gridcell" class="state-cell">
+          <State state={worker.state} />
+        </span>
+        <span role="gridcell" class="slots">
+          <Slots worker={worker} />
+        </span>
+        <span role="gridcell" class="number load">{worker.load.toFixed(1)}</span>
+        <span role="gridcell" class="number memory">
+          <Memory worker={worker} />
+        </span>
+        <span role="gridcell" class="number finished">{count(worker.finished)}</span>
+        <span role="gridcell" class={worker.errors ? 'number errors bad' : 'number errors'}>{count(worker.errors)}</span>
+        <span role="gridcell" class="number seen">{worker.state === 'TERMINATED' || worker.state === 'TIMEOUT' ? <Ago at={worker.seen_at} /> : ''}</span>
+        <span role="gridcell" class="jobs-of">
+          <JobLinks jobs={worker.jobs} />
+        </span>
+        <Lines worker={worker} />
+        <span role="gridcell" class="hours" title={worker.hours && `${worker.hours} ${worker.timezone}`}>
+          {worker.hours}
+        </span>
+        <span role="gridcell" class="number price">
+          {instance && (
+            <Link to={{ view: 'cloud', worker: 0 }} class="job-link" title={`instance ${instance.id}, ${instance.offering}`}>
+              {money(instance.price_micro, instance.currency)}
+            </Link>
+          )}
+        </span>
+        <span role="gridcell" class="note" title={note}>
+          {note}
+        </span>
+      </>
+    )
+  }
 }
 
-function Worker({ worker, instance, number, onPick }) {
+function Worker({ worker, instance, number, top, onPick }) {
   const row = useRef(null)
   useLetGo(row, worker.id)
-  const cells = useMemo(() => <Cells worker={worker} instance={instance} />, [worker, instance])
   const kinds = ['row', !worker.active && 'off', chosen.value.has(worker.id) && 'selected', place.value.worker === worker.id && 'opened']
   return (
     <div
       ref={row}
       class={kinds.filter(Boolean).join(' ')}
+      style={{ top }}
       role="row"
       id={`worker-${worker.id}`}
       data-worker={worker.id}
@@ -120,7 +126,7 @@ function Worker({ worker, instance, number, onPick }) {
       aria-selected={chosen.value.has(worker.id)}
       onClick={(event) => onPick(worker.id, event)}
     >
-      {cells}
+      <Cells worker={worker} instance={instance} />
     </div>
   )
 }
@@ -166,9 +172,8 @@ function List({ workers, instances, sort, onSort }) {
     }
     event.preventDefault()
   }
-  const rows = workers.slice(first, last + 1)
-  const slots = useRecycled(rows.map((worker) => worker.id))
-  const visible = slots.has(place.value.worker)
+  const rows = useRecycled(workers.slice(first, last + 1).map((worker, at) => ({ id: worker.id, number: first + at, worker })))
+  const visible = rows.some(({ id }) => id === place.value.worker)
   return (
     <div
       ref={box}
@@ -197,25 +202,23 @@ function List({ workers, instances, sort, onSort }) {
         ))}
       </div>
       <div role="rowgroup" style={{ height: `${workers.length * height}px` }}>
-        <div role="presentation" style={{ transform: `translateY(${first * height}px)` }}>
-          {rows.map((worker, at) => (
-            <Worker key={slots.get(worker.id)} worker={worker} instance={instances.get(worker.instance)} number={first + at} onPick={pick} />
-          ))}
-        </div>
+        {rows.map(({ key, number, worker }) => (
+          <Worker key={key} worker={worker} instance={instances.get(worker.instance)} number={number} top={`${number * height}px`} onPick={pick} />
+        ))}
       </div>
     </div>
   )
 }
 
 export function Workers() {
-  const { data, error } = useLive('workers', api.workers)
+  const { data, error } = useLive('workers', () => api.workers({ fields: FIELDS }))
   const [text, setText] = useState('')
   const [sort, setSort] = useState('name')
   const paid = useLive('instances', () => api.instances({}), 3).data
   const instances = useMemo(() => new Map((paid || []).map((one) => [one.id, one])), [paid])
   const shown = useMemo(() => {
     const wanted = text.toLowerCase()
-    const fits = (worker) => [worker.name, worker.state, worker.reason, worker.note, ...worker.affinity.flat()].join(' ').toLowerCase().includes(wanted)
+    const fits = (worker) => !wanted || [worker.name, worker.state, worker.reason, worker.note, ...worker.affinity.flat()].join(' ').toLowerCase().includes(wanted)
     const key = sort === 'price' ? (worker) => -(instances.get(worker.instance)?.price_micro ?? 0) : SORTS[sort]
     return (data || []).filter(fits).sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0))
   }, [data, text, sort, sort === 'price' && instances])
