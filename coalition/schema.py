@@ -81,6 +81,7 @@ job = _table(
     Index("ix_job_parent_prio_id", "parent", "prio", "id"),
 )
 
+Index("ix_job_ended_at", job.c.ended_at, sqlite_where=job.c.ended_at.is_not(None), postgresql_where=job.c.ended_at.is_not(None))
 Index("ix_job_not_before", job.c.not_before, sqlite_where=job.c.not_before > 0, postgresql_where=job.c.not_before > 0)
 
 spec = _table(

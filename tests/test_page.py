@@ -241,7 +241,7 @@ def test_the_farm_is_seen_at_a_glance(show: Show) -> None:
     expect(page.locator(".budget").first).to_contain_text("left of $2.50")
     expect(page.locator(".budget .reserved").first).to_be_visible()
     expect(page.locator("section.needs")).to_contain_text("render-04")
-    expect(page.locator("section.needs")).to_contain_text("has not been heard of for 840 s")
+    expect(page.locator("section.needs")).to_contain_text("has not been heard of for 14 min")
     expect(page.locator("section.fleet")).to_contain_text("working 3")
     expect(page.locator("section.decisions")).to_contain_text("budget month has $3.10 left")
     expect(page).to_have_title(re.compile(r"^\d errors?, \d+ working . demo farm . Coalition$"))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from coalition.errors import BadInput
+from coalition.filters import parse
 from coalition.model import Worker, WorkerChanges, from_dict
 from coalition.store import Store, lists
 from coalition.store.lists import JobQuery
@@ -124,6 +125,30 @@ class TestLists:
         told = store.count_jobs(JobQuery(parent=group, title="a"))
         assert (told["total"], told["counts"]) == (None, below)
         assert store.count_jobs(JobQuery(parent=0))["counts"]["total"] == 5
+
+    def test_what_ended_lately_is_counted_and_listed_whatever_ended_before(
+        self, store: Store, hand: Hand, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.submit([a_group("g", *[a_job(f"j{n}", user="ann" if n % 2 else "bob") for n in range(8)])])
+        for _ in range(3):
+            hand.finish(hand.take_one())
+        clock.advance(3_600)
+        hand.fail(hand.take_one())
+        for _ in range(2):
+            hand.finish(hand.take_one())
+        query = JobQuery(terms=parse("state:FINISHED group:no ended>-30m", clock()), limit=1)
+        monkeypatch.setattr(lists, "PATIENCE_S", 0.0)
+        assert store.count_jobs(query) | {"counts": {}} == {"counts": {}, "total": 2, "more": False}
+        assert pages(store, query) == ["j4", "j5"]
+        assert pages(store, replace(query, descending=True)) == ["j5", "j4"]
+        assert pages(store, replace(query, terms=(*query.terms, *parse("user:ann -title:j4", clock())))) == ["j5"]
+        assert store.count_jobs(replace(query, terms=parse("ended>-30m", clock())))["total"] is None
+        assert pages(store, replace(query, terms=parse("ended>-30m", clock()))) == ["g", "j3", "j4", "j5"]
+        monkeypatch.setattr(lists, "COUNTED", 2)
+        told = store.count_jobs(query)
+        assert told["more"]
+        assert told["total"] <= 2
+        assert pages(store, query) == ["j4", "j5"]
 
     def test_what_takes_long_to_find_goes_on_with_the_cursor(
         self, store: Store, group: int, monkeypatch: pytest.MonkeyPatch

@@ -81,6 +81,13 @@ class Driver:
     branches: tuple[tuple[ColumnElement[bool], ...], ...]
     rest: tuple[ColumnElement[bool], ...]  # other filters, on job and spec
     descending: bool
+    ended: ColumnElement[bool] | None = None  # which jobs by their end, where only jobs that ended fit; `rest` says it, too
+
+    def lately(self, db: Connection) -> tuple[list[int], bool]:
+        """Up to COUNTED of those that fit `ended`, in order, and whether there are more; for a driver that has it."""
+        assert self.ended is not None
+        found = db.execute(select(job.c.id).where(self.ended).limit(COUNTED + 1)).scalars().all()
+        return sorted(found[:COUNTED], reverse=self.descending), len(found) > COUNTED
 
     def piece(self, db: Connection, after: Cursor | None, limit: int) -> list[Cursor]:
         """The next (sort value, id) after a cursor."""
@@ -117,6 +124,9 @@ class Driver:
 
     def count(self, db: Connection) -> tuple[int, bool] | None:
         """How many fit, and whether there are more than were counted; None if that is not quickly told."""
+        if self.ended is not None:
+            found, more = self.lately(db)
+            return len(self.fitting(db, found)), more
         if self.rest:
             return None
         total = 0
@@ -176,7 +186,17 @@ def driver(query: JobQuery) -> Driver:
     """The index that gives the order, and what is left to be looked at row by row."""
     query = query.with_fast_terms()
     found = _driver(query) if query.viewer is None else _own_driver(query, query.viewer)
-    return replace(found, rest=(*found.rest, *map(condition, query.terms)))
+    return replace(found, rest=(*found.rest, *map(condition, query.terms)), ended=_ended(query))
+
+
+def _ended(query: JobQuery) -> ColumnElement[bool] | None:
+    """The end that a list over all jobs asks for: such as ended>-1h, with group:no, as the end of a group is kept elsewhere."""
+    narrower = (query.parent, query.ids, query.user, query.viewer)
+    jobs_only = any(term.field == "group" and term.values == (term.negated,) for term in query.terms)
+    since = [term for term in query.terms if term.field == "ended" and term.operator in (">", ">=") and not term.negated]
+    if query.sort != "id" or not since or not jobs_only or any(one is not None for one in narrower):
+        return None
+    return and_(*(COMPARE[term.operator](job.c.ended_at, term.values[0]) for term in since))
 
 
 def _own_driver(query: JobQuery, viewer: str) -> Driver:
@@ -230,6 +250,10 @@ def page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
     if query.sort in COMPUTED:
         return _computed_page(db, query)
     source, after = driver(query), query.after
+    if source.ended is not None:
+        found, more = source.lately(db)
+        if not more:
+            return _page_of(db, source, found, query)
     until = time.monotonic() + PATIENCE_S
     kept: list[Cursor] = []
     wanted = query.limit + 1
@@ -245,6 +269,19 @@ def page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
         after = piece[-1]
         if time.monotonic() > until:
             return [job_id for _, job_id in kept], after
+
+
+def _page_of(db: Connection, source: Driver, found: Sequence[int], query: JobQuery) -> tuple[list[int], Cursor | None]:
+    """The page among ids that are in order."""
+    last = None if query.after is None else query.after[1]
+    later = [one for one in found if last is None or (one < last if query.descending else one > last)]
+    shown: list[int] = []
+    for some in chunks(later):
+        fitting = source.fitting(db, some)
+        shown += [one for one in some if one in fitting]
+        if len(shown) > query.limit:
+            return shown[: query.limit], (shown[query.limit - 1], shown[query.limit - 1])
+    return shown, None
 
 
 def _computed_page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:

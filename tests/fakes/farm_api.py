@@ -306,7 +306,7 @@ class Farm:
                 allowed_actions=("edit", "resume", "delete"),
             ),
             a_worker(
-                6, "render-03", state="TIMEOUT", seen_at=time.time() - 840, reason="has not been heard of for 840 s", load=0.0
+                6, "render-03", state="TIMEOUT", seen_at=time.time() - 840, reason="has not been heard of for 14 min", load=0.0
             ),
             a_worker(
                 7,

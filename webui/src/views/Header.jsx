@@ -59,9 +59,9 @@ const COUNTS = [
   ['error', 'Errors'],
 ]
 
-const COUNTED = 100 // each of them costs the server, for every page that is open
+const COUNTED = 100 // where the server does not count them, as for who sees own jobs only
 
-// What was finished since midnight (UTC), up to that many where the server does not count them.
+// What was finished since midnight (UTC).
 function DoneToday() {
   const day = new Date(now.value * 1000).toISOString().slice(0, 10)
   const filter = `state:FINISHED group:no ended>${day}`

@@ -93,7 +93,7 @@ function Facts({ worker, instance }) {
   const lines = [
     ['Jobs', worker.jobs.length > 0 && worker.jobs.map((id) => <Link key={id} to={{ job: id, worker: 0 }}>#{id} </Link>)],
     ['Load', worker.load.toFixed(1)],
-    ['Memory', <Memory worker={worker} />],
+    ['Memory', facts.memory_bytes > 0 && <Memory worker={worker} />],
     ['Machine', [plural(facts.cpus, 'CPU'), facts.gpus && plural(facts.gpus, 'GPU'), facts.gpu_memory_bytes && `${bytes(facts.gpu_memory_bytes)} each`].filter(Boolean).join(', ')],
     ['Host', (facts.host || facts.os) && <><span>{facts.host}</span>{facts.host && facts.os && ', '}{facts.os}</>],
     ['Version', worker.version],
