@@ -32,8 +32,7 @@ REFUSED_ENROLMENTS = 50  # from an address, before each further try has to wait 
 @shared
 def index() -> Response:
     web.refuse_unknown("sort", "state", *PAGING)
-    states = web.choices("state", list(WorkerState))
-    found = [one for one in web.farm().store.workers(g.identity.viewer) if not states or one.state in states]
+    found = web.farm().store.workers(g.identity.viewer, web.choices("state", list(WorkerState)))
     return whole(
         "workers",
         for_caller(found, "workers"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -362,15 +362,16 @@ class Views(Costs):
     # ------------------------------------------------------------ workers, farm
 
     @reads
-    def workers(self, db: Connection, viewer: str | None = None) -> list[Worker]:
-        """All workers; those of machines that are gone for a while yet, as `[keep] workers` says."""
+    def workers(self, db: Connection, viewer: str | None = None, states: Collection[str] = ()) -> list[Worker]:
+        """All workers, or those in `states`; those of machines that are gone for a while yet, as `[keep] workers` says."""
         held: dict[int, list[int]] = {}
         for row in db.execute(select(attempt.c.open_worker, attempt.c.job_id).where(attempt.c.open_worker.is_not(None))):
             held.setdefault(row.open_worker, []).append(row.job_id)
         now = self.clock()
         there = or_(worker.c.state != str(WorkerState.TERMINATED), worker.c.seen_at > now - self.settings.keep.workers_s)
         query = select(worker).where(there).order_by(worker.c.name)
-        found = [_worker(row, sorted(held.get(row.id, [])), now) for row in db.execute(query)]
+        rows = [row for row in db.execute(query) if not states or _worker_state(row.state, len(held.get(row.id, []))) in states]
+        found = [_worker(row, sorted(held.get(row.id, [])), now) for row in rows]
         if viewer is not None:
             return self._with_own_jobs(db, found, viewer)
         why = self._why_workers(db, [one for one in found if one.state == WorkerState.WAITING and not (one.jobs or one.reason)])
