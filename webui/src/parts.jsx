@@ -4,8 +4,8 @@ import { useEffect, useRef, useState } from 'preact/hooks'
 import { duration, exact, relative } from './format.js'
 import { now, refresh } from './poll.js'
 
-// What is drawn again only when one of its properties is another. (To keep what was drawn, by useMemo, holds on to every list that it was
-// part of: a vnode knows its parent.)
+// What is drawn again only when one of its properties is another. (A vnode that is kept, in useMemo or a constant, would do as much, and
+// hold on to every list that it was ever part of: it knows its parent.)
 export class Steady extends Component {
   shouldComponentUpdate(props, state) {
     return state !== this.state || Object.keys(props).some((name) => props[name] !== this.props[name])
