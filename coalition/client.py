@@ -329,8 +329,7 @@ class Client:
         title below a parent, or, of up to 5,000 jobs, started, ended and progress; with - before it the other way. A page may
         be short, or empty, though more follow.
         """
-        states = state if state is None or isinstance(state, str) else ",".join(state)
-        query = {"parent": parent, "state": states, "user": user, "title": title, "paused": paused, "filter": filter}
+        query = {"parent": parent, "state": _joined(state), "user": user, "title": title, "paused": paused, "filter": filter}
         answer = self._get("/jobs", {**query, "sort": sort, "limit": min(limit, PAGE), "cursor": cursor})
         jobs = [_read(Job, job) for job in _part(answer, "jobs")]
         return Page(jobs, answer.get("next"), answer.get("counts"), answer.get("total"), bool(answer.get("more")))
@@ -545,9 +544,9 @@ class Client:
 
     # ------------------------------------------------------------ workers, events
 
-    def workers(self, *, state: str | None = None) -> list[Worker]:
-        """GET /workers: all, or those in a state, or in several with commas between."""
-        return [_read(Worker, worker) for worker in self._list("/workers", "workers", {"state": state})]
+    def workers(self, *, state: str | Iterable[str] | None = None) -> list[Worker]:
+        """GET /workers: all, or those in one state or several."""
+        return [_read(Worker, worker) for worker in self._list("/workers", "workers", {"state": _joined(state)})]
 
     def worker(self, worker: int) -> Worker:
         """GET /workers/{id}."""
@@ -868,6 +867,10 @@ def _second(at: float | None) -> int | None:
 
 def _ids(ids: Ids) -> tuple[int, ...]:
     return (ids,) if isinstance(ids, int) else tuple(ids)
+
+
+def _joined(names: str | Iterable[str] | None) -> str | None:
+    return names if names is None or isinstance(names, str) else ",".join(names)
 
 
 def _user() -> str:

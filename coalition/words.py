@@ -10,10 +10,11 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 def rough(seconds: float) -> str:
     """How long, in one unit: "80 s", "14 min", "3 h", "5 days"; 0 s where it is over."""
+    whole = max(0, round(seconds))
     for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length:,.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
+        if whole >= 2 * length:
+            return f"{whole // length:,} {unit}"
+    return f"{whole} s"
 
 
 def verb(number: int, one: str, several: str) -> str:

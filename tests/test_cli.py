@@ -272,6 +272,7 @@ def test_lists_of_workers_and_events_and_tags(farm: Client, server: RealServer) 
     assert coalition("workers", "drain", "lister").stdout == "1 worker changed\n"
     assert "lister" in coalition("workers", "--state", "draining,sick").stdout
     assert coalition("workers", "--state", "sick").stderr == "no workers in these states\n"
+    assert "--state is for the list" in coalition("workers", "--state", "sick", "drain", "lister", code=2).stderr
     assert "'GONE' is not allowed" in coalition("workers", "--state", "gone", code=2).stderr
     assert coalition("workers", "resume", str(worker), "-q").stdout == ""
     coalition("workers", "edit", "lister", "--inactive", "--slots", "2", "--affinity", "b,c")

@@ -13,6 +13,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -314,14 +315,75 @@ def test_what_was_drawn_once_is_let_go_of(show: Show) -> None:
     expect(row(page, 100_001)).to_be_visible()
     devtools = page.context.new_cdp_session(page)
 
-    def objects_after(pixels: int) -> float:
+    def bytes_after(pixels: int) -> float:
         page.evaluate(SCROLL, [".jobs-grid", pixels, 150])
+        page.evaluate(SCROLL, [".jobs-grid", -pixels, 150])
         devtools.send("HeapProfiler.collectGarbage")
         return float(devtools.send("Runtime.getHeapUsage")["usedSize"])
 
-    objects_after(90)
-    first = objects_after(-90)
-    assert [objects_after(pixels) - first for pixels in (90, -90, 90, -90)][-1] < 1_500_000
+    first = bytes_after(90)
+    bytes_after(90)
+    assert bytes_after(90) - first < 1_500_000
+
+
+# Scrolls slowly; resolves with how many rows moved in the document meanwhile, and the longest time between two frames.
+SLOWLY = """([list, pixels, frames]) => new Promise((resolve) => {
+  const grid = document.querySelector(list)
+  let moved = 0
+  let longest = 0
+  let last = performance.now()
+  grid.querySelectorAll('.row').forEach((row) => { row.drawnBefore = true })
+  const watch = new MutationObserver((seen) => {
+    moved += seen.flatMap(({ addedNodes }) => [...addedNodes]).filter((node) => node.drawnBefore).length
+  })
+  watch.observe(grid, { childList: true, subtree: true })
+  const step = (now) => {
+    longest = Math.max(longest, now - last)
+    last = now
+    grid.scrollTop += pixels
+    if (frames--) requestAnimationFrame(step)
+    else resolve([moved, longest, watch.disconnect()])
+  }
+  requestAnimationFrame(step)
+})"""
+
+
+@in_browser
+def test_no_row_moves_in_the_document_while_the_list_is_scrolled_however_slowly(show: Show) -> None:
+    page = show("huge", "/?view=jobs")
+    expect(row(page, 7)).to_be_visible()
+    page.evaluate(SLOWLY, [".jobs-grid", 90, 30])
+
+    def moved() -> int | None:
+        """None where the browser was held up for so long that the list rested."""
+        found, longest_ms, _ = page.evaluate(SLOWLY, [".jobs-grid", 8, 150])
+        return int(found) if longest_ms < 100 else None
+
+    assert poll_until(lambda: [found] if (found := moved()) is not None else None) == [0]
+
+
+@in_browser
+def test_rows_stand_in_order_also_while_the_focus_is_in_a_field_beside_the_list(show: Show) -> None:
+    page = show("busy", "/?view=workers")
+    page.set_viewport_size({"width": 1440, "height": 500})
+    grid = page.get_by_role("grid", name="Workers")
+    expect(page.locator("[data-worker='110']")).to_be_visible()
+    page.get_by_label("Find workers").focus()
+    grid.evaluate("grid => { grid.scrollTop = 760 }")
+    numbers = "grid => [...grid.querySelectorAll('[data-worker]')].map((row) => Number(row.ariaRowIndex))"
+    poll_until(lambda: (found := grid.evaluate(numbers)) == sorted(found) and found[0] > 2)
+    expect(page.get_by_label("Find workers")).to_be_focused()
+
+
+@in_browser
+def test_the_log_of_the_next_attempt_is_shown_though_it_ends_alike(show: Show) -> None:
+    page = show("lively")
+    farm, found, run = show.farm, show.farm.job(FRAME), 1
+    farm.job = lambda job_id: replace(found, attempt=run)  # type: ignore[method-assign]
+    farm.log = lambda job: f"run {run}\nrendered\nexit 1\n".encode()  # type: ignore[method-assign]
+    page.goto(page.url + f"?view=log&job={FRAME}")
+    for run in range(1, 7):
+        expect(page.locator(".log-line").first).to_have_text(f"run {run}\n")
 
 
 @in_browser

@@ -144,21 +144,17 @@ class TestLists:
         assert pages(store, replace(query, terms=(*query.terms, *parse("user:ann -title:j4", clock())))) == ["j5"]
         assert store.count_jobs(replace(query, terms=parse("ended>-30m", clock())))["total"] is None
         assert pages(store, replace(query, terms=parse("ended>-30m", clock()))) == ["g", "j3", "j4", "j5"]
-        monkeypatch.setattr(lists, "COUNTED", 2)
-        told = store.count_jobs(query)
-        assert told["more"]
-        assert told["total"] <= 2
+        by_end = replace(query, sort="ended", descending=True)
+        monkeypatch.setattr(lists, "SORTED", 3)
+        assert pages(store, by_end) == ["j5", "j4"]
+        monkeypatch.setattr(lists, "COUNTED", 1)
+        assert store.count_jobs(query) | {"counts": {}} == {"counts": {}, "total": 1, "more": True}
+        monkeypatch.setattr(lists, "LATELY", 2)
         assert pages(store, query) == ["j4", "j5"]
-
-    def test_what_takes_long_to_find_goes_on_with_the_cursor(
-        self, store: Store, group: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(lists, "PATIENCE_S", 0.0)
-        monkeypatch.setattr(lists, "PIECE", 1)
-        query = JobQuery(parent=group, title="a", limit=1)
-        first, cursor = store.jobs(query)
-        assert (first, cursor is None) == ([], False)
-        assert pages(store, query) == ["a", "a"]
+        errors = replace(query, terms=parse("state:ERROR group:no ended>-30m", clock()))
+        assert store.count_jobs(errors) | {"counts": {}} == {"counts": {}, "total": 1, "more": False}
+        with pytest.raises(BadInput, match="sorts up to 3"):
+            store.jobs(by_end)
 
 
 class TestWorkersThatAreGone:

@@ -316,7 +316,7 @@ def parts(texts: Iterable[str]) -> list[str]:
     return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
-def tags_of(context: click.Context, option: click.Parameter, given: Sequence[str]) -> list[str]:
+def divided(context: click.Context, option: click.Parameter, given: Sequence[str]) -> list[str]:
     return parts(given)
 
 

@@ -25,9 +25,9 @@ from coalition.cli.frame import (
     SIZE,
     Call,
     cli,
+    divided,
     parts,
     selecting,
-    tags_of,
     watched,
     written,
 )
@@ -98,7 +98,7 @@ FIELDS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
     ),
     click.option("--user", help="Whose job it is; default: who runs this."),
     click.option("--priority", type=int, metavar="0-255", help="Higher first, within its group; default: 127."),
-    click.option("--affinity", metavar="TAG,TAG", multiple=True, callback=tags_of, help="Tags that a worker must have."),
+    click.option("--affinity", metavar="TAG,TAG", multiple=True, callback=divided, help="Tags that a worker must have."),
     click.option("--timeout", "timeout_s", type=DURATION, help="Stop it as an error after this time, such as 30m."),
     click.option("--retries", type=int, help="How many errors are run again."),
     click.option("--depends-on", metavar="ID,ID", multiple=True, callback=_numbers, help="Jobs that must be finished before."),
@@ -147,7 +147,7 @@ FIELDS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
         "--notify",
         metavar="WHAT,...",
         multiple=True,
-        callback=tags_of,
+        callback=divided,
         help="Who is told of what: error, finished, first:N, addresses; none for nobody.",
     ),
 ]
@@ -328,7 +328,7 @@ def delete(call: Call, /, **given: Any) -> int:
 @click.argument("group", type=int, default=0, metavar="[GROUP]", shell_complete=COMPLETE_JOBS)
 @click.option("--all", "deep", is_flag=True, help="At every level, not only in GROUP or at the top.")
 @click.option(
-    "--state", metavar="STATE,STATE", multiple=True, callback=tags_of, help="WAITING, PENDING, WORKING, FINISHED, ERROR."
+    "--state", metavar="STATE,STATE", multiple=True, callback=divided, help="WAITING, PENDING, WORKING, FINISHED, ERROR."
 )
 @click.option("--user", help="Whose.")
 @click.option("--title", help="A part of the title.")
@@ -343,7 +343,7 @@ def delete(call: Call, /, **given: Any) -> int:
     help="Order; default: newest first.",
 )
 @click.option(
-    "--fields", metavar="NAME,NAME", multiple=True, callback=tags_of, help="These fields instead, such as id,title,state."
+    "--fields", metavar="NAME,NAME", multiple=True, callback=divided, help="These fields instead, such as id,title,state."
 )
 @LIMIT
 @click.pass_obj

@@ -14,8 +14,8 @@ from coalition.cli.frame import (
     Call,
     careful,
     cli,
+    divided,
     parts,
-    tags_of,
     texts,
     watched,
     written,
@@ -28,16 +28,18 @@ if TYPE_CHECKING:
 
 @cli.group(invoke_without_command=True)
 @watched("workers", "jobs")
-@click.option("--state", metavar="STATE,STATE", multiple=True, callback=tags_of, help="Only those: WORKING, TIMEOUT, SICK...")
+@click.option("--state", metavar="STATE,STATE", multiple=True, callback=divided, help="Only those: WORKING, TIMEOUT, SICK...")
 @click.pass_context
 def workers(context: click.Context, state: Sequence[str]) -> None:
     """List the workers, or change them."""
     if context.invoked_subcommand:
+        if state:
+            raise click.UsageError("--state is for the list; name the workers that are meant")
         return
     from coalition.model import to_dict
 
     call: Call = context.obj
-    found = call.client().workers(state=",".join(state).upper() or None)
+    found = call.client().workers(state=[one.upper() for one in state] or None)
     heads = "ID> NAME* STATE BUSY> AFFINITY LOAD> FREE> SEEN> JOBS NOTE"
     none = "no workers in these states" if state else "no workers; start one with `coalition worker`"
     call.screen.table({"workers": to_dict(found)}, heads, map(_worker_row, found), none)

@@ -37,7 +37,7 @@ def listing(name: str, rows: Iterable[Any], following: str | None = None, **more
 
 def some_fields(rows: Sequence[Row]) -> Sequence[Row]:
     """The rows with the fields that the call names, or with all."""
-    names = [name for text in request.args.getlist("fields") for name in text.split(",") if name]
+    names = web.words("fields")
     if not names or not rows:
         return rows
     for name in names:

@@ -97,13 +97,18 @@ def choice(name: str, allowed: tuple[str, ...], default: str) -> str:
     return text
 
 
-def choices(name: str, allowed: Sequence[str]) -> list[str]:
+def words(name: str) -> list[str]:
     """Words of the query string, divided by commas or given one by one; none where it is not there."""
-    words = [word for text in request.args.getlist(name) for word in text.split(",") if word]
-    for word in words:
-        if word not in allowed:
-            raise BadInput(fields={name: f"{word[:40]!r} is not allowed; {nearest(word, allowed)}"})
-    return words
+    return [one for text in request.args.getlist(name) for one in text.split(",") if one]
+
+
+def choices(name: str, allowed: Sequence[str]) -> list[str]:
+    """The same, of a few that are allowed."""
+    given = words(name)
+    for one in given:
+        if one not in allowed:
+            raise BadInput(fields={name: f"{one[:40]!r} is not allowed; {nearest(one[:40], allowed)}"})
+    return given
 
 
 def flag(name: str) -> bool:

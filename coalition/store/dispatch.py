@@ -23,6 +23,7 @@ from coalition.store.limits import FARM, Tokens
 from coalition.store.picker import NONEMPTY, RESERVED, UNRESERVE, Pick, Picker
 from coalition.store.results import CALLERS, HEALTHY, Call, Caller, Outcome, Results, refusal_of
 from coalition.store.tree import DELETE_READY, Changes
+from coalition.words import rough
 
 if TYPE_CHECKING:
     from coalition.store.workers import WorkerRow
@@ -429,7 +430,7 @@ class Dispatch(Results):
             values = {"state": after(WORKER, row.state, "forgive"), **HEALTHY}
             db.execute(update(worker).where(worker.c.id == row.id).values(values))
             self._event(
-                db, "worker.forgive", "sweeper", f"set aside for {self.settings.scheduler.sick_for_s:.0f} s", worker_id=row.id
+                db, "worker.forgive", "sweeper", f"set aside for {rough(self.settings.scheduler.sick_for_s)}", worker_id=row.id
             )
             self._bump(db, "fleet")
             self._bump(db, "backlog")
@@ -447,7 +448,7 @@ class Dispatch(Results):
         for row in db.execute(select(worker.c.id, worker.c.state).where(worker.c.state.in_(alive), silent)).all():
             values = {"state": after(WORKER, row.state, "silence")}
             db.execute(update(worker).where(worker.c.id == row.id).values(values))
-            words = f"not heard of for {self.settings.worker.lease_s:.0f} s"
+            words = f"not heard of for {rough(self.settings.worker.lease_s)}"
             self._event(db, "worker.timeout", "sweeper", words, worker_id=row.id)
 
     def _swap_counter(self, db: Connection, name: str, value: int) -> int:

@@ -30,6 +30,7 @@ SORTS = ("id", "priority", "title", *COMPUTED)
 SORTED = 5_000  # jobs that are sorted by what is computed
 PATIENCE_S = 0.01
 COUNTED = 10_000  # what is counted of the jobs that fit; beyond it is "more than"
+LATELY = 100_000  # jobs that ended since a moment and are put in order; of more the list goes its usual way
 PIECE = 300
 Cursor = tuple[Any, int]
 STATES = ("total", "waiting", "pending", "working", "finished", "error")
@@ -83,11 +84,12 @@ class Driver:
     descending: bool
     ended: ColumnElement[bool] | None = None  # which jobs by their end, where only jobs that ended fit; `rest` says it, too
 
-    def lately(self, db: Connection) -> tuple[list[int], bool]:
-        """Up to COUNTED of those that fit `ended`, in order, and whether there are more; for a driver that has it."""
-        assert self.ended is not None
-        found = db.execute(select(job.c.id).where(self.ended).limit(COUNTED + 1)).scalars().all()
-        return sorted(found[:COUNTED], reverse=self.descending), len(found) > COUNTED
+    def lately(self, db: Connection) -> list[int] | None:
+        """All that fit `ended`, in order of their ids; None if it asks for no such, or they are very many."""
+        if self.ended is None:
+            return None
+        found = db.execute(select(job.c.id).where(self.ended).limit(LATELY + 1)).scalars().all()
+        return sorted(found, reverse=self.descending) if len(found) <= LATELY else None
 
     def piece(self, db: Connection, after: Cursor | None, limit: int) -> list[Cursor]:
         """The next (sort value, id) after a cursor."""
@@ -124,13 +126,10 @@ class Driver:
 
     def count(self, db: Connection) -> tuple[int, bool] | None:
         """How many fit, and whether there are more than were counted; None if that is not quickly told."""
-        if self.ended is not None:
-            found, more = self.lately(db)
-            return len(self.fitting(db, found)), more
-        if self.rest:
+        if self.rest and self.ended is None:
             return None
         total = 0
-        for where in self.branches:
+        for where in self.branches if self.ended is None else ((self.ended, *self.rest),):
             some = select(literal(1)).select_from(self.id.table).where(*where).limit(COUNTED + 1).subquery()
             total += int(db.execute(select(func.count()).select_from(some)).scalar_one())
         return min(total, COUNTED), total > COUNTED
@@ -191,10 +190,11 @@ def driver(query: JobQuery) -> Driver:
 
 def _ended(query: JobQuery) -> ColumnElement[bool] | None:
     """The end that a list over all jobs asks for: such as ended>-1h, with group:no, as the end of a group is kept elsewhere."""
-    narrower = (query.parent, query.ids, query.user, query.viewer)
+    narrower = (query.parent, query.ids, query.user, query.title, query.paused, query.viewer)
     jobs_only = any(term.field == "group" and term.values == (term.negated,) for term in query.terms)
     since = [term for term in query.terms if term.field == "ended" and term.operator in (">", ">=") and not term.negated]
-    if query.sort != "id" or not since or not jobs_only or any(one is not None for one in narrower):
+    others = {term.field for term in query.terms} - {"group", "ended"}
+    if query.sort != "id" or not since or not jobs_only or others or any(one is not None for one in narrower):
         return None
     return and_(*(COMPARE[term.operator](job.c.ended_at, term.values[0]) for term in since))
 
@@ -250,10 +250,8 @@ def page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
     if query.sort in COMPUTED:
         return _computed_page(db, query)
     source, after = driver(query), query.after
-    if source.ended is not None:
-        found, more = source.lately(db)
-        if not more:
-            return _page_of(db, source, found, query)
+    if (found := source.lately(db)) is not None:
+        return _page_of(db, source, found, query)
     until = time.monotonic() + PATIENCE_S
     kept: list[Cursor] = []
     wanted = query.limit + 1
@@ -289,11 +287,12 @@ def _computed_page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor |
     if query.viewer is not None:  # of a group these are everybody's
         raise BadInput(fields={"sort": f"by {query.sort} needs the right to view all jobs"})
     source = driver(replace(query, sort="id", descending=False, after=None))
-    found = source.piece(db, None, SORTED + 1)
+    lately = source.lately(db)
+    found = [job_id for _, job_id in source.piece(db, None, SORTED + 1)] if lately is None else lately
     if len(found) > SORTED:
         words = f"by {query.sort} sorts up to {SORTED:,} jobs, and here are more; ask for a `parent`, or a `state`, with fewer"
         raise BadInput(fields={"sort": words})
-    ids = sorted(source.fitting(db, [job_id for _, job_id in found]))
+    ids = sorted(source.fitting(db, found))
     pairs = sorted(_values(db, query.sort, ids), reverse=query.descending)
     if query.after is not None:
         pairs = [pair for pair in pairs if (pair < query.after if query.descending else pair > query.after)]

@@ -263,7 +263,7 @@ class Farm:
 
     def workers(self, states: str = "") -> list[Worker]:
         """GET /workers."""
-        return [worker for worker in self._workers() if worker.state in (states or worker.state)]
+        return [worker for worker in self._workers() if not states or worker.state in states.split(",")]
 
     def worker(self, worker_id: int) -> Worker:
         """GET /workers/<id>."""

@@ -1,63 +1,76 @@
-// Which rows of a long list are in view: all are of one height, so a division tells.
-import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks'
+// Which rows of a long list are in view: all are of one height, so that a division tells.
+import { useLayoutEffect, useRef, useState } from 'preact/hooks'
 
 const STEP = 8 // rows; within these a scroll draws nothing
-const REST_MS = 150 // after which a list that was scrolled rests
+const REST_MS = 150 // after the last scroll a list rests
 
 export function useWindow(count, height) {
   const box = useRef(null)
-  const [seen, setSeen] = useState({ first: 0, rows: 40, width: 1200 })
-  const look = () => {
+  const [seen, setSeen] = useState({ first: 0, rows: 40, width: 1200, rests: true })
+  const look = (moves) => {
     if (!box.current) return
-    const { scrollTop, clientHeight, clientWidth } = box.current
+    const { scrollTop, clientHeight, clientWidth: width } = box.current
     const first = Math.floor(scrollTop / height / STEP) * STEP
     const rows = Math.ceil(clientHeight / height / STEP) * STEP
-    setSeen((old) => (old.first === first && old.rows === rows && old.width === clientWidth ? old : { first, rows, width: clientWidth }))
+    setSeen((old) => (old.first === first && old.rows === rows && old.width === width ? old : { first, rows, width, rests: old.rests && !moves }))
+  }
+  const rest = useRest(box, () => setSeen((old) => (old.rests ? old : { ...old, rests: true })))
+  const onScroll = () => {
+    look(true)
+    rest()
   }
   useLayoutEffect(() => {
-    const watch = new ResizeObserver(look)
+    const watch = new ResizeObserver(() => look(false))
     watch.observe(box.current)
-    look()
+    look(false)
     return () => watch.disconnect()
   }, [])
-  useLayoutEffect(look, [count])
+  useLayoutEffect(() => look(false), [count])
+  useKeptFocus()
   const reveal = (number) => {
     const { scrollTop, clientHeight } = box.current
     const head = 28
     if (number * height < scrollTop) box.current.scrollTop = number * height
     else if ((number + 1) * height + head > scrollTop + clientHeight) box.current.scrollTop = (number + 1) * height + head - clientHeight
   }
-  return { box, first: Math.max(0, seen.first - STEP), last: Math.min(count, seen.first + seen.rows + 2 * STEP) - 1, width: seen.width, look, reveal }
+  const { width, rests } = seen
+  return { box, first: Math.max(0, seen.first - STEP), last: Math.min(count, seen.first + seen.rows + 2 * STEP) - 1, width, rests, onScroll, reveal }
+}
+
+// Calls `settle` some time after it was called last, and not while something in the list is written in: its row stays where it is.
+function useRest(box, settle) {
+  const timer = useRef(0)
+  const rest = () => {
+    clearTimeout(timer.current)
+    timer.current = setTimeout(() => {
+      const { activeElement } = document
+      if (activeElement.tagName === 'INPUT' && box.current.contains(activeElement)) rest()
+      else settle()
+    }, REST_MS)
+  }
+  useLayoutEffect(() => () => clearTimeout(timer.current), [])
+  return rest
+}
+
+// What has the focus keeps it when its row is moved in the document, where the browser has no moveBefore.
+function useKeptFocus() {
+  const focused = document.activeElement
+  useLayoutEffect(() => {
+    if (document.activeElement === document.body) focused?.focus({ preventScroll: true })
+  })
 }
 
 // Rows that come into view take the elements of those that left, and no element moves in the document while the list is scrolled: what
 // is made or moved is styled and laid out anew, which is what a scroll costs. At rest they stand in order, for who goes by Tab or has the
 // page read out. rows: [{ id, number }] -> the same, each with the key of its elements.
-export function useRecycled(rows) {
+export function useRecycled(rows, rests) {
   const held = useRef(new Map())
   const made = useRef(0)
   const shown = new Set(rows.map(({ id }) => id))
   const free = [...held.current].filter(([id]) => !shown.has(id)).map(([, key]) => key)
   held.current = new Map(rows.map(({ id }) => [id, held.current.get(id) ?? free.pop() ?? (made.current += 1)]))
   const keyed = rows.map((row) => ({ ...row, key: held.current.get(row.id) }))
-  return useRest(rows[0]?.number) ? keyed : keyed.sort((a, b) => a.key - b.key)
-}
-
-// Whether the list has not moved for a while. What has the focus keeps it when its row is put in order; what is written in stays where it is.
-function useRest(first) {
-  const [rested, rest] = useState(first)
-  const focused = useRef(null)
-  useEffect(() => {
-    const timer = setTimeout(() => {
-      focused.current = document.activeElement
-      if (focused.current.tagName !== 'INPUT') rest(first)
-    }, REST_MS)
-    return () => clearTimeout(timer)
-  }, [first])
-  useLayoutEffect(() => {
-    if (document.activeElement === document.body) focused.current?.focus({ preventScroll: true })
-  }, [rested])
-  return rested === first
+  return rests ? keyed : keyed.sort((a, b) => a.key - b.key)
 }
 
 // What has the focus in a row does not keep it for another one that takes its elements: the list has it then.

@@ -162,7 +162,7 @@ export function useTree(query) {
 export function Grid({ tree, currency, none, sortable = true }) {
   const height = density.value === 'roomy' ? 38 : 30
   tree.version.value // drawn again when it changes
-  const { box, first, last, width, look, reveal } = useWindow(tree.length, height)
+  const { box, first, last, width, rests, onScroll, reveal } = useWindow(tree.length, height)
   const shown = useMemo(() => fitting(width), [width, layout.value])
   const keys = keysOf({ tree, reveal, page: Math.max(1, last - first - 20) })
   const wanted = useRef('')
@@ -186,7 +186,7 @@ export function Grid({ tree, currency, none, sortable = true }) {
     const row = tree.row(number)
     if (row) numbered.push({ id: row.job?.id ?? `at ${number}`, number, row })
   }
-  const rows = useRecycled(numbered)
+  const rows = useRecycled(numbered, rests)
   const visible = rows.some(({ id }) => id === active.value)
   const empty = tree.loaded && !tree.length
   return (
@@ -200,7 +200,7 @@ export function Grid({ tree, currency, none, sortable = true }) {
       aria-rowcount={tree.length + 1}
       aria-activedescendant={visible ? `job-${active.value}` : undefined}
       style={{ '--cols': shown.template }}
-      onScroll={look}
+      onScroll={onScroll}
       onKeyDown={onKeyDown}
     >
       <Head shown={shown} sortable={sortable} />

@@ -4,7 +4,7 @@ import { Steady } from '../parts.jsx'
 const BLOCK = 200
 
 class Block extends Steady {
-  // What stands in a log stays as it is; only a last line may grow.
+  // What an attempt has printed stays as it is; only a last line may grow.
   shouldComponentUpdate(props, state) {
     const { lines } = this.props
     const same = props.lines.length === lines.length && props.lines.at(-1).text === lines.at(-1).text
@@ -34,7 +34,7 @@ export function Lines({ pieces, found, current, mark }) {
     const blocks = []
     for (let at = 0; at < piece.lines.length; at += BLOCK) blocks.push(piece.lines.slice(at, at + BLOCK))
     return blocks.map((lines) => {
-      const here = (at) => (lines.some((line) => line.at === at) ? at : null)
+      const here = (at) => (at !== null && lines.some((line) => line.at === at) ? at : null)
       return <Block key={lines[0].at} lines={lines} found={found} current={here(current)} mark={here(mark)} />
     })
   })

@@ -163,7 +163,7 @@ export function LogView() {
       {reader.pieces.length > 0 && (
         <pre ref={box} class={wrap ? 'output whole' : 'output whole flat'} tabIndex={0} aria-label="Log" onScroll={onScroll} onClick={onClick}>
           {reader.first > 0 && <span class="cut">… {bytes(reader.first)} before{'\n'}</span>}
-          <Lines pieces={reader.pieces} found={search.found} current={search.current} mark={mark} />
+          <Lines key={reader.attempt} pieces={reader.pieces} found={search.found} current={search.current} mark={mark} />
         </pre>
       )}
     </Section>

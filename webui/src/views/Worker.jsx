@@ -9,7 +9,7 @@ import { go, Link } from '../place.jsx'
 import { now, refresh, useLive } from '../poll.js'
 import { say } from '../toast.jsx'
 import { actionsOf } from '../workers/actions.js'
-import { Memory, Slots } from './Workers.jsx'
+import { Memory, Slots, useWorkers } from './Workers.jsx'
 
 const SHOWN = 50
 
@@ -152,7 +152,9 @@ function Happened({ id }) {
 }
 
 export function Worker({ id }) {
-  const { data: worker, error } = useLive(`worker:${id}`, () => api.worker(id))
+  const { data: whole, error } = useLive(`worker:${id}`, () => api.worker(id))
+  const listed = useWorkers().data?.find((one) => one.id === id)
+  const worker = error ? null : whole || listed
   const close = () => {
     go({ worker: 0 })
     document.querySelector('.workers-grid')?.focus()
@@ -174,8 +176,8 @@ export function Worker({ id }) {
           <Actions actions={actionsOf([worker], machines)} label={`Actions for worker ${worker.name}`} />
           {worker.reason && <p class={worker.state === 'SICK' ? 'bad' : ''}>{worker.reason}</p>}
           <Idle worker={worker} />
-          <Facts worker={worker} instance={machines.get(worker.instance)} />
-          {worker.allowed_actions.includes('edit') && <Edit key={id} worker={worker} />}
+          {whole && <Facts worker={whole} instance={machines.get(whole.instance)} />}
+          {whole?.allowed_actions.includes('edit') && <Edit key={id} worker={whole} />}
           <Runs worker={worker} />
           <Happened id={id} />
         </>

@@ -149,7 +149,7 @@ const HEADS = [
 
 function List({ workers, instances, sort, onSort }) {
   const height = density.value === 'roomy' ? 38 : 30
-  const { box, first, last, look, reveal } = useWindow(workers.length, height)
+  const { box, first, last, rests, onScroll, reveal } = useWindow(workers.length, height)
   const pick = (id, event) => {
     const ids = new Set(event.ctrlKey || event.metaKey || event.shiftKey ? chosen.value : [])
     if (event.shiftKey) {
@@ -172,7 +172,7 @@ function List({ workers, instances, sort, onSort }) {
     }
     event.preventDefault()
   }
-  const rows = useRecycled(workers.slice(first, last + 1).map((worker, at) => ({ id: worker.id, number: first + at, worker })))
+  const rows = useRecycled(workers.slice(first, last + 1).map((worker, at) => ({ id: worker.id, number: first + at, worker })), rests)
   const visible = rows.some(({ id }) => id === place.value.worker)
   return (
     <div
@@ -184,7 +184,7 @@ function List({ workers, instances, sort, onSort }) {
       aria-multiselectable="true"
       aria-rowcount={workers.length + 1}
       aria-activedescendant={visible ? `worker-${place.value.worker}` : undefined}
-      onScroll={look}
+      onScroll={onScroll}
       onKeyDown={onKeyDown}
     >
       <div class="row head" role="row" aria-rowindex={1}>
@@ -210,8 +210,10 @@ function List({ workers, instances, sort, onSort }) {
   )
 }
 
+export const useWorkers = () => useLive('workers', () => api.workers({ fields: FIELDS }))
+
 export function Workers() {
-  const { data, error } = useLive('workers', () => api.workers({ fields: FIELDS }))
+  const { data, error } = useWorkers()
   const [text, setText] = useState('')
   const [sort, setSort] = useState('name')
   const paid = useLive('instances', () => api.instances({}), 3).data
