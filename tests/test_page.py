@@ -353,9 +353,11 @@ def test_no_row_moves_in_the_document_while_the_list_is_scrolled_however_slowly(
     page = show("huge", "/?view=jobs")
     expect(row(page, 7)).to_be_visible()
     page.evaluate(SLOWLY, [".jobs-grid", 90, 30])
+    numbers = "() => [...document.querySelectorAll('[data-job]')].map((row) => Number(row.ariaRowIndex))"
 
     def moved() -> int | None:
         """None where the browser was held up for so long that the list rested."""
+        poll_until(lambda: (there := page.evaluate(numbers)) == sorted(there))
         found, longest_ms, _ = page.evaluate(SLOWLY, [".jobs-grid", 8, 150])
         return int(found) if longest_ms < 100 else None
 
@@ -373,6 +375,91 @@ def test_rows_stand_in_order_also_while_the_focus_is_in_a_field_beside_the_list(
     numbers = "grid => [...grid.querySelectorAll('[data-worker]')].map((row) => Number(row.ariaRowIndex))"
     poll_until(lambda: (found := grid.evaluate(numbers)) == sorted(found) and found[0] > 2)
     expect(page.get_by_label("Find workers")).to_be_focused()
+
+
+@in_browser
+def test_a_range_over_rows_that_are_not_loaded_selects_nothing(show: Show) -> None:
+    page = show("huge", "/?view=jobs")
+    row(page, 3).click()
+    grid = page.get_by_role("treegrid")
+    grid.evaluate("grid => { grid.scrollTop = 30 * 3_000 }")
+    row(page, 3_001).click(modifiers=["Shift"])
+    expect(page.locator(".toast")).to_contain_text("some of the rows between are not loaded")
+    expect(page.get_by_text("1 job selected")).to_be_visible()
+    page.keyboard.press("Escape")
+    row(page, 3_003).click(modifiers=["Shift"])
+    row(page, 3_006).click(modifiers=["Shift"])
+    expect(page.get_by_text("4 jobs selected")).to_be_visible()
+
+
+@in_browser
+def test_the_keyboard_goes_to_a_row_as_soon_as_it_is_loaded(show: Show) -> None:
+    page = show("huge", "/?view=jobs")
+    row(page, 3).click()
+    grid = page.get_by_role("treegrid")
+    grid.focus()
+    last = int(grid.get_attribute("aria-rowcount") or 0) - 1
+    page.keyboard.press("End")
+    expect(row(page, last)).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("ArrowUp")
+    expect(row(page, last - 1)).to_have_attribute("aria-selected", "true")
+
+
+@in_browser
+def test_workers_are_walked_and_selected_with_the_keyboard(show: Show) -> None:
+    page = show("busy", "/?view=workers")
+    names = page.locator(".workers-grid [data-worker][aria-selected='true'] .name")
+    grid = page.get_by_role("grid", name="Workers")
+    expect(page.locator("[data-worker='110']")).to_be_visible()
+    steps = page.evaluate("history.length")
+    grid.focus()
+    for key in ("ArrowDown", "Shift+ArrowDown", "Shift+ArrowDown", "Shift+ArrowDown"):
+        page.keyboard.press(key)
+    expect(names).to_have_text(["edit-suite-3", "local-7", "local-8", "node-000"])
+    page.keyboard.press("Shift+ArrowUp")
+    expect(names).to_have_text(["edit-suite-3", "local-7", "local-8"])
+    page.keyboard.press("PageDown")
+    page.keyboard.press("End")
+    expect(page.locator(".detail h2")).to_have_text("render-04")
+    page.keyboard.press("Escape")
+    page.get_by_role("grid", name="Workers").focus()
+    page.keyboard.press("ArrowUp")
+    expect(names).to_have_text(["render-03"])
+    assert page.evaluate("history.length") <= steps + 1
+
+
+@in_browser
+def test_lines_are_edited_by_a_double_click_and_changed_by_enter_only(show: Show) -> None:
+    page = show("busy", "/?view=workers")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method) if request.method != "GET" else None)
+    page.get_by_role("gridcell", name="linux povray Edit the lines of node-007").dblclick()
+    field = page.get_by_label("Affinity lines of node-007")
+    field.fill("half writ")
+    page.get_by_role("grid", name="Workers").evaluate("grid => { grid.scrollTop = 1_500 }")
+    expect(field).to_have_count(0)
+    page.get_by_role("button", name="Edit the lines of node-050").click()
+    page.get_by_label("Affinity lines of node-050").fill("whole")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("grid", name="Workers")).to_be_focused()
+    assert sent == []
+    page.get_by_role("button", name="Edit the lines of node-050").click()
+    page.get_by_label("Affinity lines of node-050").fill("whole")
+    page.keyboard.press("Enter")
+    poll_until(lambda: sent == ["PATCH"])
+
+
+@in_browser
+def test_the_next_error_is_looked_for_in_what_is_not_loaded_yet(show: Show) -> None:
+    page = show("lively")
+    text = "".join(f"{'Error' if line in (10, 8_800) else 'line'} {line} of a long log\n" for line in range(9_000)).encode()
+    show.farm.log = lambda job: text  # type: ignore[method-assign]
+    page.goto(page.url + f"?view=log&job={FRAME}&at=0")
+    for line in (10, 8_800):
+        page.get_by_role("button", name="Next error").click()
+        expect(page.locator(".log-line.current")).to_have_text(f"Error {line} of a long log\n")
+    page.get_by_role("button", name="Next error").click()
+    expect(page.get_by_text("none further on")).to_be_visible()
 
 
 @in_browser

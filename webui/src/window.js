@@ -2,6 +2,7 @@
 import { useLayoutEffect, useRef, useState } from 'preact/hooks'
 
 const STEP = 8 // rows; within these a scroll draws nothing
+const HEAD = 28 // pixels, of the line of names that stays
 const REST_MS = 150 // after the last scroll a list rests
 
 export function useWindow(count, height) {
@@ -29,12 +30,12 @@ export function useWindow(count, height) {
   useKeptFocus()
   const reveal = (number) => {
     const { scrollTop, clientHeight } = box.current
-    const head = 28
     if (number * height < scrollTop) box.current.scrollTop = number * height
-    else if ((number + 1) * height + head > scrollTop + clientHeight) box.current.scrollTop = (number + 1) * height + head - clientHeight
+    else if ((number + 1) * height + HEAD > scrollTop + clientHeight) box.current.scrollTop = (number + 1) * height + HEAD - clientHeight
   }
   const { width, rests } = seen
-  return { box, first: Math.max(0, seen.first - STEP), last: Math.min(count, seen.first + seen.rows + 2 * STEP) - 1, width, rests, onScroll, reveal }
+  const page = () => Math.max(1, Math.floor((box.current.clientHeight - HEAD) / height) - 1)
+  return { page, box, first: Math.max(0, seen.first - STEP), last: Math.min(count, seen.first + seen.rows + 2 * STEP) - 1, width, rests, onScroll, reveal }
 }
 
 // Calls `settle` some time after it was called last, and not while something in the list is written in: its row stays where it is.
@@ -66,11 +67,15 @@ function useKeptFocus() {
 export function useRecycled(rows, rests) {
   const held = useRef(new Map())
   const made = useRef(0)
+  const places = useRef(new Map()) // in the document, by key
   const shown = new Set(rows.map(({ id }) => id))
   const free = [...held.current].filter(([id]) => !shown.has(id)).map(([, key]) => key)
   held.current = new Map(rows.map(({ id }) => [id, held.current.get(id) ?? free.pop() ?? (made.current += 1)]))
   const keyed = rows.map((row) => ({ ...row, key: held.current.get(row.id) }))
-  return rests ? keyed : keyed.sort((a, b) => a.key - b.key)
+  const stands = ({ key }) => places.current.get(key) ?? places.current.size
+  if (!rests) keyed.sort((a, b) => stands(a) - stands(b))
+  places.current = new Map(keyed.map(({ key }, at) => [key, at]))
+  return keyed
 }
 
 // What has the focus in a row does not keep it for another one that takes its elements: the list has it then.

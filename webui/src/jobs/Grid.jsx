@@ -118,11 +118,17 @@ function Head({ shown, sortable }) {
 }
 
 // Arrows walk, Shift extends, Space selects, Enter opens, Ctrl+A takes all that match, Ctrl+X and Ctrl+V move, Escape lets go.
-function keysOf({ tree, reveal, page }) {
-  const here = () => Math.max(0, active.value ? tree.numberOf(active.value) : 0)
+// `walk` holds where the keyboard is, and where it goes as soon as that row is loaded.
+function keysOf({ tree, reveal, page, walk }) {
+  const here = () => {
+    const number = active.value ? tree.numberOf(active.value) : 0
+    return number >= 0 ? number : walk.at
+  }
   const to = (number, event) => {
     const at = Math.min(tree.length - 1, Math.max(0, number))
     const job = tree.row(at)?.job
+    walk.at = at
+    walk.on = job ? null : () => to(at, event)
     reveal(at)
     if (!job) return
     if (event.shiftKey) extend(job.id, tree)
@@ -137,8 +143,8 @@ function keysOf({ tree, reveal, page }) {
   return {
     ArrowDown: (event) => to(active.value ? here() + 1 : 0, event),
     ArrowUp: (event) => to(here() - 1, event),
-    PageDown: (event) => to(here() + page, event),
-    PageUp: (event) => to(here() - page, event),
+    PageDown: (event) => to(here() + page(), event),
+    PageUp: (event) => to(here() - page(), event),
     Home: (event) => to(0, event),
     End: (event) => to(tree.length - 1, event),
     ArrowRight: (event, { job }) => (job.group && !tree.opened.has(job.id) ? tree.toggle(job.id, true) : to(here() + 1, event)),
@@ -162,9 +168,13 @@ export function useTree(query) {
 export function Grid({ tree, currency, none, sortable = true }) {
   const height = density.value === 'roomy' ? 38 : 30
   tree.version.value // drawn again when it changes
-  const { box, first, last, width, rests, onScroll, reveal } = useWindow(tree.length, height)
+  const { box, first, last, width, rests, onScroll, reveal, page } = useWindow(tree.length, height)
   const shown = useMemo(() => fitting(width), [width, layout.value])
-  const keys = keysOf({ tree, reveal, page: Math.max(1, last - first - 20) })
+  const walk = useRef({ at: 0, on: null }).current
+  const keys = keysOf({ tree, reveal, page, walk })
+  useEffect(() => {
+    if (walk.on && tree.row(walk.at)?.job) walk.on()
+  })
   const wanted = useRef('')
   useEffect(() => {
     if (wanted.current === `${first} ${last}`) return
@@ -178,6 +188,7 @@ export function Grid({ tree, currency, none, sortable = true }) {
     const act = keys[key] || (key.startsWith('Ctrl+Arrow') && keys[event.key])
     const row = tree.row(Math.max(0, tree.numberOf(active.value)))
     if (!act || (!row?.job && key !== 'Escape')) return
+    walk.on = null
     event.preventDefault()
     act(event, row)
   }

@@ -1,5 +1,6 @@
 // Which jobs are selected: some rows, or all that fit a filter; and which were cut, to be put elsewhere.
 import { signal } from '@preact/signals'
+import { say } from '../toast.jsx'
 
 const NONE = { ids: new Set(), filter: '' }
 export const selection = signal(NONE)
@@ -10,6 +11,7 @@ let anchor = 0 // where a range begins
 
 export const isSelected = (id) => Boolean(selection.value.filter) || selection.value.ids.has(id)
 export const clear = () => {
+  anchor = 0
   selection.value = NONE
 }
 
@@ -27,15 +29,17 @@ export function flip(id) {
   selection.value = { ids, filter: '' }
 }
 
-// From the row where the range began to this one, of what is loaded.
+// From the row where the range began to this one; not where it cannot tell what is in between.
 export function extend(id, tree) {
   const ids = new Set()
-  const from = tree.numberOf(anchor || id)
+  anchor ||= id
+  const from = tree.numberOf(anchor)
   const to = tree.numberOf(id)
   for (let number = Math.min(from, to); number <= Math.max(from, to); number += 1) {
     const job = tree.row(number)?.job
     if (job) ids.add(job.id)
   }
+  if (from < 0 || ids.size <= Math.abs(from - to)) return say('Nothing more is selected: some of the rows between are not loaded. A filter selects all that match.')
   active.value = id
   selection.value = { ids, filter: '' }
 }

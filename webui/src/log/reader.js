@@ -116,6 +116,9 @@ export class Reader {
       return -1
     })
 
+  // How long it is by now.
+  measure = () => this.once(() => this.take(this.end, 1))
+
   // What comes after what is here: the rest of the log, or what was printed meanwhile.
   later = () =>
     this.once(async () => {

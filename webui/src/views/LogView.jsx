@@ -30,6 +30,13 @@ function useSearch(reader, show) {
     const hits = () => reader.lines.filter(fits(test)).map((line) => line.at)
     const next = () => (forward ? hits().find((at) => at > (current ?? -1)) : hits().findLast((at) => at < (current ?? Infinity)))
     let at = next()
+    while (at === undefined && forward) {
+      const { end } = reader
+      setWords('searching further on …')
+      await reader.later()
+      if (reader.end === end) break
+      at = next()
+    }
     if (at === undefined && !forward && reader.first > 0) {
       setWords('searching further back …')
       const place = await reader.back(fits(test), FURTHEST)
@@ -109,6 +116,7 @@ export function LogView() {
   const load = async () => {
     if (!reader.pieces.length) await reader.begin(mark)
     else if (follow) await reader.later()
+    else await reader.measure()
     return reader.version.value
   }
   const { error } = useLive(`log-view:${id}:${attempt}`, load)

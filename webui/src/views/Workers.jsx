@@ -7,14 +7,14 @@ import { go, Link, place } from '../place.jsx'
 import { useLive } from '../poll.js'
 import { density } from '../theme.js'
 import { useLetGo, useRecycled, useWindow } from '../window.js'
-import { actionsOf, chosen } from '../workers/actions.js'
+import { actionsOf, active, chosen } from '../workers/actions.js'
 import { Lines } from '../workers/Lines.jsx'
 
 const FIELDS = [
   'id', 'name', 'state', 'active', 'slots', 'running', 'affinity', 'facts', 'load', 'memory_free_bytes', 'finished', 'errors', 'seen_at',
   'instance', 'jobs', 'hours', 'timezone', 'note', 'reason', 'allowed_actions',
 ].join()
-const SHOWN_JOBS = 3
+const SHOWN_JOBS = 2
 const ORDER = ['SICK', 'TIMEOUT', 'WORKING', 'WAITING', 'STARTING', 'DRAINING', 'TERMINATED']
 const SORTS = {
   name: (worker) => worker.name,
@@ -113,7 +113,7 @@ class Cells extends Steady {
 function Worker({ worker, instance, number, top, onPick }) {
   const row = useRef(null)
   useLetGo(row, worker.id)
-  const kinds = ['row', !worker.active && 'off', chosen.value.has(worker.id) && 'selected', place.value.worker === worker.id && 'opened']
+  const kinds = ['row', !worker.active && 'off', chosen.value.has(worker.id) && 'selected', place.value.worker === worker.id && 'opened', active.value === worker.id && 'active']
   return (
     <div
       ref={row}
@@ -149,31 +149,37 @@ const HEADS = [
 
 function List({ workers, instances, sort, onSort }) {
   const height = density.value === 'roomy' ? 38 : 30
-  const { box, first, last, rests, onScroll, reveal } = useWindow(workers.length, height)
+  const { box, first, last, rests, onScroll, reveal, page } = useWindow(workers.length, height)
+  const anchor = useRef(0) // where a range begins
+  const numberOf = (id) => workers.findIndex((worker) => worker.id === id)
   const pick = (id, event) => {
-    const ids = new Set(event.ctrlKey || event.metaKey || event.shiftKey ? chosen.value : [])
+    const ids = new Set(event.ctrlKey || event.metaKey ? chosen.value : [])
     if (event.shiftKey) {
-      const from = workers.findIndex((worker) => worker.id === place.value.worker)
-      const to = workers.findIndex((worker) => worker.id === id)
-      for (const worker of workers.slice(Math.min(from, to), Math.max(from, to) + 1)) ids.add(worker.id)
-    } else if (!ids.delete(id)) ids.add(id)
+      const [from, to] = [numberOf(anchor.current), numberOf(id)].sort((one, other) => one - other)
+      for (const worker of workers.slice(from < 0 ? to : from, to + 1)) ids.add(worker.id)
+    } else {
+      if (!ids.delete(id)) ids.add(id)
+      anchor.current = id
+    }
+    active.value = id
     chosen.value = ids
-    if (!event.ctrlKey && !event.metaKey && !event.shiftKey) go({ worker: id, job: 0 })
+    if (!event.ctrlKey && !event.metaKey && !event.shiftKey) go({ worker: id, job: 0 }, Boolean(event.key))
   }
   const onKeyDown = (event) => {
     if (event.target !== box.current) return
-    const at = workers.findIndex((worker) => worker.id === place.value.worker)
-    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: workers.length - 1 }[event.key]
+    const at = numberOf(active.value || place.value.worker)
+    const far = { ArrowDown: 1, ArrowUp: -1, PageDown: page(), PageUp: -page(), Home: -workers.length, End: workers.length }[event.key]
     if (event.ctrlKey && event.key === 'a') chosen.value = new Set(workers.map((worker) => worker.id))
-    else if (to === undefined || !workers[to]) return
+    else if (!far) return
     else {
+      const to = Math.min(workers.length - 1, Math.max(0, at + far))
       reveal(to)
       pick(workers[to].id, event)
     }
     event.preventDefault()
   }
   const rows = useRecycled(workers.slice(first, last + 1).map((worker, at) => ({ id: worker.id, number: first + at, worker })), rests)
-  const visible = rows.some(({ id }) => id === place.value.worker)
+  const visible = rows.some(({ id }) => id === active.value)
   return (
     <div
       ref={box}
@@ -183,7 +189,7 @@ function List({ workers, instances, sort, onSort }) {
       aria-label="Workers"
       aria-multiselectable="true"
       aria-rowcount={workers.length + 1}
-      aria-activedescendant={visible ? `worker-${place.value.worker}` : undefined}
+      aria-activedescendant={visible ? `worker-${active.value}` : undefined}
       onScroll={onScroll}
       onKeyDown={onKeyDown}
     >

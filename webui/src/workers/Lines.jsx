@@ -1,5 +1,5 @@
 // The affinity lines of a worker, edited in their place: a double click, or its button by keyboard.
-import { useState } from 'preact/hooks'
+import { useLayoutEffect, useRef, useState } from 'preact/hooks'
 import * as api from '../api.js'
 import { refresh } from '../poll.js'
 import { say } from '../toast.jsx'
@@ -14,13 +14,19 @@ export function Lines({ worker }) {
   const setText = (written) => setEdited(written === null ? null : { id: worker.id, text: written })
   const may = worker.allowed_actions.includes('edit')
   const told = worker.affinity.map((line) => line.join(' ') || 'any job without tags').join('\n')
+  const input = useRef(null)
+  useLayoutEffect(() => input.current?.focus(), [text === null])
+  const leave = (event) => {
+    event.target.closest('[tabindex="0"]').focus({ preventScroll: true })
+    setText(null)
+  }
   const begin = (event) => {
     event.stopPropagation()
     setText(textOf(worker))
   }
-  const save = async () => {
+  const save = async (event) => {
     const wanted = text
-    setText(null)
+    leave(event)
     if (wanted === textOf(worker)) return
     try {
       await api.editWorkers([worker.id], { affinity: linesOf(wanted) })
@@ -33,8 +39,8 @@ export function Lines({ worker }) {
   }
   const onKeyDown = (event) => {
     event.stopPropagation()
-    if (event.key === 'Enter') save()
-    else if (event.key === 'Escape') setText(null)
+    if (event.key === 'Enter') save(event)
+    else if (event.key === 'Escape') leave(event)
   }
   if (text !== null) {
     return (
@@ -43,16 +49,15 @@ export function Lines({ worker }) {
           aria-label={`Affinity lines of ${worker.name}, divided by commas`}
           value={text}
           spellcheck={false}
-          ref={(node) => node && document.activeElement !== node && node.focus()}
+          ref={input}
           onInput={(event) => setText(event.target.value)}
           onKeyDown={onKeyDown}
-          onBlur={save}
         />
       </span>
     )
   }
   return (
-    <span role="gridcell" class="tags" title={told} onDblClick={may ? begin : undefined}>
+    <span role="gridcell" class="tags" title={told} onClick={(event) => may && event.stopPropagation()} onDblClick={may ? begin : undefined}>
       <span class="text">{textOf(worker)}</span>
       {may && (
         <button type="button" class="plain pen" onClick={begin} aria-label={`Edit the lines of ${worker.name}`} title="Edit the lines">

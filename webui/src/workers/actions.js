@@ -5,6 +5,7 @@ import { plural } from '../format.js'
 import { go } from '../place.jsx'
 
 export const chosen = signal(new Set())
+export const active = signal(0) // the row that the keyboard is on
 
 function runsWords(workers) {
   const running = workers.reduce((sum, worker) => sum + worker.running, 0)
