@@ -463,6 +463,23 @@ def test_the_next_error_is_looked_for_in_what_is_not_loaded_yet(show: Show) -> N
 
 
 @in_browser
+def test_a_log_that_is_not_followed_says_how_long_it_is_and_stays_with_its_attempt(show: Show) -> None:
+    page = show("lively")
+    farm, found = show.farm, replace(show.farm.job(FRAME), state="WORKING", attempt=7)
+    text = "".join(f"line {line} of a log\n" for line in range(2_000)).encode()
+    farm.job = lambda job_id: found  # type: ignore[method-assign]
+    farm.log = lambda job: text  # type: ignore[method-assign]
+    page.goto(page.url + f"?view=log&job={FRAME}&at=0")
+    expect(page.locator("section.log-page header")).to_contain_text("36 KB, live")
+    text *= 2
+    expect(page.locator("section.log-page header")).to_contain_text("72 KB, live")
+    found = replace(found, attempt=8)
+    with page.expect_response(lambda answer: answer.headers.get("x-log-attempt") == "8"):
+        text = b"another run\n"
+    expect(page.locator(".log-line").first).to_have_text("line 0 of a log\n")
+
+
+@in_browser
 def test_the_log_of_the_next_attempt_is_shown_though_it_ends_alike(show: Show) -> None:
     page = show("lively")
     farm, found, run = show.farm, show.farm.job(FRAME), 1

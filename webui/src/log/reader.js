@@ -116,8 +116,12 @@ export class Reader {
       return -1
     })
 
-  // How long it is by now.
-  measure = () => this.once(() => this.take(this.end, 1))
+  // How long it is by now. What is read stays, though another attempt has begun.
+  measure = () =>
+    this.once(async () => {
+      const { attempt, size, open } = await this.read(this.end, 1)
+      if (attempt === this.attempt) Object.assign(this, { size, open })
+    })
 
   // What comes after what is here: the rest of the log, or what was printed meanwhile.
   later = () =>

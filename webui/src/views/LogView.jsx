@@ -11,7 +11,7 @@ import { unlessAway, useLive } from '../poll.js'
 
 const ERRORS = /\b(error|errors|fatal|exception|traceback|failed|failure)\b/i
 const NEAR = 400 // pixels from an end at which more is loaded
-const FURTHEST = 400 // pieces that one search goes back
+const FURTHEST = 400 // pieces that one search reads
 const GUTTER = 20 // pixels
 
 function useReader(job, attempt) {
@@ -30,7 +30,7 @@ function useSearch(reader, show) {
     const hits = () => reader.lines.filter(fits(test)).map((line) => line.at)
     const next = () => (forward ? hits().find((at) => at > (current ?? -1)) : hits().findLast((at) => at < (current ?? Infinity)))
     let at = next()
-    while (at === undefined && forward) {
+    for (let turn = 0; at === undefined && forward && turn < FURTHEST; turn += 1) {
       const { end } = reader
       setWords('searching further on …')
       await reader.later()
@@ -116,7 +116,7 @@ export function LogView() {
   const load = async () => {
     if (!reader.pieces.length) await reader.begin(mark)
     else if (follow) await reader.later()
-    else await reader.measure()
+    else if (reader.open) await reader.measure()
     return reader.version.value
   }
   const { error } = useLive(`log-view:${id}:${attempt}`, load)

@@ -155,7 +155,7 @@ function List({ workers, instances, sort, onSort }) {
   const pick = (id, event) => {
     const ids = new Set(event.ctrlKey || event.metaKey ? chosen.value : [])
     if (event.shiftKey) {
-      const [from, to] = [numberOf(anchor.current), numberOf(id)].sort((one, other) => one - other)
+      const [from, to] = [numberOf(anchor.current || place.value.worker), numberOf(id)].sort((one, other) => one - other)
       for (const worker of workers.slice(from < 0 ? to : from, to + 1)) ids.add(worker.id)
     } else {
       if (!ids.delete(id)) ids.add(id)
