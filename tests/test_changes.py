@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,15 +95,24 @@ def test_those_beyond_what_may_wait_are_answered_at_once_and_told_to_poll(store:
     assert all("jobs" in call.result(timeout=LONG).json["changed"] for call in calls)
 
 
-def test_those_told_to_poll_get_moments_apart_however_many_came_at_once(store: WatchedStore) -> None:
+def test_those_told_to_poll_get_moments_apart_however_many_come(store: WatchedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("coalition.server.changes.time", SimpleNamespace(monotonic=lambda: now))
     hub = Changes(store.settings, store)
-    pauses = [hub.since(hub.cursor, 0)[2] for _ in range(CALLS_PER_S * 4)]
-    assert pauses == sorted(pauses)
-    assert pauses[0] == POLL_S
-    assert pauses[-1] == pytest.approx(POLL_S + 4, abs=1)
+
+    def moment() -> float:
+        return now + hub.since(hub.cursor, 0)[2]
+
+    assert [moment() for _ in range(3)] == pytest.approx([1000 + POLL_S, 1000.02 + POLL_S, 1000.04 + POLL_S])
+    now = 1000.5  # time that goes by moves none of them
+    moments = [moment() for _ in range(CALLS_PER_S * 4)]
+    assert moments[:2] == pytest.approx([1000.5 + POLL_S, 1000.52 + POLL_S])
+    now = 1001.5
+    moments += [moment() for _ in range(CALLS_PER_S)]
+    assert all(later - earlier == pytest.approx(1 / CALLS_PER_S) for earlier, later in pairwise(moments))
     for _ in range(CALLS_PER_S * MAX_WAIT_S):
-        last = hub.since(hub.cursor, 0)[2]
-    assert last == MAX_WAIT_S
+        last = moment()
+    assert last == now + MAX_WAIT_S
 
 
 def test_waiting_runs_no_sql(store: WatchedStore, pool: ThreadPoolExecutor) -> None:
