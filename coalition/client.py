@@ -68,6 +68,9 @@ class Page:
 
     Of a first page, `counts` are all the leaves below its parent by state, and `total` is how many jobs fit the filters: None
     where that is not quickly told; with `more` there are more than that.
+
+    Of a page after an `offset`, `offset` is how many jobs were left out, fewer than asked for at the end, and `cursor` its own:
+    it gives this page again, whatever came or went before it.
     """
 
     jobs: Sequence[Job]
@@ -75,6 +78,8 @@ class Page:
     counts: Mapping[str, int] | None = None
     total: int | None = None
     more: bool = False
+    offset: int = 0
+    cursor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -322,17 +327,20 @@ class Client:
         sort: str = "id",
         limit: int = 100,
         cursor: str | None = None,
+        offset: int = 0,
     ) -> Page:
         """GET /jobs: the jobs that fit every filter given, at most 1,000 at a time.
 
         `parent` 0 is the top, None any level; `state` one or several; `title` a part of it; `sort` id, priority,
         title below a parent, or, of up to 5,000 jobs, started, ended and progress; with - before it the other way. A page may
-        be short, or empty, though more follow.
+        be short, or empty, though more follow. `offset` leaves out so many jobs, of a list whose `total` is told.
         """
         query = {"parent": parent, "state": _joined(state), "user": user, "title": title, "paused": paused, "filter": filter}
-        answer = self._get("/jobs", {**query, "sort": sort, "limit": min(limit, PAGE), "cursor": cursor})
+        place = {"sort": sort, "limit": min(limit, PAGE), "cursor": cursor, "offset": offset or None}
+        answer = self._get("/jobs", {**query, **place})
         jobs = [_read(Job, job) for job in _part(answer, "jobs")]
-        return Page(jobs, answer.get("next"), answer.get("counts"), answer.get("total"), bool(answer.get("more")))
+        counted = answer.get("counts"), answer.get("total"), bool(answer.get("more"))
+        return Page(jobs, answer.get("next"), *counted, answer.get("offset", 0), answer.get("cursor"))
 
     def jobs(self, *, limit: int | None = None, **filters: Any) -> Iterator[Job]:
         """The jobs that fit the filters of `page`, fetched as they are consumed; all of them unless `limit` is given."""

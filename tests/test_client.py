@@ -262,6 +262,13 @@ def test_jobs_are_fetched_page_by_page_as_they_are_consumed(api: Api, client: Cl
     assert [request.query["limit"] for request in api.requests[3:]] == ["1000", "200"]
 
 
+def test_a_page_far_down_a_list_has_a_cursor_of_its_own(api: Api, client: Client) -> None:
+    api.tell("GET", "/jobs", Answer({"jobs": [a_job(9)], "next": None, "offset": 50, "cursor": "8.8"}))
+    page = client.page(parent=3, offset=50)
+    assert (page.jobs[0].id, page.offset, page.cursor, page.next) == (9, 50, "8.8", None)
+    assert api.requests[0].query == {"parent": "3", "sort": "id", "limit": "100", "offset": "50"}
+
+
 # ---------------------------------------------------------------- errors
 
 

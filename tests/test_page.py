@@ -496,19 +496,6 @@ def test_the_log_of_the_next_attempt_is_shown_though_it_ends_alike(show: Show) -
 
 
 @in_browser
-def test_a_leap_reads_nothing_but_ids_of_what_it_passes(show: Show) -> None:
-    page = show("huge", "/?view=jobs")
-    row(page, 7).get_by_role("button").click()
-    expect(row(page, 100_001)).to_be_visible()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url) if "parent=7" in request.url else None)
-    page.get_by_role("treegrid").evaluate("grid => { grid.scrollTop = 8_000 * 30 }")
-    expect(row(page, 108_000)).to_be_visible()
-    whole = [url for url in asked if "title" in url]
-    assert len(whole) < len(asked) / 3, asked
-
-
-@in_browser
 def test_the_list_is_walked_with_the_keyboard(show: Show) -> None:
     page = show()
     row(page, GROUP).click()

@@ -97,6 +97,20 @@ def test_pages_follow_their_cursor(call: Caller) -> None:
     assert second["next"] is None
 
 
+def test_an_offset_leaves_jobs_out_and_gives_its_page_a_cursor(call: Caller) -> None:
+    ids = call.submit(*[{"command": "true", "title": str(n)} for n in range(5)])[::-1]
+    first = call.ok("GET", "/jobs?limit=1&sort=-id&parent=0")
+    second = call.ok("GET", f"/jobs?limit=1&sort=-id&parent=0&cursor={first['next']}&offset=2")
+    assert ([job["id"] for job in second["jobs"]], second["offset"], "total" in second) == (ids[3:4], 2, False)
+    call.submit({"command": "true", "title": "a newer one moves nothing"})
+    again = call.ok("GET", f"/jobs?limit=1&sort=-id&parent=0&cursor={second['cursor']}")
+    assert (again["jobs"], again["next"]) == (second["jobs"], second["next"])
+    beyond = call.ok("GET", "/jobs?sort=-id&parent=0&offset=9")
+    assert (beyond["jobs"], beyond["next"], beyond["offset"], beyond["cursor"]) == ([], None, 6, f"{ids[4]}.{ids[4]}")
+    nothing = call.ok("GET", f"/jobs?parent={10**6}&offset=9")
+    assert (nothing["jobs"], nothing["offset"], nothing["cursor"]) == ([], 0, None)
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -104,6 +118,8 @@ def test_pages_follow_their_cursor(call: Caller) -> None:
         "limit=0",
         "limit=1001",
         "limit=x",
+        "offset=-1",
+        "offset=1&title=x",
         "sort=title",
         "parent=-1",
         "parent=x",

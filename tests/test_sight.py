@@ -206,6 +206,8 @@ def test_every_database_tells_own_jobs_from_others(store: WatchedStore, kind: st
     assert pages == ["a", "a", "a"]
     _, cursor = store.jobs(JobQuery(parent=0, viewer="gus", limit=1))
     assert store.jobs(JobQuery(parent=0, viewer="gus", after=cursor))[0][0].id == alone
+    after, passed = store.jobs_after(JobQuery(parent=0, viewer="gus"), 1)
+    assert (after, passed) == (cursor, 1)
     assert {one.title for one in store.jobs(JobQuery(viewer="gus"))[0]} == {"own", "x"}
     assert store.farm_jobs("gus")["waiting"] == 2
     assert (store.count_jobs(JobQuery(parent=top, viewer="gus"))["counts"]["total"], store.users("gus")) == (1, ["gus"])

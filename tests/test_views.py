@@ -80,6 +80,23 @@ class TestLists:
             for limit in (1, 2, 100):
                 assert "".join(pages(store, JobQuery(parent=group, limit=limit, **fields))) == titles, (fields, limit)
 
+    def test_an_offset_leaves_out_so_many_of_any_list_that_is_counted(self, store: Store, group: int) -> None:
+        for fields, titles in self.FOUND:
+            query = JobQuery(parent=group, limit=1, **fields)
+            if store.count_jobs(query)["total"] is None:
+                with pytest.raises(BadInput, match="offset: needs a list whose `total` is told"):
+                    store.jobs_after(query, 1)
+                continue
+            first = store.jobs(query)[1]
+            for offset in range(1, len(titles) + 3):
+                after, passed = store.jobs_after(query, offset)
+                rest = "".join(pages(store, replace(query, after=after)))
+                assert (passed, rest) == (min(offset, len(titles)), titles[offset:]), (fields, offset)
+                if first is not None:
+                    after, passed = store.jobs_after(replace(query, after=first), offset)
+                    rest = "".join(pages(store, replace(query, after=after)))
+                    assert (passed, rest) == (min(offset, len(titles) - 1), titles[1 + offset :]), (fields, offset)
+
     def test_jobs_are_sorted_by_when_they_began_and_ended_and_by_progress(self, store: Store, hand: Hand, clock: Clock) -> None:
         """b began first and ended last; a runs, half is a group of which one of two is finished, loose failed."""
         tops = [a_job("loose", priority=255), a_job("b", priority=254), a_job("a", priority=253)]
@@ -105,6 +122,8 @@ class TestLists:
             for limit in (1, 2, 100):
                 assert pages(store, JobQuery(parent=0, sort=sort, limit=limit)) == wanted, (sort, limit)
                 assert pages(store, JobQuery(parent=0, sort=sort, limit=limit, descending=True)) == wanted[::-1], (sort, limit)
+            after, passed = store.jobs_after(JobQuery(parent=0, sort=sort), 2)
+            assert (passed, pages(store, JobQuery(parent=0, sort=sort, after=after))) == (2, wanted[2:])
 
     def test_more_than_can_be_sorted_by_what_no_index_has_is_refused(
         self, store: Store, group: int, monkeypatch: pytest.MonkeyPatch
@@ -141,6 +160,8 @@ class TestLists:
         assert store.count_jobs(query) | {"counts": {}} == {"counts": {}, "total": 2, "more": False}
         assert pages(store, query) == ["j4", "j5"]
         assert pages(store, replace(query, descending=True)) == ["j5", "j4"]
+        after, passed = store.jobs_after(replace(query, descending=True), 1)
+        assert (passed, pages(store, replace(query, descending=True, after=after))) == (1, ["j4"])
         assert pages(store, replace(query, terms=(*query.terms, *parse("user:ann -title:j4", clock())))) == ["j5"]
         assert store.count_jobs(replace(query, terms=parse("ended>-30m", clock())))["total"] is None
         assert pages(store, replace(query, terms=parse("ended>-30m", clock()))) == ["g", "j3", "j4", "j5"]

@@ -121,13 +121,19 @@ def _owned(job: JobSpec, identity: Identity, owner: str) -> JobSpec:
 @blueprint.get("/jobs")
 @shared
 def index() -> Response:
-    web.refuse_unknown("parent", "state", "user", "title", "paused", "filter", "sort", *PAGING)
+    web.refuse_unknown("parent", "state", "user", "title", "paused", "filter", "sort", "offset", *PAGING)
     query = _query()
     if query.sort == "title" and query.parent is None:
         raise BadInput(fields={"sort": "by title needs a `parent`; 0 is the top"})
-    found, cursor = web.farm().store.jobs(query)
-    told = web.farm().store.count_jobs(query) if query.after is None else {}
-    return listing("jobs", jobs_for_caller(found), _written(query.sort, cursor) if cursor else None, **told)
+    store, told = web.farm().store, dict[str, Any]()
+    if offset := web.number("offset", 0, 0, MAX_INT):
+        after, passed = store.jobs_after(query, offset)
+        query = replace(query, after=after)
+        told = {"offset": passed, "cursor": _written(query.sort, after)}
+    elif query.after is None:
+        told = store.count_jobs(query)
+    found, following = store.jobs(query)
+    return listing("jobs", jobs_for_caller(found), _written(query.sort, following), **told)
 
 
 def _query() -> JobQuery:
@@ -150,8 +156,10 @@ def _query() -> JobQuery:
     )
 
 
-def _written(sort: str, cursor: Cursor) -> str:
+def _written(sort: str, cursor: Cursor | None) -> str | None:
     """A cursor as text; a title in it is written in hex."""
+    if cursor is None:
+        return None
     value, job_id = cursor
     return f"{value.encode().hex() if sort == 'title' else value}.{job_id}"
 

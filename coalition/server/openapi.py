@@ -108,6 +108,7 @@ JOB_FILTERS: dict[str, Schema] = {
     "paused": _words("0", "1"),
     "filter": {"type": "string", "description": 'such as state:ERROR user:ann created>-2h "shot 10"'},
     "sort": _words(*SORTS, *(f"-{name}" for name in SORTS)),
+    "offset": {**_whole(0, model.MAX_INT), "description": "leaves out so many jobs, of a list whose `total` is told"},
     **PAGES,
 }
 ARCHIVE_FILTERS: dict[str, Schema] = {

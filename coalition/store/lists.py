@@ -15,7 +15,7 @@ from heapq import merge
 from itertools import islice
 from typing import Any, cast
 
-from sqlalchemy import Connection, and_, case, func, literal, not_, or_, select, true
+from sqlalchemy import Connection, and_, case, func, literal, not_, or_, select, true, union_all
 from sqlalchemy.sql import ColumnElement
 
 from coalition.errors import BadInput
@@ -96,17 +96,37 @@ class Driver:
         found = (self._of_branch(db, where, after, limit) for where in self.branches)
         return list(islice(merge(*found, reverse=self.descending), limit))
 
-    def _of_branch(self, db: Connection, where: Sequence[ColumnElement[bool]], after: Cursor | None, limit: int) -> list[Cursor]:
+    def leap(self, db: Connection, after: Cursor | None, offset: int) -> tuple[Cursor | None, int]:
+        """The cursor so many rows after another, and how many there were: fewer at the end. BadInput where no index tells it."""
+        if self.rest:
+            raise BadInput(fields={"offset": "needs a list whose `total` is told; this one has a filter that no index knows"})
+        ranges = [where for branch in self.branches for where in self._ranges(branch, after)]
+        some = (select(self.key.label("value"), self.id.label("id")).where(*where) for where in ranges)
+        rows = union_all(*some).subquery()
+        passed = int(db.execute(select(func.count()).select_from(select(rows.c.id).limit(offset).subquery())).scalar_one())
+        if not passed:
+            return after, 0
+        order = [column.desc() if self.descending else column for column in (rows.c.value, rows.c.id)]
+        last = db.execute(select(rows.c.value, rows.c.id).order_by(*order).offset(passed - 1).limit(1)).one()
+        return (last.value, int(last.id)), passed
+
+    def _of_branch(self, db: Connection, branch: Sequence[ColumnElement[bool]], after: Cursor | None, limit: int) -> list[Cursor]:
+        found: list[Cursor] = []
+        for where in self._ranges(branch, after):
+            if len(found) < limit:
+                found += self._rows(db, where, limit - len(found))
+        return found
+
+    def _ranges(self, where: Sequence[ColumnElement[bool]], after: Cursor | None) -> list[Sequence[ColumnElement[bool]]]:
+        """What follows a cursor, in order: ranges of the index, which every database reads as such; a comparison of pairs not."""
         if after is None:
-            return self._rows(db, where, limit)
+            return [where]
         value, last = after
         later = self.id < last if self.descending else self.id > last
         if self.key is self.id:
-            return self._rows(db, [*where, later], limit)
-        # Two ranges of the index, which every database reads as such; a comparison of pairs not.
-        rows = self._rows(db, [*where, self.key == value, later], limit)
+            return [[*where, later]]
         beyond = self.key < value if self.descending else self.key > value
-        return rows if len(rows) >= limit else rows + self._rows(db, [*where, beyond], limit - len(rows))
+        return [[*where, self.key == value, later], [*where, beyond]]
 
     def _rows(self, db: Connection, where: Sequence[ColumnElement[bool]], limit: int) -> list[Cursor]:
         columns = [self.id] if self.key is self.id else [self.key, self.id]
@@ -247,14 +267,13 @@ def every(db: Connection, terms: tuple[Term, ...], viewer: str | None = None) ->
 
 def page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
     """The ids of a page in order, and the cursor of the next one (None at the end). BadInput where it cannot be sorted so."""
-    if query.sort in COMPUTED:
-        return _computed_page(db, query)
-    source, after = driver(query), query.after
-    if (found := source.lately(db)) is not None:
-        return _page_of(db, source, found, query)
-    until = time.monotonic() + PATIENCE_S
-    kept: list[Cursor] = []
+    source, after = _source(query), query.after
     wanted = query.limit + 1
+    kept = _by_hand(db, source, query, wanted)
+    if kept is not None:
+        return [job_id for _, job_id in kept[: query.limit]], kept[query.limit - 1] if len(kept) == wanted else None
+    until = time.monotonic() + PATIENCE_S
+    kept = []
     while True:
         size = wanted - len(kept) if not source.rest else max(PIECE, wanted)
         piece = source.piece(db, after, size)
@@ -269,35 +288,54 @@ def page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
             return [job_id for _, job_id in kept], after
 
 
-def _page_of(db: Connection, source: Driver, found: Sequence[int], query: JobQuery) -> tuple[list[int], Cursor | None]:
-    """The page among ids that are in order."""
-    last = None if query.after is None else query.after[1]
-    later = [one for one in found if last is None or (one < last if query.descending else one > last)]
-    shown: list[int] = []
-    for some in chunks(later):
-        fitting = source.fitting(db, some)
-        shown += [one for one in some if one in fitting]
-        if len(shown) > query.limit:
-            return shown[: query.limit], (shown[query.limit - 1], shown[query.limit - 1])
-    return shown, None
+def leap(db: Connection, query: JobQuery, offset: int) -> tuple[Cursor | None, int]:
+    """The cursor that leaves out so many rows after the query's own, and how many there were: fewer at the end."""
+    source = _source(query)
+    passed = _by_hand(db, source, query, offset)
+    if passed is None:
+        return source.leap(db, query.after, offset)
+    return passed[-1] if passed else query.after, len(passed)
 
 
-def _computed_page(db: Connection, query: JobQuery) -> tuple[list[int], Cursor | None]:
-    """Sorts all that fit, where they are few enough; what has no such value comes where 0 would."""
+def _source(query: JobQuery) -> Driver:
+    if query.sort not in COMPUTED:
+        return driver(query)
     if query.viewer is not None:  # of a group these are everybody's
         raise BadInput(fields={"sort": f"by {query.sort} needs the right to view all jobs"})
-    source = driver(replace(query, sort="id", descending=False, after=None))
+    return driver(replace(query, sort="id", descending=False, after=None))
+
+
+def _by_hand(db: Connection, source: Driver, query: JobQuery, wanted: int) -> list[Cursor] | None:
+    """So many after the query's cursor, of lists that no index has in order; None for others."""
     lately = source.lately(db)
+    if query.sort in COMPUTED:
+        return list(islice(_computed(db, source, lately, query), wanted))
+    return None if lately is None else _fitting_of(db, source, lately, query, wanted)
+
+
+def _fitting_of(db: Connection, source: Driver, found: Sequence[int], query: JobQuery, wanted: int) -> list[Cursor]:
+    """So many that fit among ids that are in order."""
+    last = None if query.after is None else query.after[1]
+    later = [one for one in found if last is None or (one < last if query.descending else one > last)]
+    shown: list[Cursor] = []
+    for some in chunks(later):
+        fitting = source.fitting(db, some)
+        shown += [(one, one) for one in some if one in fitting]
+        if len(shown) >= wanted:
+            break
+    return shown[:wanted]
+
+
+def _computed(db: Connection, source: Driver, lately: list[int] | None, query: JobQuery) -> Iterator[Cursor]:
+    """Sorts all that fit, where they are few enough; what has no such value comes where 0 would."""
     found = [job_id for _, job_id in source.piece(db, None, SORTED + 1)] if lately is None else lately
     if len(found) > SORTED:
         words = f"by {query.sort} sorts up to {SORTED:,} jobs, and here are more; ask for a `parent`, or a `state`, with fewer"
         raise BadInput(fields={"sort": words})
-    ids = sorted(source.fitting(db, found))
-    pairs = sorted(_values(db, query.sort, ids), reverse=query.descending)
-    if query.after is not None:
-        pairs = [pair for pair in pairs if (pair < query.after if query.descending else pair > query.after)]
-    shown = pairs[: query.limit]
-    return [job_id for _, job_id in shown], shown[-1] if len(pairs) > query.limit else None
+    after, ids = query.after, sorted(source.fitting(db, found))
+    for pair in sorted(_values(db, query.sort, ids), reverse=query.descending):
+        if after is None or (pair < after if query.descending else pair > after):
+            yield pair
 
 
 def _values(db: Connection, sort: str, ids: Sequence[int]) -> Iterator[Cursor]:

@@ -49,6 +49,11 @@ class Views(Costs):
         return self._shown(db, [found[job_id] for job_id in ids], query.viewer), cursor
 
     @reads
+    def jobs_after(self, db: Connection, query: JobQuery, offset: int) -> tuple[Cursor | None, int]:
+        """The cursor with which the query leaves out so many jobs more, and how many these are: fewer at the end of the list."""
+        return lists.leap(db, sight.with_groups(db, query), offset)
+
+    @reads
     def count_jobs(self, db: Connection, query: JobQuery) -> dict[str, Any]:
         """{"counts": all leaves below the query's parent by state, "total": how many fit, "more": and there are more than that}.
 

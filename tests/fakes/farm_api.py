@@ -161,7 +161,12 @@ class Farm:
 
     def page(self, query: dict[str, str]) -> dict[str, Any]:
         """GET /jobs."""
-        limit, start = int(query.get("limit", 100)), int(query.get("cursor") or 0)
+        offset = int(query.get("offset") or 0)
+        start = int(query.get("cursor") or 0) + offset
+        told = {"offset": offset, "cursor": str(start)} if offset else {}
+        return {**self._page(query, start, int(query.get("limit", 100))), **told}
+
+    def _page(self, query: dict[str, str], start: int, limit: int) -> dict[str, Any]:
         if self.scene == "huge" and not query.get("filter"):
             return huge_page(int(query.get("parent", 0)), start, limit)
         found = [self.now_of(job) for job in self.jobs.values()]

@@ -60,9 +60,12 @@ export function address(changes) {
   return text ? `/?${text}` : '/'
 }
 
-// Go there; `replace` leaves no step for Back (typing in a search field).
+const listOf = ({ view, parent, filter, sort }) => [view, parent, filter, sort].join('\n')
+
+// Go there; `replace` leaves no step for Back (typing in a search field). The same list stays as far scrolled as it is.
 export function go(changes, replace = false) {
-  history[replace ? 'replaceState' : 'pushState'](null, '', address(changes))
+  const same = listOf({ ...place.value, ...changes }) === listOf(place.value)
+  history[replace ? 'replaceState' : 'pushState'](same ? history.state : null, '', address(changes))
   place.value = read()
 }
 

@@ -15,7 +15,10 @@ export function useWindow(count, height) {
     const rows = Math.ceil(clientHeight / height / STEP) * STEP
     setSeen((old) => (old.first === first && old.rows === rows && old.width === width ? old : { first, rows, width, rests: old.rests && !moves }))
   }
-  const rest = useRest(box, () => setSeen((old) => (old.rests ? old : { ...old, rests: true })))
+  const rest = useRest(box, () => {
+    setSeen((old) => (old.rests ? old : { ...old, rests: true }))
+    history.replaceState({ top: box.current.scrollTop }, '')
+  })
   const onScroll = () => {
     look(true)
     rest()
@@ -27,6 +30,7 @@ export function useWindow(count, height) {
     return () => watch.disconnect()
   }, [])
   useLayoutEffect(() => look(false), [count])
+  useWayBack(box, count)
   useKeptFocus()
   const reveal = (number) => {
     const { scrollTop, clientHeight } = box.current
@@ -51,6 +55,21 @@ function useRest(box, settle) {
   }
   useLayoutEffect(() => () => clearTimeout(timer.current), [])
   return rest
+}
+
+// How far a list was scrolled is kept with its step of the history: Back and a reload lead there, as soon as there are rows.
+function useWayBack(box, count) {
+  const [state, lead] = useState(() => history.state)
+  useLayoutEffect(() => {
+    const onPop = (event) => lead(event.state || { top: 0 })
+    window.addEventListener('popstate', onPop)
+    return () => window.removeEventListener('popstate', onPop)
+  }, [])
+  useLayoutEffect(() => {
+    if (!state || !count) return
+    box.current.scrollTop = state.top
+    lead(null)
+  }, [state, count > 0])
 }
 
 // What has the focus keeps it when its row is moved in the document, where the browser has no moveBefore.

@@ -89,13 +89,22 @@ export function Filter({ users }) {
   const [open, setOpen] = useState(false)
   const [at, setAt] = useState(-1)
   const timer = useRef(0)
-  useEffect(() => setText(place.value.filter), [place.value.filter])
+  const told = useRef(place.value.filter) // what the address has from here: more may be typed by now
+  useEffect(() => {
+    if (told.current === place.value.filter) return
+    told.current = place.value.filter
+    clearTimeout(timer.current)
+    setText(told.current)
+  }, [place.value.filter])
   const found = open ? completions(text, users) : []
   const write = (value, wait = 0) => {
     setText(value)
     setAt(-1)
     clearTimeout(timer.current)
-    timer.current = setTimeout(() => go({ filter: value.trim() }, true), wait)
+    timer.current = setTimeout(() => {
+      told.current = value.trim()
+      go({ filter: told.current }, true)
+    }, wait)
   }
   const keys = {
     ArrowDown: () => setAt((at + 1) % found.length),

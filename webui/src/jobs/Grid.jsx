@@ -173,7 +173,7 @@ export function Grid({ tree, currency, none, sortable = true }) {
   const walk = useRef({ at: 0, on: null }).current
   const keys = keysOf({ tree, reveal, page, walk })
   useEffect(() => {
-    if (walk.on && tree.row(walk.at)?.job) walk.on()
+    if (walk.on && (walk.at >= tree.length || tree.row(walk.at)?.job)) walk.on() // the end may come sooner than was told
   })
   const wanted = useRef('')
   useEffect(() => {

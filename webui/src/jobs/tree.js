@@ -5,33 +5,39 @@ import * as api from '../api.js'
 import { unlessAway } from '../poll.js'
 
 const PAGE = 100
-const LEAP = 1_000 // rows a call, where somebody scrolls far ahead
 const KEPT = 4_000 // rows of a level that stay in memory
 const FIELDS = [
   'id', 'parent', 'title', 'group', 'state', 'paused', 'priority', 'affinity', 'user', 'progress', 'progress_pattern', 'created_at', 'started_at',
   'ended_at', 'run_s', 'cost_micro', 'errors', 'worker', 'counts', 'reason', 'allowed_actions', 'url',
 ].join()
 
+// Rows that follow a cursor, `offset` further on. Never used: `size` is what is expected, and may be more than a call brings.
+const pageAt = (cursor, offset = 0, size = 0) => ({ cursor, offset, size, rows: null, used: 0 })
+
 class Level {
   constructor(query) {
     this.query = query
-    this.pages = [{ cursor: '', limit: PAGE, rows: null, size: 0, used: 0 }]
+    this.pages = [pageAt('')]
     this.children = new Map() // id -> the level of an open group
     this.total = 0 // at least so many rows
     this.counts = null
     this.more = false
-    this.next = ''
     this.answered = false // its rows may be let go again, but they were there
   }
 
+  // Rows, loaded or expected.
   get known() {
     return this.pages.reduce((sum, page) => sum + page.size, 0)
   }
 
-  // Rows, known or expected.
+  get end() {
+    return this.pages[this.pages.length - 1]
+  }
+
+  // As known; where nobody told how many follow, a few more.
   get length() {
-    const { known } = this
-    return this.next === null ? known : Math.max(known + (this.answered ? PAGE : 0), this.total)
+    const { size, used } = this.end
+    return this.known + (this.answered && !size && !used ? PAGE : 0)
   }
 
   at(index) {
@@ -47,48 +53,64 @@ class Level {
   within(first, last) {
     const found = []
     let from = 0
-    for (const page of this.pages) {
+    for (let at = 0; at < this.pages.length; at += 1) {
+      if (from + this.pages[at].size > first && from <= last) this.cut(at, Math.max(0, first - from))
+      const page = this.pages[at]
       if (from + page.size > first && from <= last) found.push(page)
       from += page.size
     }
-    if (last >= from && this.next !== null) found.push(this.follow(last - from))
+    const { end } = this
+    if (last >= from && !end.size && !end.used) found.push(end)
     return from ? found : this.pages
   }
 
-  follow(missing) {
-    const end = this.pages[this.pages.length - 1]
-    if (!end.size) return end
-    const page = { cursor: this.next, limit: missing > 3 * PAGE ? LEAP : PAGE, rows: null, size: 0, used: 0 }
-    this.pages.push(page)
-    return page
+  // Of a page of more rows than a call brings: what is before, the part around `row`, and what is after.
+  cut(at, row) {
+    const { cursor, offset, size } = this.pages[at]
+    if (size <= PAGE) return
+    const [from, to] = [Math.floor(row / PAGE) * PAGE, Math.min(size, (Math.floor(row / PAGE) + 1) * PAGE)]
+    const parts = [pageAt(cursor, offset, from), pageAt(cursor, offset + from, to - from), pageAt(cursor, offset + to, size - to)]
+    this.pages.splice(at, 1, ...parts.filter((page) => page.size))
   }
 
   async load(page) {
-    const passed = page.limit === LEAP && !page.size // on the way to what is in view: only how long it is matters
-    const answer = await api.page({ ...this.query, fields: passed ? 'id' : FIELDS, limit: page.limit, cursor: page.cursor })
+    const { cursor, offset } = page
+    const answer = await api.page({ ...this.query, fields: FIELDS, limit: PAGE, cursor, offset: offset || '' })
     const at = this.pages.indexOf(page)
     if (at < 0) return
     this.answered = true
-    page.rows = passed && answer.jobs.length ? null : answer.jobs
-    page.size = answer.jobs.length
-    page.used = performance.now()
-    if (!page.cursor) {
-      this.total = answer.total ?? 0
-      this.more = Boolean(answer.more) || (answer.total === null && answer.next !== null)
-      this.counts = answer.counts
-      // beyond what the server counts: no level has more rows than there are jobs below it, unless it is full of groups
-      if (this.more && answer.counts && !this.query.filter) this.total = Math.max(this.total, answer.counts.total)
-    }
+    if (offset) this.shorten(at, offset - answer.offset)
+    Object.assign(page, { rows: answer.jobs, size: answer.jobs.length, used: performance.now(), offset: 0, cursor: answer.cursor ?? cursor })
     this.chain(at, answer.next)
+    if (!cursor && !offset) this.count(answer)
     this.forget()
+  }
+
+  // Before a page are so many rows less than was expected.
+  shorten(at, missing) {
+    for (const page of this.pages.slice(0, at).reverse()) {
+      const less = page.used ? 0 : Math.min(page.size, missing)
+      page.size -= less
+      missing -= less
+    }
   }
 
   // What follows a page begins where it ends now.
   chain(at, next) {
     const following = this.pages[at + 1]
     if (next === null) this.pages.length = at + 1
-    else if (following) following.cursor = next
-    if (at === this.pages.length - 1) this.next = next
+    else if (following) Object.assign(following, { cursor: next, offset: 0 })
+    else this.pages.push(pageAt(next))
+  }
+
+  count({ total, more, next, counts }) {
+    this.total = total ?? 0
+    this.more = Boolean(more) || (total === null && next !== null)
+    this.counts = counts
+    // beyond what the server counts: no level has more rows than there are jobs below it, unless it is full of groups
+    if (this.more && counts && !this.query.filter) this.total = Math.max(this.total, counts.total)
+    const { end, known } = this
+    if (!end.used) end.size = Math.max(0, this.total - (known - end.size))
   }
 
   forget() {
@@ -213,7 +235,7 @@ export class Tree {
     }
     this.layout()
     this.version.value += 1
-    if (!page.rows?.length || page.limit === LEAP || level.known <= this.view[1]) await this.show(...this.view)
+    if (!page.rows?.length || level.known <= this.view[1]) await this.show(...this.view)
   }
 
   toggle(id, open = !this.opened.has(id)) {
