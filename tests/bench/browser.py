@@ -21,15 +21,16 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 PATIENCE_MS = 300_000
 TRACED = ["toplevel", "devtools.timeline", "disabled-by-default-devtools.timeline", "__metadata"]
 TASKS = ("RunTask", "ThreadControllerImpl::RunTask")
-# As a hand does it: so many pixels a frame; resolves with the frames a second.
+# As a hand does it: so many pixels a frame; resolves with the frames a second, from the first to the last one.
 SCROLL = """([list, pixels, frames]) => new Promise((resolve) => {
   const grid = document.querySelector(list)
-  const begun = performance.now()
   let left = frames
-  const step = () => {
+  let begun
+  const step = (now) => {
+    begun ??= now
     grid.scrollTop += pixels
     if (left--) requestAnimationFrame(step)
-    else resolve(frames / (performance.now() - begun) * 1000)
+    else resolve(frames / (now - begun) * 1000)
   }
   requestAnimationFrame(step)
 })"""
