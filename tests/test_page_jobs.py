@@ -264,6 +264,16 @@ def test_a_view_says_that_it_loads_and_what_could_not_be_loaded(live: Live) -> N
     expect(page.get_by_text("No limits.")).to_be_visible()
 
 
+def test_a_view_that_was_never_seen_says_when_the_server_is_away(live: Live) -> None:
+    page = live.open("/?view=settings")
+    expect(page.locator(".connection.live")).to_be_visible()
+    page.route("**/api/v1/**", lambda route: route.abort())
+    page.get_by_role("link", name="Limits", exact=True).click()
+    expect(page.locator("section.limits")).to_contain_text("The server does not answer: this comes as soon as it does.")
+    page.unroute("**/api/v1/**")
+    expect(page.get_by_text("No limits.")).to_be_visible()
+
+
 # ---------------------------------------------------------------- one job
 
 

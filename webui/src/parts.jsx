@@ -2,7 +2,7 @@
 import { Component } from 'preact'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { duration, exact, relative } from './format.js'
-import { now, refresh } from './poll.js'
+import { link, now, refresh } from './poll.js'
 
 // What is drawn again only when one of its properties is another. (A vnode that is kept, in useMemo or a constant, would do as much, and
 // hold on to every list that it was ever part of: it knows its parent.)
@@ -183,6 +183,7 @@ export function Fault({ error }) {
 
 // Until the first answer: nothing for a moment, then a word.
 export function Loading() {
+  if (!link.value.online) return <p class="empty">The server does not answer: this comes as soon as it does.</p>
   return <p class="empty loading">Loading …</p>
 }
 

@@ -8,6 +8,7 @@ const VISIBLE_MS = 1_000
 const HIDDEN_MS = 15_000
 const RETRY_MS = 2_000
 const WAIT_S = 15
+const REFUSED_TURNS = 5 // after so many rounds what was refused is asked for again
 const ANYWAY_MS = 15_000 // after which what has not changed is loaded all the same, for what moves by itself
 const OLD_MS = 2_000 // what is answered may be a second old, or two where many ask: until then it may be from before a change
 
@@ -147,7 +148,8 @@ async function watch() {
 
 function isDue(source) {
   if (!source.users || source.busy) return false
-  if (!source.value.peek().data) return true
+  const { data, error } = source.value.peek()
+  if (!data) return !error || turn % REFUSED_TURNS === 0
   if (turn % source.every) return false
   return !watching || !source.topics || source.asked < source.changed + OLD_MS || performance.now() - source.asked > ANYWAY_MS
 }

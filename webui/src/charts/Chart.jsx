@@ -45,8 +45,8 @@ function Table({ title, points, series, format }) {
   )
 }
 
-// `series`: [{word, tone, of, fill}]; `format` shows a number.
-export function Chart({ title, points, series, step, format }) {
+// `series`: [{word, tone, of, fill}]; `format` shows a number; `none`: the top of the axis where there is nothing to draw.
+export function Chart({ title, points, series, step, format, none = 1 }) {
   const box = useRef(null)
   const legend = useRef(null)
   const drawn = useRef(null)
@@ -59,7 +59,7 @@ export function Chart({ title, points, series, step, format }) {
     const begin = async () => {
       const { plot } = await import('./plot.js')
       if (!current) return
-      drawn.current = plot(box.current, { data, words: series, format, keys: [...legend.current.querySelectorAll('.key')] })
+      drawn.current = plot(box.current, { data, words: series, format, none, keys: [...legend.current.querySelectorAll('.key')] })
     }
     begin().catch(() => current && setFailed(true)) // the table says the same
     const look = matchMedia('(prefers-color-scheme: dark)')

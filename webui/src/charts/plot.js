@@ -3,9 +3,9 @@ import UPlot from 'uplot'
 import 'uplot/dist/uPlot.min.css'
 import { exact } from '../format.js'
 
-const HEIGHT = 150
 const DAY_S = 86_400
 const SHORTEST_S = 600 // of the axis, where there is little to show yet
+const STEPS = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((step) => step * 10 ** power)).flat() // whole jobs, whole micro-units
 
 // Of the axis of time. By the data: of a single point uPlot gives years.
 function ends({ data: [at] }) {
@@ -19,24 +19,25 @@ function moment(tick, step) {
   return step >= DAY_S || time.startsWith('00:00') ? date.slice(5) : time.slice(0, 5)
 }
 
+const sizeOf = (box) => ({ width: Math.max(120, box.clientWidth), height: box.clientHeight })
 const colourOf = (node) => getComputedStyle(node).color
 
-// Draws into `box`; `keys` are the elements of the legend, whose colours the lines take. {update, destroy}.
-export function plot(box, { data, words, format, keys }) {
+// Draws into `box`; `keys` are the elements of the legend, whose colours the lines take; `none` is how high the axis goes where all
+// is nothing. {update, destroy}.
+export function plot(box, { data, words, format, none, keys }) {
   const ink = colourOf(box)
   const line = getComputedStyle(box).borderBottomColor
   const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: `12px ${getComputedStyle(box).fontFamily}` }
   const options = {
-    width: Math.max(120, box.clientWidth),
-    height: HEIGHT,
+    ...sizeOf(box),
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 5 } },
     padding: [8, 16, 0, 0],
     axes: [
       { ...axis, space: 70, size: 26, values: (_, ticks, __, ___, step) => ticks.map((tick) => moment(tick, step)) },
-      { ...axis, space: 28, size: 56, values: (_, ticks) => ticks.map((tick) => format(tick)) },
+      { ...axis, space: 28, size: 56, incrs: STEPS, values: (_, ticks) => ticks.map((tick) => format(tick)) },
     ],
-    scales: { x: { range: ends }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
+    scales: { x: { range: ends }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : none] } },
     series: [
       {},
       ...words.map(({ fill }, at) => {
@@ -48,7 +49,7 @@ export function plot(box, { data, words, format, keys }) {
     hooks: { setCursor: [(chart) => box.dispatchEvent(new CustomEvent('seen', { detail: chart.cursor.idx ?? null }))] },
   }
   const chart = new UPlot(options, data, box)
-  const watch = new ResizeObserver(() => chart.setSize({ width: Math.max(120, box.clientWidth), height: HEIGHT }))
+  const watch = new ResizeObserver(() => chart.setSize(sizeOf(box)))
   watch.observe(box)
   return {
     update: (fresh) => chart.setData(fresh),

@@ -17,6 +17,7 @@ const SLOTS = [
   { word: 'slots', tone: 'quiet', of: (point) => point.slots },
   { word: 'busy', tone: 'alive', of: (point) => point.busy, fill: true },
 ]
+const DOLLAR = 1_000_000
 const COST = [{ word: 'an hour', tone: 'spent', of: (point) => point.burn_micro, fill: true }]
 
 export function History({ currency }) {
@@ -34,7 +35,7 @@ export function History({ currency }) {
         <div class="charts">
           <Chart title="Jobs" points={points} series={QUEUE} step={data.step_s} format={compact} />
           <Chart title="Slots" points={points} series={SLOTS} step={data.step_s} format={compact} />
-          <Chart title="Spend" points={points} series={COST} step={data.step_s} format={(micro) => money(micro, currency)} />
+          <Chart title="Spend" points={points} series={COST} step={data.step_s} none={DOLLAR} format={(micro) => money(micro, currency)} />
         </div>
       )}
     </Section>

@@ -88,7 +88,7 @@ function Chosen({ tree }) {
 // The place of the actions is kept, so that no row moves under the pointer when one is selected.
 const Unchosen = () => (
   <p class="of">
-    Nothing selected: click, with Ctrl or Shift for more.{' '}
+    Nothing selected<span class="by-mouse">: click, with Ctrl or Shift for more</span>.{' '}
     <button type="button" class="plain" onClick={() => all(filterOf(place.value))}>
       Select all that match
     </button>

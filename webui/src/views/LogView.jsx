@@ -1,7 +1,7 @@
 // A log over the whole page: live at its end, back to its beginning, searched, with links to lines.
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from 'preact/hooks'
 import * as api from '../api.js'
-import { bytes, count } from '../format.js'
+import { bytes, plural } from '../format.js'
 import { Lines } from '../log/Lines.jsx'
 import { Reader } from '../log/reader.js'
 import { saveLog } from '../log/save.js'
@@ -50,7 +50,7 @@ function useSearch(reader, show) {
   return { text, setText, found, current, step, words }
 }
 
-function Search({ search, ready }) {
+function Search({ search, ready, all }) {
   const { text, setText, found, step, words } = search
   return (
     <div class="log-search" role="search">
@@ -58,6 +58,7 @@ function Search({ search, ready }) {
         type="search"
         placeholder="Find in the log"
         aria-label="Find in the log"
+        title="Enter: further back; Shift+Enter: further on"
         value={text}
         onInput={(event) => setText(event.target.value)}
         onKeyDown={(event) => event.key === 'Enter' && text && step(text, event.shiftKey)}
@@ -79,7 +80,7 @@ function Search({ search, ready }) {
         Next error
       </button>
       <span class="of" role="status">
-        {words || (found && `${count(found.size)} here`)}
+        {words || (found && plural(found.size, all ? 'line' : 'line near here', all ? 'lines' : 'lines near here'))}
       </span>
     </div>
   )
@@ -153,7 +154,7 @@ export function LogView() {
   return (
     <Section name="log-page" title={job ? job.title || `Job ${id}` : `Job ${id}`} lead={<Link to={{ view: 'jobs', job: id }} class="job-link">#{id}</Link>} aside={reader.size > 0 && `${bytes(reader.size)}${reader.open ? ', live' : ''}`}>
       <div class="log-tools">
-        <Search search={search} ready={reader.version.value > 0} />
+        <Search search={search} ready={reader.version.value > 0} all={reader.first === 0 && reader.end >= reader.size} />
         <Attempts job={id} />
         <label>
           <input type="checkbox" checked={wrap} onChange={() => setWrap(!wrap)} /> wrap

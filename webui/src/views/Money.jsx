@@ -1,6 +1,6 @@
 // Money: budgets with their effect, what machines cost by whatever one asks for, as bars and as a table, and what is to come.
 import * as api from '../api.js'
-import { count, duration, exact, money, moneyCell, plural } from '../format.js'
+import { count, digitsFor, duration, exact, money, plural } from '../format.js'
 import { save } from '../jobs/csv.js'
 import { NewBudget } from '../money/BudgetForms.jsx'
 import { Actions, Ago, Bar, Empty, Fault, Loading, Modes, Section } from '../parts.jsx'
@@ -40,8 +40,9 @@ function Key({ entry, by }) {
   )
 }
 
-function Entry({ entry, most, by }) {
+function Entry({ entry, most, by, digits }) {
   const { currency } = entry
+  const cell = (micro) => (micro ? money(micro, currency, digits) : '')
   const words = PARTS.map(([name, word]) => `${money(entry[name], currency)} ${word}`).join(', ')
   return (
     <tr>
@@ -51,11 +52,11 @@ function Entry({ entry, most, by }) {
       </td>
       {PARTS.map(([name]) => (
         <td key={name} class="number part">
-          {moneyCell(entry[name], currency)}
+          {cell(entry[name])}
         </td>
       ))}
       <td class="number hours">{duration(entry.seconds)}</td>
-      <td class="number">{moneyCell(entry.amount_micro, currency)}</td>
+      <td class="number">{cell(entry.amount_micro)}</td>
     </tr>
   )
 }
@@ -81,6 +82,8 @@ function Spend() {
   const { data, error } = useLive(`cost:${JSON.stringify(query)}`, () => api.cost(query), 5)
   const dearest = (a, b) => b.amount_micro - a.amount_micro
   const entries = data && (by === 'day' ? data.toReversed() : data.toSorted(dearest))
+  const shown = entries?.slice(0, SHOWN) ?? []
+  const digits = Math.max(2, ...shown.flatMap((entry) => PARTS.map(([name]) => digitsFor(entry[name])))) // as many in every row
   const most = Math.max(...(data || []).map((entry) => entry.amount_micro), 0)
   const csv = { name: 'csv', label: 'CSV', run: async () => save(`spend-by-${by}.csv`, [await api.costCsv(query)], 'text/csv') }
   const aside = (
@@ -120,8 +123,8 @@ function Spend() {
               </tr>
             </thead>
             <tbody>
-              {entries.slice(0, SHOWN).map((entry) => (
-                <Entry key={`${entry.key}${entry.currency}`} entry={entry} most={most} by={by} />
+              {shown.map((entry) => (
+                <Entry key={`${entry.key}${entry.currency}`} entry={entry} most={most} by={by} digits={digits} />
               ))}
             </tbody>
           </table>

@@ -14,7 +14,6 @@ const FIELDS = [
   'id', 'name', 'state', 'active', 'slots', 'running', 'affinity', 'facts', 'load', 'memory_free_bytes', 'finished', 'errors', 'seen_at',
   'instance', 'jobs', 'hours', 'timezone', 'note', 'reason', 'allowed_actions',
 ].join()
-const SHOWN_JOBS = 2
 const ORDER = ['SICK', 'TIMEOUT', 'WORKING', 'WAITING', 'STARTING', 'DRAINING', 'TERMINATED']
 const SORTS = {
   name: (worker) => worker.name,
@@ -26,16 +25,14 @@ const SORTS = {
   errors: (worker) => -worker.errors,
 }
 
-function JobLinks({ jobs }) {
-  const more = jobs.length - SHOWN_JOBS
+function JobLinks({ jobs: [first, ...more] }) {
+  if (!first) return null
   return (
     <>
-      {jobs.slice(0, SHOWN_JOBS).map((id) => (
-        <Link key={id} to={{ job: id, worker: 0 }} class="job-link">
-          #{id}
-        </Link>
-      ))}
-      {more > 0 && <span class="more">+{more}</span>}
+      <Link to={{ job: first, worker: 0 }} class="job-link">
+        #{first}
+      </Link>
+      {more.length > 0 && <span class="more">+{more.length}</span>}
     </>
   )
 }
