@@ -104,10 +104,12 @@ def test_a_list_that_ends_before_what_was_counted_is_as_long_as_it_is(live: Live
 
     def more(route: Route) -> None:
         answer = route.fetch()
-        told = answer.json()
-        if told.get("total") is not None:
+        told = answer.json() if answer.status == 200 else {}  # 304: as before
+        if told.get("total") is None:
+            route.fulfill(response=answer)
+        else:
             told |= {"total": 10_000, "more": True, "counts": {**told["counts"], "total": 10 * FRAMES}}
-        route.fulfill(response=answer, json=told)
+            route.fulfill(response=answer, json=told)
 
     page.route("**/api/v1/jobs?*", more)
     page.goto(f"{live.server.url}/?view=jobs&parent={live.logged}")

@@ -34,6 +34,8 @@ import { Workers } from './views/Workers.jsx'
 
 const VIEWS = { farm: Farm, jobs: Jobs, workers: Workers, cloud: Cloud, money: Money, activity: Activity, limits: Limits, settings: Settings, log: LogView }
 
+const ANYBODYS = ['jobs', 'workers', 'log'] // long lists, which need not wait for who looks at them
+
 const loadFarm = async () => {
   const farm = await api.farm()
   setClock(farm.now)
@@ -64,7 +66,7 @@ function Page() {
   const { view } = place.value
   document.title = tabTitle(server, farm)
   if (locked.value) return <Login />
-  if (!server) return <Header />
+  if (!server && !ANYBODYS.includes(view)) return <Header />
   const View = VIEWS[view]
   return (
     <>
