@@ -347,6 +347,7 @@ class Client:
         cursor = None
         while limit is None or limit > 0:
             found = self.page(limit=PAGE if limit is None else min(limit, PAGE), cursor=cursor, **filters)
+            filters.pop("offset", None)  # what follows a page follows it at once
             yield from found.jobs
             limit = None if limit is None else limit - len(found.jobs)
             cursor = found.next

@@ -269,6 +269,13 @@ def test_a_page_far_down_a_list_has_a_cursor_of_its_own(api: Api, client: Client
     assert api.requests[0].query == {"parent": "3", "sort": "id", "limit": "100", "offset": "50"}
 
 
+def test_an_offset_leaves_out_jobs_once(api: Api, client: Client) -> None:
+    answers = [Answer({"jobs": [a_job(number)], "next": following}) for number, following in ((51, "51"), (52, None))]
+    api.tell("GET", "/jobs", lambda request: answers.pop(0))
+    assert [job.id for job in client.jobs(offset=50)] == [51, 52]
+    assert [request.query.get("offset") for request in api.requests] == ["50", None]
+
+
 # ---------------------------------------------------------------- errors
 
 

@@ -170,8 +170,13 @@ class TestLists:
         assert pages(store, by_end) == ["j5", "j4"]
         monkeypatch.setattr(lists, "COUNTED", 1)
         assert store.count_jobs(query) | {"counts": {}} == {"counts": {}, "total": 1, "more": True}
-        monkeypatch.setattr(lists, "LATELY", 2)
+        assert store.jobs_after(replace(query, after=store.jobs_after(query, 2)[0]), 1)[1] == 0
+        monkeypatch.setattr(lists, "LATELY", 1)  # of more the list goes its usual way
         assert pages(store, query) == ["j4", "j5"]
+        after, passed = store.jobs_after(query, 1)
+        assert (passed, pages(store, replace(query, after=after))) == (1, ["j5"])
+        after, passed = store.jobs_after(replace(query, after=after), 5)
+        assert (passed, pages(store, replace(query, after=after))) == (1, [])
         errors = replace(query, terms=parse("state:ERROR group:no ended>-30m", clock()))
         assert store.count_jobs(errors) | {"counts": {}} == {"counts": {}, "total": 1, "more": False}
         with pytest.raises(BadInput, match="sorts up to 3"):

@@ -137,7 +137,7 @@ def index() -> Response:
 
 
 def _query() -> JobQuery:
-    states = tuple(web.choices("state", list(JobState)))
+    states = tuple(dict.fromkeys(web.choices("state", list(JobState))))
     sorts = tuple(SORTS) + tuple(f"-{name}" for name in SORTS)
     sort = web.choice("sort", sorts, "id")
     paused = request.args.get("paused")

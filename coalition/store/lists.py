@@ -98,17 +98,35 @@ class Driver:
 
     def leap(self, db: Connection, after: Cursor | None, offset: int) -> tuple[Cursor | None, int]:
         """The cursor so many rows after another, and how many there were: fewer at the end. BadInput where no index tells it."""
-        if self.rest:
+        if self.rest and self.ended is None:
             raise BadInput(fields={"offset": "needs a list whose `total` is told; this one has a filter that no index knows"})
-        ranges = [where for branch in self.branches for where in self._ranges(branch, after)]
-        some = (select(self.key.label("value"), self.id.label("id")).where(*where) for where in ranges)
+        left = offset
+        ranges = [self._ranges(where, after) for where in self.branches]
+        for together in zip(*ranges, strict=True):  # of several branches each has one
+            last, passed = self._last(db, together, left)
+            after, left = last or after, left - passed
+            if not left:
+                break
+        return after, offset - left
+
+    def _last(self, db: Connection, ranges: Sequence[Sequence[ColumnElement[bool]]], most: int) -> tuple[Cursor | None, int]:
+        """The last of so many rows of some ranges, taken together in order, and how many there are."""
+        columns = (self.key.label("value"), self.id.label("id"))
+        where = () if self.ended is None else (self.ended, *self.rest)
+        some = [select(*columns).select_from(self.id.table).where(*one, *where) for one in ranges]
+        if len(some) > 1:
+            some = [select(one.order_by(*self._order(*columns)).limit(most).subquery()) for one in some]
         rows = union_all(*some).subquery()
-        passed = int(db.execute(select(func.count()).select_from(select(rows.c.id).limit(offset).subquery())).scalar_one())
+        passed = int(db.execute(select(func.count()).select_from(select(rows.c.id).limit(most).subquery())).scalar_one())
         if not passed:
-            return after, 0
-        order = [column.desc() if self.descending else column for column in (rows.c.value, rows.c.id)]
-        last = db.execute(select(rows.c.value, rows.c.id).order_by(*order).offset(passed - 1).limit(1)).one()
-        return (last.value, int(last.id)), passed
+            return None, 0
+        query = select(rows.c.value, rows.c.id).order_by(*self._order(rows.c.value, rows.c.id)).offset(passed - 1).limit(1)
+        value, job_id = db.execute(query).one()
+        return (value, int(job_id)), passed
+
+    def _order(self, key: ColumnElement[Any], job_id: ColumnElement[Any]) -> list[ColumnElement[Any]]:
+        columns = [job_id] if self.key is self.id else [key, job_id]
+        return [column.desc() if self.descending else column for column in columns]
 
     def _of_branch(self, db: Connection, branch: Sequence[ColumnElement[bool]], after: Cursor | None, limit: int) -> list[Cursor]:
         found: list[Cursor] = []
@@ -129,9 +147,7 @@ class Driver:
         return [[*where, self.key == value, later], [*where, beyond]]
 
     def _rows(self, db: Connection, where: Sequence[ColumnElement[bool]], limit: int) -> list[Cursor]:
-        columns = [self.id] if self.key is self.id else [self.key, self.id]
-        order = [column.desc() if self.descending else column for column in columns]
-        query = select(self.key, self.id).where(*where).order_by(*order).limit(limit)
+        query = select(self.key, self.id).where(*where).order_by(*self._order(self.key, self.id)).limit(limit)
         return [(value, int(job_id)) for value, job_id in db.execute(query)]
 
     def fitting(self, db: Connection, ids: Sequence[int]) -> set[int]:

@@ -193,9 +193,12 @@ export function Grid({ tree, currency, none, sortable = true }) {
     act(event, row)
   }
   const numbered = []
+  const ids = new Set() // a job that moved may stand in two pages until both are loaded again
   for (let number = first; number <= last; number += 1) {
     const row = tree.row(number)
-    if (row) numbered.push({ id: row.job?.id ?? `at ${number}`, number, row })
+    const job = ids.has(row?.job?.id) ? undefined : row?.job
+    if (row) numbered.push({ id: job?.id ?? `at ${number}`, number, row: { ...row, job } })
+    ids.add(job?.id)
   }
   const rows = useRecycled(numbered, rests)
   const visible = rows.some(({ id }) => id === active.value)

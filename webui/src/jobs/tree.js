@@ -11,8 +11,9 @@ const FIELDS = [
   'ended_at', 'run_s', 'cost_micro', 'errors', 'worker', 'counts', 'reason', 'allowed_actions', 'url',
 ].join()
 
-// Rows that follow a cursor, `offset` further on. Never used: `size` is what is expected, and may be more than a call brings.
-const pageAt = (cursor, offset = 0, size = 0) => ({ cursor, offset, size, rows: null, used: 0 })
+// Rows that follow a cursor, `offset` further on. Never used: `size` is what is expected, and may be more than a call brings. Settled:
+// `rows` are those that follow it, or the server will not tell; what was moved by a page before it is loaded once more.
+const pageAt = (cursor, offset = 0, size = 0) => ({ cursor, offset, size, rows: null, used: 0, settled: false })
 
 class Level {
   constructor(query) {
@@ -36,8 +37,8 @@ class Level {
 
   // As known; where nobody told how many follow, a few more.
   get length() {
-    const { size, used } = this.end
-    return this.known + (this.answered && !size && !used ? PAGE : 0)
+    const { size, settled } = this.end
+    return this.known + (this.answered && !size && !settled ? PAGE : 0)
   }
 
   at(index) {
@@ -60,7 +61,7 @@ class Level {
       from += page.size
     }
     const { end } = this
-    if (last >= from && !end.size && !end.used) found.push(end)
+    if (last >= from && !end.size && !end.settled) found.push(end)
     return from ? found : this.pages
   }
 
@@ -76,31 +77,41 @@ class Level {
   async load(page) {
     const { cursor, offset } = page
     const answer = await api.page({ ...this.query, fields: FIELDS, limit: PAGE, cursor, offset: offset || '' })
-    const at = this.pages.indexOf(page)
-    if (at < 0) return
+    if (!this.pages.includes(page)) return
     this.answered = true
-    if (offset) this.shorten(at, offset - answer.offset)
-    Object.assign(page, { rows: answer.jobs, size: answer.jobs.length, used: performance.now(), offset: 0, cursor: answer.cursor ?? cursor })
-    this.chain(at, answer.next)
+    const begins = answer.cursor ?? cursor
+    if (page.cursor === cursor && page.offset === offset) {
+      if (offset) this.shorten(page, answer.offset)
+      Object.assign(page, { cursor: begins, offset: 0 })
+    }
+    Object.assign(page, { rows: answer.jobs, size: answer.jobs.length, used: performance.now(), settled: page.cursor === begins && !page.offset })
+    this.chain(page, answer.next)
     if (!cursor && !offset) this.count(answer)
     this.forget()
   }
 
-  // Before a page are so many rows less than was expected.
-  shorten(at, missing) {
-    for (const page of this.pages.slice(0, at).reverse()) {
-      const less = page.used ? 0 : Math.min(page.size, missing)
-      page.size -= less
-      missing -= less
+  // Between the last page that was loaded before a page and it are no more rows than that.
+  shorten(page, rows) {
+    const to = this.pages.indexOf(page)
+    const from = this.pages.findLastIndex((one, at) => at < to && one.used) + 1
+    let left = rows
+    const run = this.pages.slice(from, to)
+    for (const one of run) {
+      one.size = Math.min(one.size, left)
+      left -= one.size
     }
+    this.pages.splice(from, run.length, ...run.filter((one) => one.size))
   }
 
-  // What follows a page begins where it ends now.
-  chain(at, next) {
+  // What follows a page begins where it ends now. An end that was empty is so no more when something follows.
+  chain(page, next) {
+    const at = this.pages.indexOf(page)
     const following = this.pages[at + 1]
     if (next === null) this.pages.length = at + 1
-    else if (following) Object.assign(following, { cursor: next, offset: 0 })
-    else this.pages.push(pageAt(next))
+    else if (!following) this.pages.push(pageAt(next))
+    else if (following.cursor !== next || following.offset || (following === this.end && !following.size)) {
+      Object.assign(following, { cursor: next, offset: 0, settled: false })
+    }
   }
 
   count({ total, more, next, counts }) {
@@ -110,7 +121,7 @@ class Level {
     // beyond what the server counts: no level has more rows than there are jobs below it, unless it is full of groups
     if (this.more && counts && !this.query.filter) this.total = Math.max(this.total, counts.total)
     const { end, known } = this
-    if (!end.used) end.size = Math.max(0, this.total - (known - end.size))
+    if (!end.used && total !== null) end.size = Math.max(0, this.total - (known - end.size))
   }
 
   forget() {
@@ -119,7 +130,7 @@ class Level {
     for (let rows = held.reduce((sum, page) => sum + page.size, 0); rows > KEPT && far.length > 3; ) {
       const page = far.shift()
       rows -= page.size
-      page.rows = null
+      Object.assign(page, { rows: null, settled: false })
     }
   }
 }
@@ -199,7 +210,7 @@ export class Tree {
   // Loads what is in view and not there yet.
   show(first, last) {
     this.view = [first, Math.max(first, last)]
-    return unlessAway(() => this.fetch((page) => !page.rows))
+    return unlessAway(() => this.fetch((page) => !page.settled))
   }
 
   // Loads what is in view again.
@@ -229,13 +240,14 @@ export class Tree {
     } catch (error) {
       if (error.status === undefined || error.away || error.status === 401) throw error
       this.error = error
-      page.rows ??= [] // it is asked for again, but not at once
+      page.rows ??= []
+      page.settled = true // it is asked for again, but not at once
     } finally {
       page.busy = false
     }
     this.layout()
     this.version.value += 1
-    if (!page.rows?.length || level.known <= this.view[1]) await this.show(...this.view)
+    await this.show(...this.view) // what was moved by it
   }
 
   toggle(id, open = !this.opened.has(id)) {
