@@ -263,7 +263,7 @@ def test_a_filter_is_completed_saved_and_told_what_is_wrong(live: Live) -> None:
     page.keyboard.press("Tab")
     expect(box).to_have_value("state:WAITING")
     expect(page).to_have_url(re.compile("filter=state%3AWAITING"))
-    assert page.evaluate(TYPE_ON, ["user:", "user:b"]) == "user:b"
+    assert page.evaluate(TYPE_ON, ["user:b", "user:bo"]) == "user:bo"
     box.fill("state:WAITING")
     expect(page).to_have_url(re.compile("filter=state%3AWAITING"))
     page.get_by_text("Saved", exact=True).click()
@@ -290,7 +290,6 @@ def test_columns_are_chosen_and_kept_and_lists_sorted(live: Live) -> None:
     page.reload()
     expect(page.get_by_role("columnheader", name="Errors")).to_be_visible()
     expect(page.get_by_role("columnheader", name="User")).to_have_count(0)
-    page.get_by_role("columnheader", name="Job").get_by_role("button").click()
     page.get_by_role("columnheader", name="Job").get_by_role("button").click()
     expect(page).to_have_url(re.compile("sort=title"))
     a, b = (titled(page, title).bounding_box() for title in ("sort a", "sort b"))

@@ -35,6 +35,8 @@ function read() {
     user: text('user'),
     since: text('since'),
     from: text('from'), // an address, in the audit
+    find: text('find'), // among the workers
+    order: text('order'), // of the workers
     days: text('days'), // of the spend
     budget: text('budget'), // whose form is open
     ended: text('ended'), // instances too that are over
@@ -52,6 +54,7 @@ export function address(changes) {
   if (all.view !== 'activity') Object.assign(all, { kind: '', user: '', since: '', from: '' })
   if (all.view !== 'activity' && all.view !== 'money') all.by = ''
   if (all.view !== 'money') Object.assign(all, { days: '', budget: '' })
+  if (all.view !== 'workers') Object.assign(all, { find: '', order: '' })
   if (all.view !== 'cloud') Object.assign(all, { ended: '', instance: 0 })
   for (const [name, value] of Object.entries(all)) {
     if (value && !(name === 'view' && value === 'farm')) query.set(name, name === 'at' ? value - 1 : value)
@@ -60,17 +63,40 @@ export function address(changes) {
   return text ? `/?${text}` : '/'
 }
 
+// How far the list of here is scrolled (null: it was not) is kept with its step of the history; `wayBack` is what Back or a reload found
+// there, until the list has rows to scroll.
+let top = null
+export const wayBack = signal(history.state)
+
+export function scrolled(pixels) {
+  top = pixels
+}
+
+export function keepTop() {
+  if (top !== null && !wayBack.value) history.replaceState({ top }, '')
+}
+
 const listOf = ({ view, parent, filter, sort }) => [view, parent, filter, sort].join('\n')
 
 // Go there; `replace` leaves no step for Back (typing in a search field). The same list stays as far scrolled as it is.
 export function go(changes, replace = false) {
-  const same = listOf({ ...place.value, ...changes }) === listOf(place.value)
-  history[replace ? 'replaceState' : 'pushState'](same ? history.state : null, '', address(changes))
+  keepTop()
+  const before = listOf(place.value)
+  history[replace ? 'replaceState' : 'pushState'](null, '', address(changes))
   place.value = read()
+  if (listOf(place.value) === before) keepTop()
+  else leave(null)
 }
 
-window.addEventListener('popstate', () => {
+function leave(state) {
+  top = null
+  wayBack.value = state
+}
+
+window.addEventListener('popstate', (event) => {
+  const before = listOf(place.value)
   place.value = read()
+  if (listOf(place.value) !== before) leave(event.state)
 })
 
 // A link within the page. Modified clicks (a new tab) stay the browser's.

@@ -1,5 +1,6 @@
 // Which rows of a long list are in view: all are of one height, so that a division tells.
 import { useLayoutEffect, useRef, useState } from 'preact/hooks'
+import { keepTop, scrolled, wayBack } from './place.jsx'
 
 const STEP = 8 // rows; within these a scroll draws nothing
 const HEAD = 28 // pixels, of the line of names that stays
@@ -17,9 +18,10 @@ export function useWindow(count, height) {
   }
   const rest = useRest(box, () => {
     setSeen((old) => (old.rests ? old : { ...old, rests: true }))
-    history.replaceState({ top: box.current.scrollTop }, '')
+    keepTop()
   })
   const onScroll = () => {
+    scrolled(box.current.scrollTop)
     look(true)
     rest()
   }
@@ -57,19 +59,14 @@ function useRest(box, settle) {
   return rest
 }
 
-// How far a list was scrolled is kept with its step of the history: Back and a reload lead there, as soon as there are rows.
+// Back and a reload lead to where the list was.
 function useWayBack(box, count) {
-  const [state, lead] = useState(() => history.state)
+  const back = wayBack.value
   useLayoutEffect(() => {
-    const onPop = (event) => lead(event.state || { top: 0 })
-    window.addEventListener('popstate', onPop)
-    return () => window.removeEventListener('popstate', onPop)
-  }, [])
-  useLayoutEffect(() => {
-    if (!state || !count) return
-    box.current.scrollTop = state.top
-    lead(null)
-  }, [state, count > 0])
+    if (!back || !count) return
+    box.current.scrollTop = back.top
+    wayBack.value = null
+  }, [back, count > 0])
 }
 
 // What has the focus keeps it when its row is moved in the document, where the browser has no moveBefore.
@@ -96,6 +93,9 @@ export function useRecycled(rows, rests) {
   places.current = new Map(keyed.map(({ key }, at) => [key, at]))
   return keyed
 }
+
+// A click with Shift selects rows, not their text.
+export const noText = (event) => event.shiftKey && event.preventDefault()
 
 // What has the focus in a row does not keep it for another one that takes its elements: the list has it then.
 export function useLetGo(row, id) {

@@ -28,12 +28,16 @@ function valueWords(name, value, currency) {
   return name === 'cost' ? money(value, currency) : count(value)
 }
 
+// However dark: what failed has a frame, what runs yet a dashed one.
+const KIND = { ERROR: ' failed', WORKING: ' runs' }
+const WORDS = { ERROR: ', error', WORKING: ' so far' }
+
 function Cell({ job, value, most, words }) {
   const shade = value > 0 ? Math.max(1, Math.ceil((SHADES * value) / most)) : 0
   const title = job.title || `job ${job.id}`
   return (
     <Link to={{ job: job.id }} title={words ? `${title}: ${words}` : title}>
-      {words ? <span class={`cell shade-${shade}`} role="img" aria-label={`${title}: ${words}`} /> : <Glyph state={shownState(job)} />}
+      {words ? <span class={`cell shade-${shade}${KIND[job.state] || ''}`} role="img" aria-label={`${title}: ${words}`} /> : <Glyph state={shownState(job)} />}
     </Link>
   )
 }
@@ -76,13 +80,19 @@ export function Children({ job, currency }) {
       </h3>
       <div class="glyphs">
         {data.jobs.map((child, at) => (
-          <Cell key={child.id} job={child} value={values[at]} most={most} words={measure && valueWords(mode.value, values[at], currency)} />
+          <Cell key={child.id} job={child} value={values[at]} most={most} words={measure && `${valueWords(mode.value, values[at], currency)}${WORDS[child.state] || ''}`} />
         ))}
       </div>
       {measure && most > 0 && (
         <p class="scale">
           <span>
             <span class="cell shade-0" /> none
+          </span>
+          <span>
+            <span class="cell shade-0 failed" /> error
+          </span>
+          <span>
+            <span class="cell shade-0 runs" /> runs yet
           </span>
           {[2, 4, 6].map((shade) => (
             <span key={shade}>

@@ -6,7 +6,7 @@ import { Panel } from '../parts.jsx'
 import { go, place } from '../place.jsx'
 import { refresh } from '../poll.js'
 import { say } from '../toast.jsx'
-import { Field, general, troublesOf } from './Editor.jsx'
+import { begin, Field, general, troublesOf } from './Editor.jsx'
 import { FIELDS, valueOf } from './fields.js'
 
 const OWN = {
@@ -69,7 +69,7 @@ export function Add({ onClose }) {
   }
   return (
     <Panel title={parent ? `New job in #${parent}` : 'New job'} label="New job" onClose={onClose}>
-      <form class="fields" onSubmit={submit}>
+      <form class="fields" ref={begin} onSubmit={submit}>
         {FIRST.map((name) => {
           const [word, kind, hint] = fieldOf(name)
           const write = (text) => {

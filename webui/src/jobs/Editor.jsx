@@ -10,6 +10,9 @@ import { FIELDS, KINDS, textOf, valueOf } from './fields.js'
 const COMPARED = 50 // jobs whose values are looked up
 const MIXED = 'several values'
 
+// Who opens a form writes in it: the ref of a form.
+export const begin = (form) => form?.querySelector('input, textarea').focus()
+
 // One field; `text` undefined: as it is.
 export function Field({ name, word, kind, hint, text, before, trouble, onText }) {
   const { area, numeric } = KINDS[kind]
@@ -81,6 +84,12 @@ export function Editor({ which, onClose }) {
   const many = Array.isArray(which) ? which.length : 0
   const changed = Object.keys(texts)
   const troubles = troublesOf(error)
+  // What is as it was, or empty where there are several values, is no change.
+  const write = (name, text) => {
+    const { [name]: _, ...others } = texts
+    const before = beforeOf(name, jobs)
+    setTexts(text === (before === MIXED ? '' : before) ? others : { ...others, [name]: text })
+  }
   const submit = async (event) => {
     event.preventDefault()
     setBusy(true)
@@ -101,12 +110,13 @@ export function Editor({ which, onClose }) {
     <Panel title={many === 1 ? `Properties of ${jobs?.[0]?.title || `job ${which[0]}`}` : `Properties of ${many ? plural(many, 'job') : 'all that match'}`} label="Properties" onClose={onClose}>
       {!jobs && <Loading />}
       {jobs && (
-        <form class="fields" onSubmit={submit}>
+        <form class="fields" ref={begin} onSubmit={submit}>
+          {(many > COMPARED || (!many && jobs.length === COMPARED)) && <p class="hint">These are the values of the first {COMPARED}; those of others may differ.</p>}
           {Object.entries(FIELDS).map(([name, [word, kind, hint]]) => (
             <Field
               key={name}
               {...{ name, word, kind, hint, before: beforeOf(name, jobs), text: texts[name], trouble: troubles[name] }}
-              onText={(text) => setTexts({ ...texts, [name]: text })}
+              onText={(text) => write(name, text)}
             />
           ))}
           <div class="foot">

@@ -96,11 +96,13 @@ export function Filter({ users }) {
     clearTimeout(timer.current)
     setText(told.current)
   }, [place.value.filter])
+  useEffect(() => () => clearTimeout(timer.current), [])
   const found = open ? completions(text, users) : []
   const write = (value, wait = 0) => {
     setText(value)
     setAt(-1)
     clearTimeout(timer.current)
+    if (/(^|\s)-?\w+[:<>]=?$/.test(value)) return // what it should be is to come
     timer.current = setTimeout(() => {
       told.current = value.trim()
       go({ filter: told.current }, true)

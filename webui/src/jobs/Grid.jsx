@@ -5,7 +5,7 @@ import { Fault, Loading, Steady } from '../parts.jsx'
 import { go, place } from '../place.jsx'
 import { now, useLive } from '../poll.js'
 import { density } from '../theme.js'
-import { useLetGo, useRecycled, useWindow } from '../window.js'
+import { noText, useLetGo, useRecycled, useWindow } from '../window.js'
 import { asExpected, paste } from './actions.js'
 import { COLUMNS, fitting, layout, Resizer } from './columns.jsx'
 import { active, all, clear, cut, extend, filterOf, flip, isSelected, only, selection } from './selection.js'
@@ -93,7 +93,10 @@ const Coming = ({ number, top }) => (
 
 function Head({ shown, sortable }) {
   const { sort } = place.value
-  const flipSort = (by) => go({ sort: sort === `-${by}` ? by : `-${by}` }, true)
+  const flipSort = (by) => {
+    const [first, then] = by === 'title' ? [by, `-${by}`] : [`-${by}`, by]
+    go({ sort: sort === first ? then : first }, true)
+  }
   return (
     <div class="row head" role="row" aria-rowindex={1}>
       {shown.names.map((name) => {
@@ -101,7 +104,7 @@ function Head({ shown, sortable }) {
         const order = sort.replace('-', '') === by && (sort.startsWith('-') ? 'descending' : 'ascending')
         return (
           <span key={name} role="columnheader" class={`${number ? 'number ' : ''}${name}`} aria-sort={by && sort ? order || 'none' : undefined}>
-            {by && sortable ? (
+            {by && sortable?.(by) ? (
               <button type="button" class="plain sorter" onClick={() => flipSort(by)}>
                 {word}
                 {by && order && <span aria-hidden="true">{order === 'ascending' ? ' ↑' : ' ↓'}</span>}
@@ -165,7 +168,8 @@ export function useTree(query) {
   return tree
 }
 
-export function Grid({ tree, currency, none, sortable = true }) {
+// `sortable`: by what; not given, the list is as it is.
+export function Grid({ tree, currency, none, sortable }) {
   const height = density.value === 'roomy' ? 38 : 30
   tree.version.value // drawn again when it changes
   const { box, first, last, width, rests, onScroll, reveal, page } = useWindow(tree.length, height)
@@ -215,6 +219,7 @@ export function Grid({ tree, currency, none, sortable = true }) {
       aria-activedescendant={visible ? `job-${active.value}` : undefined}
       style={{ '--cols': shown.template }}
       onScroll={onScroll}
+      onMouseDown={noText}
       onKeyDown={onKeyDown}
     >
       <Head shown={shown} sortable={sortable} />

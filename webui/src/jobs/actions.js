@@ -28,6 +28,7 @@ function told(done, words) {
   return `${words} ${plural(done.changed, 'job')}${left}`
 }
 
+const STATES = ['waiting', 'pending', 'working', 'finished', 'error']
 const PARTIAL = { partial: true }
 const idsOf = (which) => (Array.isArray(which) ? which : [])
 
@@ -41,12 +42,15 @@ async function flipPause(which, on) {
   say(told(done, word), done.changed > 0 && undo)
 }
 
-// What would happen, by a rehearsal on the server.
+// What would happen, by a rehearsal on the server: of a group also to the jobs in it.
 async function ask(which, act, words, end) {
   const { changed, dry_run: dry, refused } = await act(which, { ...PARTIAL, dryRun: true })
-  const running = dry ? Math.max(0, dry.before.working - dry.after.working) : 0
+  const left = (state) => Math.max(0, dry.before[state] - dry.after[state])
+  const inAll = STATES.reduce((sum, state) => sum + left(state), 0)
+  const all = inAll > changed ? `, ${plural(inAll, 'job')} in all` : ''
+  const running = left('working') ? `, of which ${count(left('working'))} run now` : ''
   const out = refused?.length ? ` ${plural(refused.length, 'job')} would be left out: ${refused[0].detail}.` : ''
-  return `${words} ${plural(changed, 'selected job')}${running ? `, of which ${count(running)} run now` : ''}?${out} ${end}`
+  return `${words} ${plural(changed, 'selected job')}${all}${running}?${out} ${end}`
 }
 
 const bulk = (name, label, act, words, end, after) => ({

@@ -51,7 +51,7 @@ export function leftOf(job, now) {
   return ((now - job.started_at) / job.progress) * (1 - job.progress)
 }
 
-const Time = ({ job }) => (job.ended_at && !job.group ? duration(job.run_s) : <Lasting from={job.started_at} to={job.ended_at} />)
+const Time = ({ job }) => (job.group || job.state === 'WORKING' ? <Lasting from={job.started_at} to={job.ended_at} /> : job.run_s > 0 && duration(job.run_s))
 
 // name: [word, width in px, what it shows, {number, sort, title, worth}]; the least worth goes first where there is no room.
 export const COLUMNS = {
@@ -98,6 +98,9 @@ const widthOf = (name) => layout.value.widths[name] || COLUMNS[name][1]
 // Widths are those of the usual letters; on very wide screens they are larger.
 const scale = () => Math.max(1, parseFloat(getComputedStyle(document.documentElement).fontSize) / 14)
 
+// What the reader added to the usual ones goes after most of these.
+const worthOf = (name) => COLUMNS[name][3].worth + (USUAL.includes(name) ? 0 : 60)
+
 // The columns that fit a width, in their order, and the grid's template for them.
 export function fitting(width) {
   const narrow = width < 460
@@ -106,7 +109,7 @@ export function fitting(width) {
   let names = layout.value.order
   const left = () => width - 28 - names.filter((name) => name !== 'name').reduce((sum, name) => sum + size(name), 0)
   while (left() < NAME_MIN && names.length > 3) {
-    const least = names.reduce((a, b) => (COLUMNS[a][3].worth < COLUMNS[b][3].worth ? a : b))
+    const least = names.reduce((a, b) => (worthOf(a) < worthOf(b) ? a : b))
     names = names.filter((name) => name !== least)
   }
   const template = names.map((name) => (name === 'name' ? 'minmax(0, 1fr)' : `${size(name) - (narrow ? 10 : 14)}px`)).join(' ')

@@ -61,7 +61,7 @@ export const FIELDS = {
   decrease_priority_after: ['Sinks after errors', 'number', 'of a group; 0: never'],
   environment: ['Environment', 'pairs', 'NAME=value, one a line'],
   url: ['Address', 'text'],
-  progress_pattern: ['Progress pattern', 'pattern'],
+  progress_pattern: ['Progress pattern', 'pattern', 'of a line of the log; %percent is 0 to 100, %one 0 to 1'],
   error_patterns: ['Error patterns', 'lines', 'of lines of the log, one a line'],
   licence_patterns: ['Licence patterns', 'lines', 'lines that mean: no licence, try later'],
   licence_codes: ['Licence exit codes', 'codes'],

@@ -181,7 +181,9 @@ export class Tree {
     return { job: run.level.at(at), depth: run.depth, level: run.level, at }
   }
 
+  // All that are loaded; who draws them draws them again when they change.
   *rows() {
+    this.version.value
     const seen = new Set()
     for (const { level } of this.runs) {
       if (seen.has(level)) continue

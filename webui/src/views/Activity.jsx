@@ -1,4 +1,5 @@
 // Activity: what happened on the farm and who did it, newest first, and the audit; the filters stand in the address.
+import { useMemo } from 'preact/hooks'
 import * as api from '../api.js'
 import { Audit } from '../activity/Audit.jsx'
 import { Older, usePages } from '../activity/pages.jsx'
@@ -30,6 +31,8 @@ function WorkerField() {
     const text = event.target.value.trim()
     const found = workers.find((one) => one.name === text || `#${one.id}` === text)
     if (found || !text) go({ worker: found?.id ?? 0 }, true)
+    event.target.setCustomValidity(found || !text ? '' : `There is no worker ${text}.`)
+    event.target.reportValidity()
   }
   return (
     <>
@@ -70,7 +73,7 @@ function Filters({ audit }) {
   )
 }
 
-function Event({ event }) {
+function Event({ event, names }) {
   return (
     <tr>
       <td class="when">
@@ -91,7 +94,8 @@ function Event({ event }) {
         </button>
       </td>
       <td class="words">
-        {event.job > 0 && <Link to={{ job: event.job }} class="job-link">#{event.job}</Link>} <span>{event.text}</span>
+        {event.job > 0 && <Link to={{ job: event.job }} class="job-link">#{event.job}</Link>}{' '}
+        {event.worker > 0 && <Link to={{ view: 'workers', worker: event.worker, job: 0 }} class="job-link">{names.get(event.worker) ?? `worker ${event.worker}`}</Link>} <span>{event.text}</span>
       </td>
     </tr>
   )
@@ -124,6 +128,8 @@ function Events() {
   const asked = query()
   const { data, error } = useLive(`events:${JSON.stringify(asked)}`, () => api.events(asked), 3)
   const { rows, more } = usePages(data, asked, api.events)
+  const workers = useLive('workers:names', names, 5).data
+  const byId = useMemo(() => new Map((workers || []).map((one) => [one.id, one.name])), [workers])
   return (
     <>
       <Fault error={error} />
@@ -142,7 +148,7 @@ function Events() {
             </thead>
             <tbody>
               {rows.map((event) => (
-                <Event key={event.id} event={event} />
+                <Event key={event.id} event={event} names={byId} />
               ))}
             </tbody>
           </table>

@@ -31,7 +31,7 @@ export function Header({ server }) {
       </Link>
       <nav aria-label="Views" ref={nav}>
         {Object.entries(VIEWS).map(([view, word]) => (
-          <Link key={view} to={{ view, job: 0, worker: 0 }} aria-current={place.value.view === view ? 'page' : undefined}>
+          <Link key={view} to={{ view, job: 0, worker: 0, by: '', ...(view === 'money' && { parent: 0 }) }} aria-current={place.value.view === view ? 'page' : undefined}>
             {word}
           </Link>
         ))}

@@ -18,10 +18,15 @@ import { useLive } from '../poll.js'
 export const panel = signal('') // '', 'add' or 'edit'
 
 const STEP = 10 // of priority
+const seenUsers = new Set() // whose jobs were listed
+
+// A filter looks everywhere below a group, or in the whole farm, which nothing sorts by title.
+export const sortsBy = ({ parent, filter }, by) => by !== 'title' || parent > 0 || !filter
 
 export function queryOf({ parent, filter, sort }) {
   const within = parent || !filter ? { parent } : {}
-  return { ...within, filter, sort: sort || (parent && !filter ? 'id' : '-id') }
+  const usual = parent && !filter ? 'id' : '-id'
+  return { ...within, filter, sort: sort && sortsBy({ parent, filter }, sort.replace('-', '')) ? sort : usual }
 }
 
 function Crumbs({ id }) {
@@ -74,7 +79,7 @@ function Chosen({ tree }) {
       <span class="more">
         {!filter && (
           <button type="button" class="plain" onClick={() => all(filterOf(place.value))}>
-            Select all that match
+            All that match
           </button>
         )}
         <button type="button" class="plain" onClick={clear}>
@@ -112,18 +117,19 @@ function Cut() {
   )
 }
 
-// Sums of what is selected, else of what is loaded.
-function Footer({ tree, currency }) {
+// Sums of what is selected, else of what is loaded; a group's are those of what is in it.
+function Footer({ tree, filter, currency }) {
   const { ids } = selection.value
-  const rows = [...tree.rows()]
-  const jobs = ids.size ? rows.filter((job) => ids.has(job.id)) : rows
+  const rows = [...tree.rows()].filter((job) => !ids.size || ids.has(job.id))
+  const there = new Set(rows.map((job) => job.id))
+  const jobs = rows.filter((job) => !there.has(job.parent))
   const ended = jobs.filter((job) => job.ended_at && !job.group)
   const sum = (name) => jobs.reduce((total, job) => total + (job[name] || 0), 0)
   const { root } = tree
   return (
     <p class="footer">
-      <span>{ids.size ? `${count(jobs.length)} selected` : `${rowsWord(root)} ${root.length === 1 ? 'row' : 'rows'}`}</span>
-      {!ids.size && root.counts && (
+      <span>{ids.size ? `${count(rows.length)} selected` : `${rowsWord(root)} ${root.length === 1 ? 'row' : 'rows'}`}</span>
+      {!ids.size && !filter && root.counts && (
         <span>
           {count(root.counts.total)} jobs: {count(root.counts.waiting + root.counts.pending)} to do, {count(root.counts.working)} working, {count(root.counts.finished)} done,{' '}
           {count(root.counts.error)} with errors
@@ -149,8 +155,7 @@ export function SidePanel({ farm }) {
 export function Jobs({ farm, home = false }) {
   const query = queryOf(home ? { parent: 0, filter: '', sort: '' } : place.value)
   const tree = useTree(query)
-  tree.version.value // the sums change with it
-  const users = [...new Set([...tree.rows()].map((job) => job.user).filter(Boolean))].sort()
+  for (const { user } of tree.rows()) if (user) seenUsers.add(user)
   const { ids, filter } = selection.value
   useEffect(() => () => clear(), [])
   const none = query.filter ? (
@@ -170,12 +175,12 @@ export function Jobs({ farm, home = false }) {
     </>
   )
   return (
-    <Section name="jobs" title={home ? 'Newest jobs' : 'Jobs'} lead={!home && <Filter users={users} />} aside={home ? <Link to={{ view: 'jobs' }}>All jobs</Link> : tools}>
+    <Section name="jobs" title={home ? 'Newest jobs' : 'Jobs'} lead={!home && <Filter users={[...seenUsers].sort()} />} aside={home ? <Link to={{ view: 'jobs' }}>All jobs</Link> : tools}>
       {!home && <Where />}
       {!home && <div class="selection">{ids.size > 0 || filter ? <Chosen tree={tree} /> : <Unchosen />}</div>}
       {cut.value.length > 0 && !home && <Cut />}
-      <Grid tree={tree} currency={farm?.currency} none={none} sortable={!home} />
-      {!home && tree.loaded && <Footer tree={tree} currency={farm?.currency} />}
+      <Grid tree={tree} currency={farm?.currency} none={none} sortable={home ? null : (by) => sortsBy(place.value, by)} />
+      {!home && tree.loaded && <Footer tree={tree} filter={query.filter} currency={farm?.currency} />}
     </Section>
   )
 }

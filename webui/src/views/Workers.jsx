@@ -1,12 +1,12 @@
 // The machines: what each does, and why not. Only the rows in view are drawn.
-import { useMemo, useRef, useState } from 'preact/hooks'
+import { useMemo, useRef } from 'preact/hooks'
 import * as api from '../api.js'
 import { bytes, count, money, plural } from '../format.js'
 import { Actions, Ago, Bar, Empty, Fault, Loading, Section, State, Steady } from '../parts.jsx'
 import { go, Link, place } from '../place.jsx'
-import { useLive } from '../poll.js'
+import { now, useLive } from '../poll.js'
 import { density } from '../theme.js'
-import { useLetGo, useRecycled, useWindow } from '../window.js'
+import { noText, useLetGo, useRecycled, useWindow } from '../window.js'
 import { actionsOf, active, chosen } from '../workers/actions.js'
 import { Lines } from '../workers/Lines.jsx'
 
@@ -14,6 +14,7 @@ const FIELDS = [
   'id', 'name', 'state', 'active', 'slots', 'running', 'affinity', 'facts', 'load', 'memory_free_bytes', 'finished', 'errors', 'seen_at',
   'instance', 'jobs', 'hours', 'timezone', 'note', 'reason', 'allowed_actions',
 ].join()
+const SILENT_S = 60 // when it was seen last is told from then on
 const ORDER = ['SICK', 'TIMEOUT', 'WORKING', 'WAITING', 'STARTING', 'DRAINING', 'TERMINATED']
 const SORTS = {
   name: (worker) => worker.name,
@@ -23,6 +24,7 @@ const SORTS = {
   memory: (worker) => worker.memory_free_bytes,
   finished: (worker) => -worker.finished,
   errors: (worker) => -worker.errors,
+  price: (worker, instances) => -(instances.get(worker.instance)?.price_micro ?? 0),
 }
 
 function JobLinks({ jobs: [first, ...more] }) {
@@ -66,7 +68,7 @@ export function Slots({ worker }) {
 // The cells of a row; while its worker is the same they need not be drawn again.
 class Cells extends Steady {
   render({ worker, instance }) {
-    const note = [!worker.active && 'switched off', worker.reason, worker.note].filter(Boolean).join(' · ')
+    const note = [worker.reason || (!worker.active && 'switched off'), worker.note].filter(Boolean).join(' · ')
     return (
       <>
         <span role="gridcell" class="name">
@@ -84,7 +86,7 @@ class Cells extends Steady {
         </span>
         <span role="gridcell" class="number finished">{count(worker.finished)}</span>
         <span role="gridcell" class={worker.errors ? 'number errors bad' : 'number errors'}>{count(worker.errors)}</span>
-        <span role="gridcell" class="number seen">{worker.state === 'TERMINATED' || worker.state === 'TIMEOUT' ? <Ago at={worker.seen_at} /> : ''}</span>
+        <span role="gridcell" class="number seen">{now.peek() - worker.seen_at > SILENT_S && <Ago at={worker.seen_at} />}</span>
         <span role="gridcell" class="jobs-of">
           <JobLinks jobs={worker.jobs} />
         </span>
@@ -188,6 +190,7 @@ function List({ workers, instances, sort, onSort }) {
       aria-rowcount={workers.length + 1}
       aria-activedescendant={visible ? `worker-${active.value}` : undefined}
       onScroll={onScroll}
+      onMouseDown={noText}
       onKeyDown={onKeyDown}
     >
       <div class="row head" role="row" aria-rowindex={1}>
@@ -217,18 +220,18 @@ export const useWorkers = () => useLive('workers', () => api.workers({ fields: F
 
 export function Workers() {
   const { data, error } = useWorkers()
-  const [text, setText] = useState('')
-  const [sort, setSort] = useState('name')
+  const { find: text, order } = place.value
+  const sort = order in SORTS ? order : 'name'
   const paid = useLive('instances', () => api.instances({}), 3).data
   const instances = useMemo(() => new Map((paid || []).map((one) => [one.id, one])), [paid])
   const shown = useMemo(() => {
     const wanted = text.toLowerCase()
     const fits = (worker) => !wanted || [worker.name, worker.state, worker.reason, worker.note, ...worker.affinity.flat()].join(' ').toLowerCase().includes(wanted)
-    const key = sort === 'price' ? (worker) => -(instances.get(worker.instance)?.price_micro ?? 0) : SORTS[sort]
+    const key = (worker) => SORTS[sort](worker, instances)
     return (data || []).filter(fits).sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0))
   }, [data, text, sort, sort === 'price' && instances])
   const picked = (data || []).filter((worker) => chosen.value.has(worker.id))
-  const search = <input type="search" placeholder="Find a worker, state or tag" aria-label="Find workers" value={text} onInput={(event) => setText(event.target.value)} />
+  const search = <input type="search" placeholder="Find a worker, state or tag" aria-label="Find workers" value={text} onInput={(event) => go({ find: event.target.value }, true)} />
   return (
     <Section name="workers" title="Workers" lead={search} aside={data?.length > 0 && (shown.length < data.length ? `${count(shown.length)} of ${count(data.length)}` : count(data.length))}>
       <Fault error={error} />
@@ -244,7 +247,8 @@ export function Workers() {
           <Actions actions={actionsOf(picked, instances)} label="Actions for the selected workers" />
         </div>
       )}
-      {data?.length > 0 && <List workers={shown} instances={instances} sort={sort} onSort={setSort} />}
+      {data?.length > 0 && !shown.length && <Empty>No worker fits.</Empty>}
+      {shown.length > 0 && <List workers={shown} instances={instances} sort={sort} onSort={(by) => go({ order: by === 'name' ? '' : by }, true)} />}
     </Section>
   )
 }

@@ -1,0 +1,179 @@
+"""What stands around the list of jobs on the web page keeps up with it: the selection and its actions, sums, filter, sort and editor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from playwright.sync_api import expect
+
+from coalition.client import Client
+from tests.fakes.server import HandWorker, RealServer
+from tests.test_page import chromium, in_browser, row
+from tests.test_page_live import Live, titled, visited
+
+pytestmark = in_browser
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with ExitStack() as stack:
+        server = stack.enter_context(RealServer(tmp_path_factory.mktemp("farm")))
+        client = stack.enter_context(Client(server.url))
+        yield Live(server, client, stack.enter_context(chromium()), stack, 0, 0)
+
+
+@pytest.fixture
+def live(farm: Live) -> Iterator[Live]:
+    with visited(farm) as shown:
+        yield shown
+
+
+def test_the_actions_on_what_is_selected_are_those_of_now(live: Live) -> None:
+    job = live.submit("of now")
+    page = live.open("/?view=jobs", wide=1920)
+    row(page, job).click()
+    selection = page.locator(".selection")
+    expect(selection.get_by_role("button", name="Start", exact=True)).to_have_count(0)
+    selection.get_by_role("button", name="Pause", exact=True).click()
+    expect(selection.get_by_role("button", name="Start", exact=True)).to_be_visible()
+    for priority in (137, 147):
+        selection.get_by_role("button", name="Priority ↑").click()
+        expect(row(page, job).locator(".priority")).to_have_text(str(priority))
+
+
+def test_the_footer_counts_what_came_into_an_empty_list(live: Live) -> None:
+    page = live.open("/?view=jobs&filter=title:footed")
+    footer = page.locator(".footer")
+    expect(footer).to_contain_text("0 rows")
+    for number in range(3):
+        live.submit(f"footed {number}")
+    expect(footer).to_contain_text("3 rows")
+    expect(footer).not_to_contain_text("to do")  # of a filter nobody counts these
+
+
+def test_the_footer_sums_a_group_once_though_it_is_open(live: Live) -> None:
+    group = live.client.submit(title="summed", command="true", frames="1-3", affinity=("summed",))
+    worker = HandWorker(live.server.url, "summed-1", affinity=[["summed"]])
+    for _ in range(2):
+        worker.end(worker.take()[0]["attempt"])
+    page = live.open(f"/?view=jobs&filter=id:{group}")
+    footer = page.locator(".footer")
+    expect(footer).to_contain_text("run time 3\u202fs")
+    row(page, group).get_by_role("button", name="Open the group").click()
+    expect(row(page, group + 3)).to_be_visible()
+    expect(footer).to_contain_text("run time 3\u202fs")
+
+
+def test_deleting_a_group_counts_the_jobs_in_it(live: Live) -> None:
+    group = live.client.submit(title="counted", command="true", frames="1-30", affinity=("nobody",))
+    page = live.open(f"/?view=jobs&filter=id:{group}")
+    row(page, group).click()
+    page.locator(".selection [data-action=delete]").click()
+    expect(page.locator(".selection .question")).to_contain_text("Delete 1 selected job, 30 jobs in all?")
+    page.locator(".selection").get_by_role("button", name="Cancel").click()
+
+
+@pytest.mark.parametrize("wide", [1100, 1280, 1440, 1920])
+def test_no_row_moves_when_one_is_selected_so_that_a_double_click_opens_that_one(live: Live, wide: int) -> None:
+    group = live.client.submit(title=f"double {wide}", group=True)
+    for number in range(3):
+        live.submit(f"double {wide} {number}")
+    page = live.open(f"/?view=jobs&filter=title:%22double+{wide}%22", wide=wide)
+    box = titled(page, f"double {wide}").bounding_box()
+    row(page, group).click()
+    expect(page.locator(".detail h2")).to_be_visible()
+    assert titled(page, f"double {wide}").bounding_box() | {"width": 0} == box | {"width": 0}
+    row(page, group).dblclick()
+    expect(page).to_have_url(re.compile(f"parent={group}"))
+
+
+def test_a_filter_over_all_jobs_drops_the_sort_by_title_that_nothing_can_do(live: Live) -> None:
+    live.submit("dropped b")
+    live.submit("dropped a")
+    page = live.open("/?view=jobs&sort=title")
+    head = page.get_by_role("columnheader", name="Job")
+    expect(head.get_by_role("button")).to_be_visible()
+    page.get_by_label("Filter jobs").fill("title:dropped")
+    expect(page.locator("[data-job]")).to_have_count(2)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(head.get_by_role("button")).to_have_count(0)
+    page.get_by_label("Filter jobs").fill("")
+    expect(head.get_by_role("button")).to_be_visible()
+
+
+def test_a_field_of_which_there_are_several_values_stays_so_when_it_is_emptied(live: Live) -> None:
+    jobs = [live.submit(f"mixed {priority}", priority=priority) for priority in (100, 140)]
+    page = live.open("/?view=jobs&filter=title:mixed")
+    row(page, jobs[0]).click()
+    row(page, jobs[1]).click(modifiers=["Control"])
+    page.locator(".selection [data-action=edit]").click()
+    form = page.get_by_role("complementary", name="Properties")
+    expect(form.get_by_label("Title")).to_be_focused()
+    priority = form.get_by_label("Priority")
+    expect(priority).to_have_attribute("placeholder", "several values")
+    priority.fill("7")
+    expect(form.get_by_role("button", name="Change 1 field")).to_be_visible()
+    priority.fill("")
+    expect(form.get_by_role("button", name="Nothing changed")).to_be_disabled()
+
+
+def test_the_editor_says_when_it_does_not_know_all_values(live: Live) -> None:
+    group = live.client.submit(title="fifty", command="true", frames="1-51", affinity=("nobody",))
+    page = live.open(f"/?view=jobs&parent={group}")
+    expect(row(page, group + 1)).to_be_visible()
+    page.get_by_role("button", name="Select all that match").click()
+    page.locator(".selection [data-action=edit]").click()
+    expect(page.get_by_role("complementary", name="Properties")).to_contain_text("These are the values of the first 50")
+
+
+def test_users_are_offered_though_the_filter_has_none_yet(live: Live) -> None:
+    live.submit("of zoe", user="zoe")
+    page = live.open("/?view=jobs")
+    expect(titled(page, "of zoe")).to_be_visible()
+    filtered = page.get_by_label("Filter jobs")
+    filtered.press_sequentially("us")
+    page.keyboard.press("Tab")
+    expect(filtered).to_have_value("user:")
+    filtered.press_sequentially("z")
+    page.get_by_role("option", name="user:zoe").click()
+    expect(page).to_have_url(re.compile("filter=user%3Azoe"))
+
+
+def test_money_is_of_the_whole_farm_whatever_group_was_looked_at(live: Live) -> None:
+    group = live.client.submit(title="looked at", group=True)
+    page = live.open(f"/?view=jobs&parent={group}")
+    page.get_by_role("link", name="Money", exact=True).click()
+    expect(page.get_by_role("heading", name="Spend")).to_be_visible()
+    expect(page.get_by_text("In group")).to_have_count(0)
+
+
+def test_a_link_to_workers_has_what_was_searched_and_the_order(live: Live) -> None:
+    for name in ("linked-a", "linked-b", "other-c"):
+        HandWorker(live.server.url, name)
+    page = live.open("/?view=workers")
+    page.get_by_label("Find workers").fill("linked")
+    page.get_by_role("columnheader", name="Errors").get_by_role("button").click()
+    expect(page).to_have_url(re.compile("find=linked&order=errors"))
+    colleague = live.open(page.url)
+    expect(colleague.locator("[data-worker]")).to_have_count(2)
+    expect(colleague.get_by_role("columnheader", name="Errors")).to_have_attribute("aria-sort", "ascending")
+    colleague.get_by_label("Find workers").fill("nothing like it")
+    expect(colleague.get_by_text("No worker fits.")).to_be_visible()
+
+
+def test_events_of_workers_name_them(live: Live) -> None:
+    HandWorker(live.server.url, "named-1").take()
+    page = live.open("/?view=activity")
+    expect(page.locator(".events").get_by_role("link", name="named-1").first).to_be_visible()
+
+
+def test_a_column_that_was_chosen_is_shown_rather_than_a_usual_one(live: Live) -> None:
+    live.submit("columned")
+    page = live.open("/?view=jobs", wide=1100)
+    expect(page.get_by_role("columnheader", name="Affinity")).to_have_count(0)
+    page.get_by_text("Columns", exact=True).click()
+    page.get_by_role("checkbox", name="Affinity").click()
+    expect(page.get_by_role("columnheader", name="Affinity")).to_be_visible()
