@@ -1,4 +1,4 @@
-"""What stands around the list of jobs on the web page keeps up with it: the selection and its actions, sums, filter, sort and editor."""
+"""What stands around the list of jobs on the web page keeps up with it: selection, actions, sums, filter, sort and editor."""
 
 from __future__ import annotations
 
