@@ -65,6 +65,7 @@ from coalition.values import (
     an_attribute,
     an_id_list,
     an_octal,
+    an_origin_list,
     any_of,
     kind_of,
     knob,
@@ -117,6 +118,11 @@ class ServerSettings:
     )
     url_schemes: tuple[str, ...] = knob(
         "http, https", a_scheme_list, "schemes of jobs' addresses that the page opens, such as rvlink; others are only text"
+    )
+    pictures_from: tuple[str, ...] = knob(
+        "",
+        an_origin_list,
+        "where the page shows jobs' pictures from besides this server: https://renders.studio.example, http://nas:8080",
     )
     legacy: bool = knob("no", a_flag, "serve the scripts and workers of Coalition 3.x and 4.0 as well, see docs/migration.md")
 

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_network
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -24,6 +24,9 @@ BOOTED = (*CLOUDS, OWN)
 PACKAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}"  # of a file that the server itself gives out
 PACKAGE_ENDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 PLATFORMS = ("linux", "macos", "windows")
+LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+ORIGIN = re.compile(rf"(https?)://({LABEL}(?:\.{LABEL})*)(?::([1-9][0-9]{{0,4}}))?", re.ASCII)
+DEFAULT_PORTS = (("http", "80"), ("https", "443"))
 SCRIPTING = ("javascript", "vbscript", "data", "blob")  # addresses that a browser runs, or draws as a page of ours
 NAME_OF_SECTION = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}\Z")
 T = TypeVar("T")
@@ -123,6 +126,30 @@ def a_scheme_list(text: str) -> tuple[str, ...]:
     if any(not re.fullmatch(r"[a-z][a-z0-9+.\-]*", scheme) or scheme in SCRIPTING for scheme in schemes):
         raise ValueError(f"schemes such as https, rvlink, with commas between them, and none of {', '.join(SCRIPTING)}")
     return schemes
+
+
+def an_origin_list(text: str) -> tuple[str, ...]:
+    """Origins, written as browsers write them: what is read here stands in a header, so nothing but names and numbers is."""
+    return tuple(dict.fromkeys(_origin(part) for part in a_list(text)))
+
+
+def _origin(text: str) -> str:
+    match = ORIGIN.fullmatch(text)
+    if not match or not _is_host(match[2]) or int(match[3] or 1) > 65_535:
+        allowed = "http:// or https:// with a host's name or IPv4 address, and :PORT if need be, and nothing after it"
+        raise ValueError(f'"{text[:80]}": {allowed}; with commas between them')
+    scheme, host, port = match.groups()
+    return f"{scheme}://{host.lower()}" + (f":{port}" if port and (scheme, port) not in DEFAULT_PORTS else "")
+
+
+def _is_host(name: str) -> bool:
+    """Whether a browser leaves a name as it is: what ends in a number is an address to it, and written in one way."""
+    if not re.fullmatch(r"[0-9]+|0[xX][0-9A-Fa-f]*", name.rpartition(".")[2]):
+        return len(name) <= 253
+    try:
+        return bool(IPv4Address(name))
+    except ValueError:
+        return False
 
 
 def a_directory_list(text: str) -> tuple[str, ...]:

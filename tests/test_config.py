@@ -135,6 +135,10 @@ def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None
         ("[server]\nurl = https://\n", "cloud.ini:2: [server] url: "),
         ("[server]\nurl_schemes = https, JavaScript\n", "cloud.ini:2: [server] url_schemes: "),
         ("[server]\nurl_schemes = https:\n", "cloud.ini:2: [server] url_schemes: "),
+        (
+            "[server]\n\npictures_from = https://a, nas:8080\n",
+            'cloud.ini:3: [server] pictures_from: "https://a, nas:8080" is not allowed: "nas:8080": http:// or https:// with a',
+        ),
         ("[auth]\nmode = tokens\n", 'cloud.ini:2: [auth] mode: "tokens" is not allowed: did you mean "token"?'),
         ("[auth]\nenrol_from = 10.0.0.1/8\n", "cloud.ini:2: [auth] enrol_from: "),
         ("[pool a]\nprovider = locl\n", 'cloud.ini:2: [pool a] provider: "locl" is not allowed: did you mean "local"?'),
@@ -188,6 +192,85 @@ def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path: Path) -> None
 def test_what_cannot_be_used_is_refused_with_file_and_line(text: str, told: str) -> None:
     assert refused(text).startswith(told)
     assert "\n" not in refused(text)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "nas",
+        "//nas",
+        "ftp://nas",
+        "https:",
+        "data:",
+        "*",
+        "https://*",
+        "https://*.studio.example",
+        "https://nas:*",
+        "'self'",
+        "'unsafe-inline'",
+        "https://nas/",
+        "https://nas/renders",
+        "https://nas?a",
+        "https://nas#a",
+        "https://ann:word@nas",
+        "https://nas; script-src https://evil",
+        "https://nas;script-src",
+        "https://nas https://evil",
+        "https://nas\n script-src",
+        "https://nas\tb",
+        "https://nas'",
+        'https://nas"',
+        "https://na\\s",
+        "https://-nas",
+        "https://nas-",
+        "https://nas.",
+        "https://a..b",
+        "https://render_nas",
+        "https://n\u00e4s",
+        "https://na\u212a",
+        "https://nas:\u0661",
+        "https://nas:",
+        "https://nas:0",
+        "https://nas:080",
+        "https://nas:65536",
+        "https://[::1]:80",
+        "https://10.1",
+        "https://10.0.0.256",
+        "https://010.0.0.1",
+        "https://0x7f000001",
+        f"https://{'a' * 64}",
+        f"https://{'a.' * 126}bb",
+    ],
+)
+def test_pictures_are_from_origins_and_nothing_that_a_header_could_take_for_more(origin: str) -> None:
+    told = refused(f"[server]\npictures_from = http://nas:8080, {origin}\n")
+    assert told.startswith("cloud.ini:2: [server] pictures_from: "), told
+    assert "http:// or https:// with a host's name or IPv4 address" in told or "is not allowed: one line of text" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("", ()),
+        ("https://renders.studio.example, http://nas:8080", ("https://renders.studio.example", "http://nas:8080")),
+        ("https://NAS-2.Studio.example:443, http://nas:80", ("https://nas-2.studio.example", "http://nas")),
+        ("http://nas:443,http://nas:443 , https://nas:80", ("http://nas:443", "https://nas:80")),
+        ("http://10.0.0.7:65535, https://xn--nas-qla.example", ("http://10.0.0.7:65535", "https://xn--nas-qla.example")),
+        ("http://a,\n  http://b", ("http://a", "http://b")),
+    ],
+)
+def test_origins_of_pictures_are_kept_as_browsers_write_them(text: str, read: tuple[str, ...]) -> None:
+    assert parse(f"[server]\npictures_from = {text}\n").server.pictures_from == read
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=30))
+def test_no_text_gets_out_of_its_place_in_the_header(text: str) -> None:
+    for given_text in (text, f"https://{text}", f"https://nas{text}"):
+        try:
+            origins = values.an_origin_list(given_text)
+        except ValueError:
+            continue
+        assert all(re.fullmatch(r"https?://[a-z0-9.-]+(:[0-9]+)?", origin) for origin in origins)
 
 
 def test_a_budget_in_another_currency_may_pay_for_its_own_pool() -> None:

@@ -101,9 +101,9 @@ def test_every_source_of_the_page_fits_300_lines() -> None:
 # ---------------------------------------------------------------- serving
 
 
-def page_client() -> Any:
+def page_client(*pictures_from: str) -> Any:
     app = Flask("page", static_folder=None)
-    served.register(app)
+    served.register(app, pictures_from)
     return app.test_client()
 
 
@@ -117,6 +117,16 @@ def test_the_index_is_asked_for_each_time_and_allows_nothing_inline(built: Path)
     assert "unsafe" not in policy
     assert "style=" not in answer.text
     assert "<script>" not in answer.text
+
+
+def test_pictures_are_let_in_from_this_server_and_where_it_is_told_and_nothing_else_is(built: Path) -> None:
+    def policy(*pictures_from: str) -> dict[str, str]:
+        text = page_client(*pictures_from).get("/", buffered=True).headers["Content-Security-Policy"]
+        return dict(rule.strip().split(" ", 1) for rule in text.split(";"))
+
+    usual, told = policy(), policy("https://renders.studio.example", "http://nas:8080")
+    assert usual["img-src"] == "'self'"
+    assert told == {**usual, "img-src": "'self' https://renders.studio.example http://nas:8080"}
 
 
 def test_hashed_files_are_kept_for_good_and_sent_packed(built: Path) -> None:

@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from coalition.client import Client
+from tests.fakes.pictures import Pictures
 from tests.fakes.server import HandWorker, RealServer
 from tests.polling import poll_until
 from tests.test_page import VIEWS, chromium, in_browser
@@ -21,13 +22,21 @@ pytestmark = in_browser
 SCHEMES = {("server", "url_schemes"): "http, https, rvlink"}
 PASSWORD = "correct horse battery"
 SHOWN = ("name", "state", "progress", "left", "user", "priority", "affinity", "worker", "time", "created", "url", "id")
+DRAWN = "src => new Promise((end) => Object.assign(new Image(), {onload: () => end(true), onerror: () => end(false), src}))"
 MOVING = "() => [...document.querySelectorAll('*')].some((one) => parseFloat(getComputedStyle(one).transitionDuration))"
 
 
 @pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def renders() -> Iterator[Pictures]:
+    """Where the farm's pictures may be from."""
+    with Pictures() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory, renders: Pictures) -> Iterator[Live]:
     with ExitStack() as stack:
-        knobs = {**POOL, **BUDGET, **SCHEMES, ("worker", "lease"): "1h"}
+        knobs = {**POOL, **BUDGET, **SCHEMES, ("worker", "lease"): "1h", ("server", "pictures_from"): renders.origin}
         server = stack.enter_context(RealServer(tmp_path_factory.mktemp("farm"), knobs=knobs))
         client = stack.enter_context(Client(server.url))
         yield Live(server, client, stack.enter_context(chromium()), stack, 0, 0)
@@ -302,15 +311,43 @@ def test_only_addresses_of_allowed_schemes_are_links(live: Live) -> None:
         expect(fact.locator("a")).to_have_count(int(url in opened))
 
 
-def test_a_picture_of_this_server_is_shown_and_of_others_not(live: Live) -> None:
-    job = live.submit("pictured", url=f"{live.server.url}/favicon.svg")
-    other = live.submit("elsewhere", url="http://127.0.0.1:1/a.png")
-    page = live.open(f"/?view=jobs&job={job}")
-    picture = page.get_by_role("img", name="What the job made")
-    expect(picture).to_be_visible()
-    poll_until(lambda: picture.evaluate("img => img.naturalWidth") > 0)
-    page.goto(f"{live.server.url}/?view=jobs&job={other}")
-    expect(page.locator(".facts")).to_contain_text("a.png")
+def opened(page: Page, live: Live, url: str) -> Locator:
+    """The place of the picture of a job with this address, in the job's detail."""
+    job = live.submit("pictured", url=url)
+    page.goto(f"{live.server.url}/?view=jobs&job={job}")
+    expect(page.locator(".facts")).to_contain_text(url)
+    return page.get_by_role("img", name="What the job made")
+
+
+def test_a_picture_of_this_server_is_shown_and_of_others_not(live: Live, renders: Pictures) -> None:
+    page = live.open()
+    with Pictures() as stranger:
+        for origin in (live.server.url, renders.origin):
+            picture = opened(page, live, f"{origin}/{'favicon.svg' if origin == live.server.url else 'shots/a.png?take=2'}")
+            expect(picture).to_be_visible()
+            poll_until(lambda one=picture: one.evaluate("img => img.naturalWidth") > 0)
+        assert renders.asked == ["/shots/a.png?take=2"]
+        assert renders.referrers == {""}
+        for origin in (stranger.origin, renders.origin.replace("127.0.0.1", "localhost")):
+            expect(opened(page, live, f"{origin}/a.png")).to_have_count(0)
+        assert (stranger.asked, renders.asked[1:]) == ([], [])
+
+
+def test_the_pages_policy_stops_pictures_from_elsewhere_though_a_script_asked_for_them(live: Live, renders: Pictures) -> None:
+    page = live.open()
+    with Pictures() as stranger:
+        assert page.evaluate(DRAWN, f"{renders.origin}/by-script.png")
+        assert not page.evaluate(DRAWN, f"{stranger.origin}/by-script.png")
+        assert stranger.asked == []
+    assert live.faults
+    assert all(stranger.origin in fault and "img-src" in fault for fault in live.faults)
+    live.faults.clear()
+
+
+def test_a_picture_that_does_not_come_leaves_no_gap(live: Live, renders: Pictures) -> None:
+    picture = opened(live.open(), live, f"{renders.origin}/missing.png")
+    expect(picture).to_have_count(0)
+    poll_until(lambda: "/missing.png" in renders.asked)
     expect(picture).to_have_count(0)
 
 

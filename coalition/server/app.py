@@ -57,7 +57,7 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], float] = ti
     app.register_blueprint(docs.blueprint)
     if settings.server.legacy:
         legacy.register(app, the_farm)
-    page.register(app)
+    page.register(app, settings.server.pictures_from)
     app.register_error_handler(CoalitionError, problem)
     app.register_error_handler(HTTPException, http_problem)
     app.register_error_handler(Exception, crash)

@@ -162,6 +162,7 @@ OPERATIONS: dict[str, Operation] = {
             "csrf": str,
             "url": str,
             "url_schemes": [str],
+            "pictures_from": [str],
         },
     ),
     "system.farm": Operation("Counts of jobs, workers and instances, budgets, and what the machines cost now", dict[str, Any]),

@@ -1,15 +1,17 @@
 """Serve the built web page: / and the files that it fetches. What it shows comes from the API like everybody's.
 
 The files' names in assets/ hold a hash of their content, so browsers may keep them for good; index.html is asked for
-each time. The policy allows scripts, styles and fonts from this server alone, and nothing inline.
+each time. The policy allows scripts, styles and fonts from this server alone, and nothing inline; pictures also from where
+`[server] pictures_from` says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from mimetypes import guess_type
 from pathlib import Path
 
-from flask import Blueprint, Flask, Response, make_response, request, send_from_directory
+from flask import Blueprint, Flask, Response, current_app, make_response, request, send_from_directory
 from werkzeug.exceptions import NotFound
 from werkzeug.security import safe_join
 
@@ -19,11 +21,12 @@ HERE = Path(__file__).resolve().parent
 INSTALLED = HERE / "static"  # in a wheel
 SOURCES = HERE.parent.parent / "webui" / "dist"  # in a work tree
 FOREVER_S = 365 * 86_400
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src {pictures}; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": POLICY.format(pictures="'self'"),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
@@ -42,8 +45,13 @@ def folder() -> Path | None:
     return next((place for place in (INSTALLED, SOURCES) if (place / "index.html").is_file()), None)
 
 
-def register(app: Flask) -> None:
-    """Add the page's routes to `app`. They need no token: the page asks for one when the API does."""
+def register(app: Flask, pictures_from: Sequence[str] = ()) -> None:
+    """Add the page's routes to `app`. They need no token: the page asks for one when the API does.
+
+    The page may show pictures of this server and of the origins `pictures_from`, which were checked: they go into a header.
+    """
+    policy = POLICY.format(pictures=" ".join(("'self'", *pictures_from)))
+    app.config["PAGE_HEADERS"] = {**HEADERS, "Content-Security-Policy": policy}
     app.register_blueprint(blueprint)
 
 
@@ -80,5 +88,5 @@ def _file(within: str, name: str, max_age_s: int) -> Response:
 
 
 def _guarded(response: Response) -> Response:
-    response.headers.update(HEADERS)
+    response.headers.update(current_app.config["PAGE_HEADERS"])
     return response

@@ -51,6 +51,7 @@ def server() -> Response:
             "csrf": csrf_token(request.cookies[COOKIE]) if g.identity.session else "",
             "url": settings.url,
             "url_schemes": settings.server.url_schemes,
+            "pictures_from": settings.server.pictures_from,
         }
     )
 

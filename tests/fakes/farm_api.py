@@ -498,6 +498,7 @@ def create_app(farm: Farm) -> Flask:
             "user": "",
             "role": "admin",
             "url_schemes": ["http", "https"],
+            "pictures_from": [],
         },
     )
     route("/farm", farm.summary)

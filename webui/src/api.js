@@ -105,11 +105,14 @@ const post = (path, body, query) => call('POST', path, body, query)
 let csrf = ''
 // Of jobs' addresses those that are opened have one of these.
 export const schemes = signal([])
+// Origins besides this one whose pictures are shown.
+export const picturesFrom = signal([])
 
 export async function info() {
   const server = await get('/server')
   csrf = server.csrf || ''
   schemes.value = server.url_schemes || []
+  picturesFrom.value = server.pictures_from || []
   return server
 }
 
