@@ -217,7 +217,7 @@ def test_a_rented_worker_is_terminated_from_the_list_of_workers(cloud: Cloud) ->
     expect(detail.locator(".facts")).to_contain_text("$1.00")
     press(detail, "Terminate")
     question = detail.locator(".question")
-    expect(question).to_contain_text("End the machine of w-f-1 now? 1 job on it will be run again elsewhere.")
+    expect(question).to_have_text(re.compile(r"End the machine of w-f-1 now[?] 1 job on it will be run again elsewhere: #\d+[.]"))
     press(question, "Cancel")
     assert [one.wish for one in cloud.world.store.machines()] == ["", ""]
     press(detail, "Terminate")

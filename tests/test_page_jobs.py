@@ -369,13 +369,13 @@ def test_a_log_that_grows_is_followed_in_colours_of_the_theme(live: Live) -> Non
 
 
 def test_deleting_a_worker_says_what_runs_there_and_is_done(live: Live) -> None:
-    a_run(live, "doomed")
+    job, _, _ = a_run(live, "doomed")
     page = live.open("/?view=workers")
     page.locator(".workers-grid .row", has_text="doomed-1").click()
     detail = page.get_by_role("complementary", name="Worker")
     expect(detail.locator(".facts")).to_contain_text("Last seen")
     detail.get_by_role("button", name="Delete").click()
-    expect(detail.locator(".question")).to_contain_text("Delete doomed-1? 1 job on it will be run again elsewhere.")
+    expect(detail.locator(".question")).to_contain_text(f"Delete doomed-1? 1 job on it will be run again elsewhere: #{job}.")
     detail.locator(".question").get_by_role("button", name="Delete").click()
     expect(page.locator(".workers-grid .row", has_text="doomed-1")).to_have_count(0)
     assert "doomed-1" not in [one.name for one in live.client.workers()]

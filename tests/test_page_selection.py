@@ -177,3 +177,40 @@ def test_a_column_that_was_chosen_is_shown_rather_than_a_usual_one(live: Live) -
     page.get_by_text("Columns", exact=True).click()
     page.get_by_role("checkbox", name="Affinity").click()
     expect(page.get_by_role("columnheader", name="Affinity")).to_be_visible()
+
+
+def test_escape_does_not_throw_away_what_was_written(live: Live) -> None:
+    job = live.submit("written")
+    page = live.open(f"/?view=jobs&filter=id:{job}")
+    row(page, job).click()
+    page.locator(".selection [data-action=edit]").click()
+    form = page.get_by_role("complementary", name="Properties")
+    form.get_by_label("Note").fill("half a thought")
+    page.keyboard.press("Escape")
+    expect(form.get_by_label("Note")).to_have_value("half a thought")
+    form.get_by_role("button", name="As it was").click()
+    page.keyboard.press("Escape")
+    expect(form).to_have_count(0)
+
+
+def test_the_keyboard_skips_the_menu(live: Live) -> None:
+    page = live.open("/?view=jobs")
+    expect(page.get_by_label("Filter jobs")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the view")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Filter jobs")).to_be_focused()
+
+
+def test_what_is_found_in_a_log_is_a_link(live: Live) -> None:
+    job = live.submit("found", affinity=("found",))
+    worker = HandWorker(live.server.url, "found-1", affinity=[["found"]])
+    worker.write(worker.take()[0]["attempt"], b"".join(b"line %d\n" % number for number in range(500)))
+    page = live.open(f"/?view=log&job={job}")
+    search = page.get_by_label("Find in the log")
+    search.fill("line 123")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"at=\d+"))
+    colleague = live.open(page.url)
+    expect(colleague.locator(".log-line.marked")).to_contain_text("line 123")

@@ -46,7 +46,7 @@ class Explain(Views):
             return self._why_group(shown, viewer)
         if shown.state == JobState.WORKING:
             where = f" on {shown.worker}" if shown.worker else ""
-            return [because("running", f"is running{where} for {shown.run_s:.0f} s")]
+            return [because("running", f"is running{where} for {rough(shown.run_s)}")]
         if shown.state in (JobState.FINISHED, JobState.ERROR):
             return [because(shown.state.lower(), shown.reason or f"is {shown.state}")]
         return self._why_waiting(shown)

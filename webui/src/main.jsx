@@ -3,7 +3,8 @@ import { effect } from '@preact/signals'
 import { render } from 'preact'
 import * as api from './api.js'
 import { count, plural } from './format.js'
-import { place } from './place.jsx'
+import { Fault } from './parts.jsx'
+import { isFor, place } from './place.jsx'
 import { locked, setClock, startPolling, useLive } from './poll.js'
 import './theme.js'
 import './style/base.css'
@@ -58,6 +59,8 @@ function Detail({ farm }) {
   return job > 0 && <Job key={job} id={job} farm={farm} />
 }
 
+const NoRight = () => <Fault error={{ status: 403 }} />
+
 const hasDetail = () => place.value.view !== 'log' && Boolean(panel.value || place.value.worker || place.value.job)
 
 function Page() {
@@ -67,14 +70,15 @@ function Page() {
   document.title = tabTitle(server, farm)
   if (locked.value) return <Login />
   if (!server && !ANYBODYS.includes(view)) return <Header />
-  const View = VIEWS[view]
+  const View = isFor(server, view) ? VIEWS[view] : NoRight
   return (
     <>
+      <a class="skip" href="#view">Skip to the view</a>
       <div class="masthead">
         <Header server={server} />
         <Vitals farm={farm} />
       </div>
-      <main class={hasDetail() ? `${view} with-detail` : view}>
+      <main id="view" tabIndex={-1} class={hasDetail() ? `${view} with-detail` : view}>
         <div class="column main" key={view}>
           <View farm={farm} server={server} />
         </div>

@@ -132,7 +132,8 @@ export function Popup({ label, children }) {
 export function Panel({ title, label, path, onClose, children, kind = '' }) {
   const closer = useRef(null)
   useEffect(() => {
-    const onKey = (event) => event.key === 'Escape' && onClose()
+    const isWritten = () => closer.current.closest('aside').querySelector('.field.changed')
+    const onKey = (event) => event.key === 'Escape' && !isWritten() && onClose()
     document.addEventListener('keydown', onKey)
     return () => document.removeEventListener('keydown', onKey)
   }, [onClose])

@@ -13,6 +13,9 @@ export const VIEWS = {
 }
 const HIDDEN = ['log'] // reached from a job only
 
+// Machines and money are everybody's, and so not for those who see own jobs only.
+export const isFor = (server, view) => !['cloud', 'money'].includes(view) || !server?.rights || server.rights.includes('view_all')
+
 // What leads to a list of jobs: nothing selected, nothing left of another list.
 export const LIST = { job: 0, parent: 0, worker: 0, filter: '', sort: '' }
 

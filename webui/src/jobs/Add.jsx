@@ -13,7 +13,7 @@ const OWN = {
   frames: ['Frames', 'text', '1-100, 1-100x2 or 1,5,9-12; {frame}, {start}, {end} stand in the command'],
   chunk: ['Frames a job', 'number'],
 }
-const FIRST = ['title', 'command', 'frames', 'chunk', 'dir', 'priority', 'affinity', 'cpus', 'memory_bytes', 'gpus', 'retries', 'timeout_s', 'depends_on', 'limits', 'note']
+const FIRST = ['title', 'command', 'frames', 'chunk', 'dir', 'priority', 'affinity', 'cpus', 'memory_bytes', 'gpus', 'retries', 'timeout_s', 'depends_on', 'limits', 'user', 'url', 'progress_pattern', 'environment', 'note']
 const PAUSE_MS = 300
 const fieldOf = (name) => OWN[name] || FIELDS[name]
 

@@ -4,6 +4,8 @@ import { count } from '../format.js'
 import { Ago, Empty, Fault, Lasting, Loading, Section } from '../parts.jsx'
 import { now, useLive } from '../poll.js'
 
+const READ = 100 // of which the newest are shown
+
 function Decision({ decision }) {
   const { action, count: n, pool, reason, at, last_at: last } = decision
   const lasted = last && last - at > 5
@@ -33,6 +35,17 @@ function Decision({ decision }) {
   )
 }
 
+// What holds a pool back changes its words with each number in them: the newest says it.
+function newest(decisions) {
+  const held = new Set()
+  return decisions.filter(({ action, pool }) => {
+    if (action !== 'hold') return true
+    const isNewest = !held.has(pool)
+    held.add(pool)
+    return isNewest
+  })
+}
+
 function scalingWords(scaling) {
   if (!scaling) return ''
   if (!scaling.enabled) return 'scaling is off'
@@ -40,14 +53,15 @@ function scalingWords(scaling) {
 }
 
 export function Decisions({ farm, limit }) {
-  const { data, error } = useLive(`decisions:${limit}`, () => api.decisions(limit))
+  const { data, error } = useLive(`decisions:${limit}`, () => api.decisions(READ))
+  const shown = newest(data || []).slice(0, limit)
   return (
     <Section name="decisions" title="Decisions" aside={scalingWords(farm?.scaling)}>
       <Fault error={error} />
       {!data && !error && <Loading />}
       {data?.length === 0 && <Empty>Nothing decided yet. When jobs wait, what the autoscaler does about it, and why, is written here.</Empty>}
       <ul class="plain-list">
-        {data?.map((decision) => (
+        {shown.map((decision) => (
           <Decision key={decision.id} decision={decision} />
         ))}
       </ul>

@@ -3,7 +3,7 @@ import { useEffect, useRef } from 'preact/hooks'
 import * as api from '../api.js'
 import { clock, count, money } from '../format.js'
 import { Bar } from '../parts.jsx'
-import { Link, LIST, place, VIEWS } from '../place.jsx'
+import { isFor, Link, LIST, place, VIEWS } from '../place.jsx'
 import { link, now, signOut, useLive } from '../poll.js'
 import { nextTheme, theme } from '../theme.js'
 
@@ -30,7 +30,7 @@ export function Header({ server }) {
         <h1>{server ? server.farm : 'Coalition'}</h1>
       </Link>
       <nav aria-label="Views" ref={nav}>
-        {Object.entries(VIEWS).map(([view, word]) => (
+        {Object.entries(VIEWS).filter(([view]) => isFor(server, view)).map(([view, word]) => (
           <Link key={view} to={{ view, job: 0, worker: 0, by: '', ...(view === 'money' && { parent: 0 }) }} aria-current={place.value.view === view ? 'page' : undefined}>
             {word}
           </Link>

@@ -20,6 +20,8 @@ const SLOTS = [
 const DOLLAR = 1_000_000
 const COST = [{ word: 'an hour', tone: 'spent', of: (point) => point.burn_micro, fill: true }]
 
+const whole = (n) => compact(Math.round(n)) // a point is the mean of some minutes
+
 export function History({ currency }) {
   const [span, setSpan] = useState('86400')
   const load = () => api.history(Math.floor((now.peek() - Number(span)) / 60) * 60)
@@ -33,8 +35,8 @@ export function History({ currency }) {
       {points?.length === 0 && <Empty>Nothing is noted yet: the server keeps a point a minute from its start on.</Empty>}
       {points?.length > 0 && (
         <div class="charts">
-          <Chart title="Jobs" points={points} series={QUEUE} step={data.step_s} format={compact} />
-          <Chart title="Slots" points={points} series={SLOTS} step={data.step_s} format={compact} />
+          <Chart title="Jobs" points={points} series={QUEUE} step={data.step_s} format={whole} />
+          <Chart title="Slots" points={points} series={SLOTS} step={data.step_s} format={whole} />
           <Chart title="Spend" points={points} series={COST} step={data.step_s} none={DOLLAR} format={(micro) => money(micro, currency)} />
         </div>
       )}

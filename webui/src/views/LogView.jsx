@@ -45,6 +45,7 @@ function useSearch(reader, show) {
     setWords(at === undefined ? (forward ? 'none further on' : 'none further back') : '')
     if (at === undefined) return
     setCurrent(at)
+    go({ at: at + 1 }, true) // a link to it
     show(at)
   }
   return { text, setText, found, current, step, words }
@@ -168,7 +169,7 @@ export function LogView() {
       </div>
       <Fault error={error} />
       {!reader.version.value && !error && <Loading />}
-      {reader.version.value > 0 && !reader.pieces.length && <Empty>{reader.attempt ? 'It has printed nothing yet.' : 'It has not run yet.'}</Empty>}
+      {reader.version.value > 0 && !reader.pieces.length && !error && <Empty>{reader.attempt ? 'It has printed nothing yet.' : 'It has not run yet.'}</Empty>}
       {reader.pieces.length > 0 && (
         <pre ref={box} class={wrap ? 'output whole' : 'output whole flat'} tabIndex={0} aria-label="Log" onScroll={onScroll} onClick={onClick}>
           {reader.first > 0 && <span class="cut">… {bytes(reader.first)} before{'\n'}</span>}

@@ -7,9 +7,14 @@ import { go } from '../place.jsx'
 export const chosen = signal(new Set())
 export const active = signal(0) // the row that the keyboard is on
 
+const NAMED = 5 // jobs
+
 function runsWords(workers) {
   const running = workers.reduce((sum, worker) => sum + worker.running, 0)
-  return running ? ` ${plural(running, 'job')} on ${workers.length === 1 ? 'it' : 'them'} will be run again elsewhere.` : ''
+  if (!running) return ''
+  const jobs = workers.flatMap((worker) => worker.jobs)
+  const named = jobs.slice(0, NAMED).map((id) => `#${id}`).join(', ')
+  return ` ${plural(running, 'job')} on ${workers.length === 1 ? 'it' : 'them'} will be run again elsewhere: ${named}${jobs.length > NAMED ? ' …' : '.'}`
 }
 
 // `instances`: the machines of the cloud that are paid for, by their number.
