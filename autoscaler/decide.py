@@ -151,11 +151,12 @@ class _Bins:
 
 @dataclass
 class _Group:
-    """What is to be started of one offer for one payer."""
+    """What is to be started of one offer for one payer, and counted by the same soft budgets."""
 
     pool: Pool
     offer: Offering
     payer: str
+    soft: str
     capacity: Capacity
     parts: list[Part]
     count: int = 0
@@ -225,7 +226,7 @@ class _Decision:
         self.demands = sorted(
             snapshot.demands, key=lambda d: (matching.order_key(d.prio_path), d.requirement.to_json(), d.estimate_s or 0.0)
         )
-        self.groups: dict[tuple[str, str, str], _Group] = {}
+        self.groups: dict[tuple[str, str, str, str], _Group] = {}
         self._too_dear: dict[tuple[str, str], int] = {}  # (pool, payer) -> the lowest price that its budgets cannot pay
         self._started: Counter[str] = Counter()  # in this plan, by pool
         self._started_slots: Counter[str] = Counter()
@@ -478,14 +479,14 @@ class _Decision:
 
     def _buy_of(self, pool: Pool, offer: Offering, demand: Demand, need: float) -> float:
         """Plans instances of one offer; for how many jobs slots are still needed."""
-        payer = demand.requirement.payer
+        payer, soft = demand.requirement.payer, demand.requirement.soft
         if (short := self._too_long(pool, offer, demand)) is not None:
             length = f"of about {demand.estimate_s or 0.0:.0f} s each"
             self._note(pool.settings.name, f"{_wait(demand)}, {length}; {short} for one of them on a {offer.name}")
             return need
         takes = _takes(demand.requirement, _capacity(pool, offer, payer), offer.slots)
         wanted = math.ceil(need * takes / offer.slots - EPSILON)
-        count, group = self._afford(pool, offer, payer, wanted, _wait(demand))
+        count, group = self._afford(pool, offer, payer, wanted, _wait(demand), soft)
         if count == 0 or group is None:
             return need
         got = count * offer.slots
@@ -504,7 +505,9 @@ class _Decision:
         names = self._sponsors(pool, offer, demand.requirement.payer)
         return self.purse.lacking(self.purse.cost(names, offer.price_micro, now, ledger.committed_end(now + length_s, *terms)))
 
-    def _afford(self, pool: Pool, offer: Offering, payer: str, wanted: int, why: str) -> tuple[int, _Group | None]:
+    def _afford(
+        self, pool: Pool, offer: Offering, payer: str, wanted: int, why: str, soft: str = ""
+    ) -> tuple[int, _Group | None]:
         """Adds as many instances to the plan as pool and budgets allow; notes what is in the way of more."""
         name = pool.settings.name
         if obstacle := self._obstacle(pool, offer, payer):
@@ -512,8 +515,8 @@ class _Decision:
             return 0, None
         room = min(wanted, self._room_in(pool))
         count = min(room, self._starts_left(pool, offer, room, why))
-        key = (name, offer.name, payer)
-        group = self.groups.get(key) or self._new_group(pool, offer, payer)
+        key = (name, offer.name, payer, soft)
+        group = self.groups.get(key) or self._new_group(pool, offer, payer, soft)
         fits, short = self.purse.room(group.parts, count)
         if short is not None:
             if not short.budget.applies_to.startswith("offering:"):  # another offer may be paid by others
@@ -530,15 +533,17 @@ class _Decision:
             self.groups[key] = group
         return fits, group
 
-    def _new_group(self, pool: Pool, offer: Offering, payer: str) -> _Group:
+    def _new_group(self, pool: Pool, offer: Offering, payer: str, soft: str) -> _Group:
         now, rules = self.snap.now, self.snap.rules
         names = self._sponsors(pool, offer, payer)
         terms = (now + LAUNCH_WINDOW_S, rules.slack_s, offer.minimum_s, offer.granularity_s)
         end = ledger.committed_end(now + pool.funding_s(rules), *terms)
-        return _Group(pool, offer, payer, _capacity(pool, offer, payer), self.purse.cost(names, offer.price_micro, now, end))
+        parts = self.purse.cost(names, offer.price_micro, now, end)
+        return _Group(pool, offer, payer, soft, _capacity(pool, offer, payer), parts)
 
-    def _sponsors(self, pool: Pool, offer: Offering, payer: str) -> tuple[str, ...]:
-        return sponsors(pool.settings.name, payer, [budget.settings for budget in self.snap.budgets], (offer.name, offer.type))
+    def _sponsors(self, pool: Pool, offer: Offering, payer: str, soft: str = "") -> tuple[str, ...]:
+        budgets = [budget.settings for budget in self.snap.budgets]
+        return sponsors(pool.settings.name, payer, budgets, (offer.name, offer.type), soft)
 
     def _short(self, short: Short, pool: Pool, offer: Offering, why: str) -> str:
         return f"{why}; {short} for the first {pool.funding_s(self.snap.rules):.0f} s of a {offer.name}"
@@ -703,7 +708,7 @@ class _Decision:
             what = ", ".join([*zone, counted(offer.slots, "slot"), each])
             why = f"{_jobs(group.jobs)} for {_some(group.needs)}, {left}" if group.jobs else f"min = {settings.min}"
             why = ", ".join([*([why] if group.jobs or not group.asked else []), *group.asked])
-            names = self._sponsors(group.pool, offer, group.payer)
+            names = self._sponsors(group.pool, offer, group.payer, group.soft)
             reason = f"{group.count} x {offer.name} ({what}): {why}{self._left(names)}"
             until = now + group.pool.funding_s(self.snap.rules)
             launch = (settings.name, offer, group.count, group.payer, names, now + LAUNCH_WINDOW_S, until, reason)

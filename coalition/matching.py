@@ -20,6 +20,7 @@ NOBODY = "*"  # no worker has this name
 class Requirement:
     """What a job needs of a worker: every tag, and its resources. `payer` names the hard budgets that pay for it.
 
+    `soft` names those that only count what is started for it: any worker will do for them.
     `exclusive`: nothing else runs there meanwhile. `workers`: the names that may run it (empty: any). `limits`: tokens held.
     """
 
@@ -33,6 +34,7 @@ class Requirement:
     workers: tuple[str, ...] = ()
     not_workers: tuple[str, ...] = ()
     limits: tuple[tuple[str, int], ...] = ()
+    soft: str = ""
 
     def to_json(self) -> str:
         """Without what is not asked for, so that a new kind of requirement leaves the hashes of the others alone."""
@@ -72,13 +74,19 @@ class Requirement:
             cpus=max(self.cpus, above.cpus),
             memory_bytes=max(self.memory_bytes, above.memory_bytes),
             gpus=max(self.gpus, above.gpus),
-            payer="|".join(sorted({*filter(None, self.payer.split("|")), *filter(None, above.payer.split("|"))})),
+            payer=joined(self.payer, above.payer),
             gpu_memory_bytes=max(self.gpu_memory_bytes, above.gpu_memory_bytes),
             exclusive=self.exclusive or above.exclusive,
             workers=_in_both(self.workers, above.workers),
             not_workers=tuple(sorted({*self.not_workers, *above.not_workers})),
             limits=tuple(sorted(limits.items())),
+            soft=joined(self.soft, above.soft),
         )
+
+
+def joined(some: str, others: str) -> str:
+    """The names of budgets in either text, sorted, joined by '|'."""
+    return "|".join(sorted({*filter(None, some.split("|")), *filter(None, others.split("|"))}))
 
 
 def _in_both(some: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
@@ -217,20 +225,28 @@ def mismatch(requirement: Requirement, capacity: Capacity) -> str | None:
     return f"lacks {', '.join(sorted(lacking))}"
 
 
-def payer(budgets: Iterable[BudgetSettings], user: str, titles: Sequence[str], tags: Iterable[str]) -> str:
-    """The hard user, group and affinity budgets that a job falls under, sorted, joined by '|' (Rule M)."""
-    marks = {f"user:{user}", *(f"group:{title}" for title in titles), *(f"affinity:{tag}" for tag in tags)}
-    return "|".join(sorted(budget.name for budget in budgets if budget.hard and budget.applies_to in marks))
+def payers(budgets: Iterable[BudgetSettings], user: str, titles: Sequence[str], tags: Iterable[str]) -> tuple[str, str]:
+    """The user, group and affinity budgets that a job falls under: the hard ones (Rule M's payer), and the soft ones.
 
-
-def sponsors(pool: str, payer: str, budgets: Iterable[BudgetSettings], offering: Iterable[str] = ()) -> tuple[str, ...]:
-    """The budgets that all of an instance counts against: those of the farm, of its pool and of what is bought, and its payer's.
-
-    Soft ones too. `offering`: the names that a budget may call it by.
+    Both sorted, joined by '|'.
     """
-    paying = set(filter(None, payer.split("|")))
+    marks = {f"user:{user}", *(f"group:{title}" for title in titles), *(f"affinity:{tag}" for tag in tags)}
+    mine = sorted((budget for budget in budgets if budget.applies_to in marks), key=lambda budget: budget.name)
+    return "|".join(one.name for one in mine if one.hard), "|".join(one.name for one in mine if not one.hard)
+
+
+def sponsors(
+    pool: str, payer: str, budgets: Iterable[BudgetSettings], offering: Iterable[str] = (), soft: str = ""
+) -> tuple[str, ...]:
+    """The budgets that all of an instance counts against: those of the farm, of its pool and of what is bought, and of its jobs.
+
+    Soft ones too. `offering`: the names that a budget may call it by. `soft`: of its jobs' budgets those that only count; one
+    that became hard since pays for its own machines only.
+    """
+    paying, counting = (set(filter(None, names.split("|"))) for names in (payer, soft))
     marks = {"farm", f"pool:{pool}", *(f"offering:{name}" for name in offering)}
-    return tuple(sorted(b.name for b in budgets if b.applies_to in marks or b.name in paying))
+    mine = (b for b in budgets if b.applies_to in marks or b.name in paying or (b.name in counting and not b.hard))
+    return tuple(sorted(budget.name for budget in mine))
 
 
 def order_key(prio_path: str) -> tuple[int, ...]:

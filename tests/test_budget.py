@@ -25,6 +25,12 @@ def test_sponsors_are_the_budgets_of_farm_pool_and_payer_sorted_soft_ones_too() 
     assert sponsors("q", "gone", budgets) == ("q", "z")
 
 
+def test_a_soft_budget_of_the_jobs_is_a_sponsor_too_unless_it_became_hard_meanwhile() -> None:
+    budgets = [budget("ann", applies_to="user:ann", hard=False), budget("bob", applies_to="user:bob"), budget("z")]
+    assert sponsors("p", "", budgets, soft="ann|bob") == ("ann", "z")
+    assert sponsors("p", "bob", budgets, soft="ann") == ("ann", "bob", "z")
+
+
 def test_only_hard_budgets_have_a_cost() -> None:
     purse = Purse([money(budget("a")), money(budget("b", hard=False))])
     assert [key[0] for key, _ in purse.cost(("a", "b", "c"), DOLLAR, START, START + 60)] == ["a"]

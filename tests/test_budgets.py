@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from coalition import ledger
 from coalition.config import BudgetSettings
 from coalition.errors import BadInput, Conflict, NotFound
+from coalition.model import JobSpec
 from coalition.server.app import create_app
 from coalition.store import Store
 from tests.builders import Caller
@@ -184,6 +186,69 @@ def test_a_users_budget_of_run_time_pays_for_jobs_that_were_waiting_already(worl
     world.tick()
     assert [machine.payer for machine in world.store.machines()].count("") > 1
     assert {reqs.requirement.payer for reqs in world.store.backlog()} == {""}
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("target", ["farm", "pool:p", "offering:machine", "user:ann", "group:film", "affinity:linux"])
+def test_a_machine_counts_against_the_budgets_of_its_jobs_when_it_starts_is_paid_on_and_is_gone(
+    world_of: WorldOf, target: str, hard: bool
+) -> None:
+    world = world_of(budget("own", 10, applies_to=target, hard=hard))
+    (film,) = world.store.submit([JobSpec(title="film", group=True)]).ids
+    world.submit(2, user="ann", parent=film)
+    world.tick()
+    world.boot()
+    (id,) = world.workers
+    world.work(id, want=2)
+    reserved = world.committed("own")
+    assert reserved > 0
+    world.clock.wait(400)
+    world.beat(id)
+    world.tick()
+    assert world.committed("own") > reserved, "it was paid on"
+    assert world.store.budget("own")["spent_micro"] > 0, "while it runs"
+    world.finish(id)
+    world.clock.wait(61)
+    world.beat(id)
+    world.tick(3, 2.0)
+    (gone,) = world.store.instances(ended=True)
+    assert (gone["state"], world.committed("own")) == ("GONE", gone["spent_micro"])
+    assert world.store.budget("own")["spent_micro"] == gone["spent_micro"] > 0
+
+
+def test_a_soft_budget_of_a_user_counts_the_machines_for_the_users_jobs_and_keeps_no_job_from_any_machine(
+    world_of: WorldOf,
+) -> None:
+    world = world_of(budget("anns", 0.1, applies_to="user:ann", hard=False))
+    world.submit(8, user="bob")
+    world.submit(2, user="ann")
+    world.tick()
+    counted = {machine.sponsors: machine.payer for machine in world.store.machines()}
+    assert counted == {(): "", ("anns",): ""}
+    assert world.live() == 5
+    (anns,) = (machine for machine in world.store.machines() if machine.sponsors)
+    assert 1 <= world.committed("anns") / ledger.cost(anns.price_micro, 0.0, 660.0) < 1.1, "one machine of five"
+    assert told(world, "budget.alert")[0].startswith("budget anns has reached 100%"), "it warns, and stops nothing"
+    world.boot()
+    taken = 0
+    for _ in range(5):
+        taken += len(world.work(anns.provider_id, want=2))
+        world.finish(anns.provider_id)
+    assert taken == 10, "all jobs of both"
+
+
+def test_a_users_budget_counts_what_starts_from_its_change_to_hard_or_soft_on(world_of: WorldOf) -> None:
+    world = world_of()
+    world.submit(2, user="ann")
+    world.store.create_budget(budget("anns", 10, applies_to="user:ann", hard=False), "bea")
+    assert {(one.requirement.payer, one.requirement.soft) for one in world.store.backlog()} == {("", "anns")}
+    world.store.edit_budget("anns", {"hard": True})
+    assert {(one.requirement.payer, one.requirement.soft) for one in world.store.backlog()} == {("anns", "")}
+    world.store.edit_budget("anns", {"hard": False})
+    world.tick()
+    assert world.committed("anns") > 0
+    world.store.delete_budget("anns")
+    assert {(one.requirement.payer, one.requirement.soft) for one in world.store.backlog()} == {("", "")}
 
 
 def test_a_budget_of_an_offering_bounds_that_offering_only(tmp_path: Path) -> None:

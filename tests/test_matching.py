@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coalition.config import BudgetSettings
-from coalition.matching import Capacity, Requirement, Room, extend_path, line, mismatch, order_key, payer, room, strip_path
+from coalition.matching import Capacity, Requirement, Room, extend_path, line, mismatch, order_key, payers, room, strip_path
 
 GIB = 2**30
 
@@ -64,6 +64,12 @@ def test_a_paid_machine_works_only_for_those_who_pay_for_it() -> None:
     assert line(needs(payer="alpha"), offers(payer=None)) == 0
     assert mismatch(needs(), offers(payer="alpha")) == "is paid for by alpha, the job by the farm"
     assert mismatch(needs(payer="alpha"), offers(payer="")) == "is paid for by the farm, the job by alpha"
+
+
+def test_any_worker_will_do_for_a_job_that_a_soft_budget_counts() -> None:
+    assert line(needs(payer="alpha", soft="anns"), offers(payer="alpha")) == 0
+    assert line(needs(soft="anns"), offers(payer="")) == 0
+    assert needs(soft="anns").under(needs(soft="film|anns", payer="p")) == needs(soft="anns|film", payer="p")
 
 
 def test_what_is_inherited_adds_tags_and_payers_and_raises_resources() -> None:
@@ -135,12 +141,12 @@ def test_a_job_that_asks_for_nothing_runs_beside_whatever_is_overdrawn() -> None
 def test_equal_requirements_have_one_hash_and_are_read_back() -> None:
     one = Requirement(("a",), 1, 2, 3, "p")
     assert Requirement.from_json(one.to_json()) == one
-    full = needs("a", gpu_memory_bytes=1, exclusive=True, workers=("w",), not_workers=("v",), limits=(("maya", 2),))
+    full = needs("a", gpu_memory_bytes=1, exclusive=True, workers=("w",), not_workers=("v",), limits=(("maya", 2),), soft="s")
     assert Requirement.from_json(full.to_json()) == full
     assert one.hash == Requirement(("a",), 1, 2, 3, "p").hash != Requirement(("a",), 1, 2, 3, "q").hash
 
 
-def test_hard_budgets_of_the_user_the_groups_and_the_tags_pay() -> None:
+def test_hard_budgets_of_the_user_the_groups_and_the_tags_pay_and_soft_ones_count() -> None:
     budgets = [
         a_budget("u", "user:ann"),
         a_budget("g", "group:film"),
@@ -148,8 +154,8 @@ def test_hard_budgets_of_the_user_the_groups_and_the_tags_pay() -> None:
         a_budget("soft", "user:ann", hard=False),
         a_budget("farm", "farm"),
     ]
-    assert payer(budgets, "ann", ["film"], ["gpu"]) == "a|g|u"
-    assert payer(budgets, "ben", ["other"], []) == ""
+    assert payers(budgets, "ann", ["film"], ["gpu"]) == ("a|g|u", "soft")
+    assert payers(budgets, "ben", ["other"], []) == ("", "")
 
 
 def test_paths_grow_by_a_level_and_lose_levels_of_0_at_the_end() -> None:

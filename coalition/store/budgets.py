@@ -310,14 +310,15 @@ class Budgets(Prices):
 
     @writes
     def adopt_budgets(self, db: Connection) -> bool:
-        """Gives every job the payer that the budgets in force ask for; whether they are others than before.
+        """Gives every job the hard and soft budgets that are in force for it; whether they are others than before.
 
         To be called when a server starts: cloud.ini may name other users, groups or tags.
         """
         return self._reckon_payers(db, overrides.in_force(db, self.settings))
 
     def _reckon_payers(self, db: Connection, current: InForce) -> bool:
-        paying = sorted(f"{b.name}={b.applies_to}" for b in current.budgets if b.hard and b.applies_to.split(":")[0] in OF_JOBS)
+        of_jobs = [budget for budget in current.budgets if budget.applies_to.split(":")[0] in OF_JOBS]
+        paying = sorted(f"{one.name}={one.applies_to}{'' if one.hard else ', soft'}" for one in of_jobs)
         wanted = zlib.crc32("\n".join(paying).encode())
         adopted = self._bump(db, PAYERS, 0)
         if adopted == wanted:

@@ -245,8 +245,8 @@ class Edits(Submit):
                 old = self._requirement(db, own_set)
                 needs = {**_needs_of(old), **{name: given[name] for name in NEEDS if name in given}}
                 users, titles = ("", [title]) if is_group else (user, [])
-                payer = matching.payer(sets.budgets, users, titles, needs["affinity"])
-                made[key] = sets.id_of(requirement_of(needs, payer))
+                payers = matching.payers(sets.budgets, users, titles, needs["affinity"])
+                made[key] = sets.id_of(requirement_of(needs, payers))
             become.setdefault(made[key], []).append(one)
         for set_id, those in become.items():
             SET_OWN.run(db, those, set_id)

@@ -38,11 +38,12 @@ def user_limit(user: str) -> str:
     return f"user#{user}"
 
 
-def requirement_of(needs: Mapping[str, Any], payer: str) -> Requirement:
-    """What a job asks for by itself, of its fields that NEEDS names."""
+def requirement_of(needs: Mapping[str, Any], payers: tuple[str, str]) -> Requirement:
+    """What a job asks for by itself, of its fields that NEEDS names, with its hard and its soft budgets."""
     return Requirement(
         tags=tuple(sorted(set(needs["affinity"]))),
-        payer=payer,
+        payer=payers[0],
+        soft=payers[1],
         workers=tuple(sorted(set(needs["workers"]))),
         not_workers=tuple(sorted(set(needs["not_workers"]))),
         limits=tuple(sorted(dict(needs["limits"]).items())),
@@ -73,8 +74,8 @@ class Sets:
         key = (is_group, who, lists, AMOUNTS_OF(spec))
         if key not in self._own:
             user, titles = ("", [spec.title]) if is_group else (spec.user, [])
-            payer = matching.payer(self.budgets, user, titles, spec.affinity)
-            self._own[key] = self.id_of(requirement_of(vars(spec), payer))
+            payers = matching.payers(self.budgets, user, titles, spec.affinity)
+            self._own[key] = self.id_of(requirement_of(vars(spec), payers))
         return self._own[key]
 
     def handed(self, own: int, above: int, token: str = "") -> int:
