@@ -686,9 +686,12 @@ class Client:
         """POST /pools/resume: let pools start instances again whose boots failed, or that a provider refused."""
         return int(_part(self._send("POST", "/pools/resume", {"names": list(names)}), "changed"))
 
-    def launch(self, pool: str, count: int = 1, offering: str = "") -> int:
-        """POST /pools/launch: asks for machines by hand; decisions() tells what came of it."""
-        return int(_part(self._send("POST", "/pools/launch", {"pool": pool, "count": count, "offering": offering}), "changed"))
+    def launch(self, pool: str, count: int = 1, offering: str = "") -> dict[str, Any]:
+        """POST /pools/launch: asks for machines by hand; decisions() tells what came of it.
+
+        `changed` is for how many; `note` says so where only the provider knows whether there is such an offering.
+        """
+        return self._send("POST", "/pools/launch", {"pool": pool, "count": count, "offering": offering})
 
     def prices(self, **filters: str | None) -> list[ShownPrice]:
         """GET /prices: what machines cost, who said so and when. Filters: provider, region, type."""

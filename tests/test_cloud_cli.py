@@ -74,6 +74,9 @@ def test_machines_are_started_and_ended_by_hand_through_the_server() -> None:
         told = coalition("--server", api.url, "cloud", "launch", "--pool", "p", "--count", "2").stdout
         assert told == "asked for: 2 in pool p\n"
         assert api.requests[-1].body == {"pool": "p", "count": 2, "offering": ""}
+        api.tell("POST", "/pools/launch", Answer({"changed": 1, "note": "nobody knows of big"}))
+        told = coalition("--server", api.url, "cloud", "launch", "--pool", "p", "--offering", "big").stdout
+        assert told == "asked for: 1 in pool p\nnobody knows of big\n"
         api.tell("POST", "/instances/terminate", Answer({"changed": 1}))
         coalition("--server", api.url, "cloud", "terminate", "7")
         assert api.requests[-1].body == {"ids": [7]}

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from coalition.errors import BadInput, Fenced, NotFound
+from coalition.server.app import create_app
 from providers.base import Offering
-from tests.builders import WatchedStore
+from tests.builders import Caller, WatchedStore
 from tests.cloud_world import DOLLAR, LINUX, World, budget, pool, settings
 
 BIG = Offering("big", "big", slots=16, cpus=32, memory_bytes=64 << 30, price_micro=20 * DOLLAR)
@@ -83,6 +84,60 @@ def test_what_no_pool_can_do_is_refused_at_once(store: WatchedStore, tmp_path: P
     with pytest.raises(BadInput) as caught:
         World(tmp_path / "2").store.ask_launch("p", 11, "", "ann")
     assert caught.value.fields == {"count": "11 is more than `max` of pool p, which is 10"}
+
+
+@pytest.mark.parametrize(
+    ("terms", "offering", "words"),
+    [
+        ({"provider": "local"}, "nonsense", 'pool p has no "nonsense"; allowed: local'),
+        ({"provider": "local", "types": ("small", "big")}, "smal", 'pool p has no "smal"; did you mean "small"?'),
+        ({"provider": "local", "types": ("small",)}, "small/here/spot", 'pool p has no "small/here/spot"; allowed: small'),
+        ({"provider": "aws", "types": ("c5.large",)}, "c5.larg", 'pool p has no "c5.larg"; did you mean "c5.large"?'),
+        ({"provider": "aws", "types": ("c5.large",)}, "m5.big/a/spot", 'pool p has no "m5.big/a/spot"; allowed: c5.large'),
+        (
+            {"provider": "gce", "types": ("n2",), "purchase": ("spot",), "zones": ("r-a",)},
+            "n2/r-b/spot",
+            'pool p has no "n2/r-b/spot"; allowed: n2, or n2/ZONE/MARKET with MARKET of spot and ZONE of r-a',
+        ),
+        (
+            {"provider": "aws", "types": ("c5.large",)},
+            "c5.large/cheap",
+            'pool p has no "c5.large/cheap"; allowed: c5.large, or c5.large/ZONE/MARKET with MARKET of spot, on-demand',
+        ),
+    ],
+)
+def test_an_offering_that_the_pool_cannot_have_is_refused_with_what_it_has_and_nothing_is_asked_for(
+    tmp_path: Path, terms: dict[str, object], offering: str, words: str
+) -> None:
+    world = World(tmp_path, settings(tmp_path, [pool(**terms)]))
+    call = Caller(create_app(world.settings, world.store, world.clock))
+    status, problem = call("POST", "/api/v1/pools/launch", {"pool": "p", "count": 1, "offering": offering})
+    assert (status, problem["fields"]) == (422, {"offering": words})
+    assert world.store.launch_wishes() == []
+    assert world.store.events({"kind": "pool.ask_launch"}, 0.0, 10) == []
+
+
+@pytest.mark.parametrize(
+    ("terms", "offering", "is_sure"),
+    [
+        ({}, "", True),
+        ({"provider": "local"}, "local", True),
+        ({"provider": "aws", "types": ("c5.large",)}, "c5.large", True),
+        ({"provider": "aws", "types": ("c5.large",)}, "c5.large/us-east-1a/spot", False),
+        ({"provider": "gce", "types": ("n2",), "zones": ("r-a",)}, "n2/r-a/on-demand", False),
+        ({"provider": "libcloud", "types": ("small",)}, "size-7", False),
+        ({"provider": "own.module:Provider"}, "nonsense", False),
+    ],
+)
+def test_where_only_the_provider_knows_an_offering_the_answer_says_so(
+    tmp_path: Path, terms: dict[str, object], offering: str, is_sure: bool
+) -> None:
+    world = World(tmp_path, settings(tmp_path, [pool(**terms)]))
+    call = Caller(create_app(world.settings, world.store, world.clock))
+    status, told = call("POST", "/api/v1/pools/launch", {"pool": "p", "count": 1, "offering": offering})
+    words = f"only its provider knows whether pool p has an offering {offering}; the pool's decisions tell what comes of it"
+    assert (status, told) == (200, {"changed": 1, "note": "" if is_sure else words})
+    assert [wish.offering for wish in world.store.launch_wishes()] == [offering]
 
 
 def test_a_leader_that_was_replaced_takes_no_wish(tmp_path: Path) -> None:

@@ -507,6 +507,11 @@ def test_machines_are_asked_for_by_hand(live: Live) -> None:
     pool = page.locator("li.pool")
     pool.get_by_role("button", name="Launch by hand").click()
     pool.get_by_role("spinbutton").fill("3")
+    pool.get_by_label("Type or offer in pool cloud").fill("nonsense")
+    pool.get_by_role("button", name="Ask for them").click()
+    expect(pool.get_by_role("alert")).to_have_text('pool cloud has no "nonsense"; allowed: local')
+    assert live.client.events(kind="pool.ask_launch") == []
+    pool.get_by_label("Type or offer in pool cloud").fill("")
     pool.get_by_role("button", name="Ask for them").click()
     expect(page.locator(".toast")).to_contain_text("3 machines asked for in pool cloud")
     (told, *_) = live.client.events(kind="pool.ask_launch")

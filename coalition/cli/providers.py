@@ -141,7 +141,10 @@ def cloud_launch(call: Call, pool: str, count: int, offering: str) -> None:
 
     `coalition decisions --pool NAME` tells what came of it. They are ended when they are idle, as all others.
     """
-    call.screen.said({"asked": call.client().launch(pool, count, offering)}, f"asked for: {count} in pool {pool}")
+    asked = call.client().launch(pool, count, offering)
+    note = asked.get("note", "")
+    what = f"asked for: {count} in pool {pool}"
+    call.screen.said({"asked": asked["changed"], "note": note}, *filter(None, (what, note)))
 
 
 @cloud.command("terminate")

@@ -12,6 +12,7 @@ from coalition.config import WINDOWS, BudgetSettings
 from coalition.errors import NotFound
 from coalition.ledger import costs_as_csv
 from coalition.model import MAX_INT, Price, Selection, ShownPrice, spec
+from coalition.offerings import doubt
 from coalition.server import web
 from coalition.server.auth import for_caller
 from coalition.server.rows import PAGING, newest_first, shared, whole
@@ -79,9 +80,14 @@ class PriceList:
 
 @blueprint.post("/pools/launch")
 def launch() -> Response:
-    """Asks for machines by hand: the autoscaler starts them, within the pool's limits and the budgets."""
-    wish = web.body(LaunchWish)
-    return web.reply({"changed": web.farm().store.ask_launch(wish.pool, wish.count, wish.offering, g.identity.name)})
+    """Asks for machines by hand: the autoscaler starts them, within the pool's limits and the budgets.
+
+    `note`: that nobody but the provider knows whether there is such an offering.
+    """
+    wish, store = web.body(LaunchWish), web.farm().store
+    asked = store.ask_launch(wish.pool, wish.count, wish.offering, g.identity.name)
+    pool = next(one for one in store.settings.pools if one.name == wish.pool)
+    return web.reply({"changed": asked, "note": doubt(pool, wish.offering)})
 
 
 @blueprint.get("/prices")

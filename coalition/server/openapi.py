@@ -62,6 +62,7 @@ class Operation:
 
 TAKEN_TOO = (model.Dependency, model.Price)  # stands in bodies as well as in answers
 CHANGED = {"changed": int}
+ASKED = {"changed": int, "note": str}
 BUDGET_CHANGE = {"before": dict[str, Any] | None, "after": dict[str, Any] | None, "effect": dict[str, Any], "dry_run": bool}
 YES = _words("true", "false")
 KEY: Schema = {
@@ -271,7 +272,7 @@ OPERATIONS: dict[str, Operation] = {
     "cloud.drain_pools": Operation("Ends the machines of pools as their jobs end, and starts none", CHANGED, cloud.Names),
     "cloud.pause_scaling": Operation("Starts no machines until it is resumed", CHANGED),
     "cloud.resume_scaling": Operation("Lets machines be started again", CHANGED),
-    "cloud.launch": Operation("Asks for machines by hand, within the budgets", CHANGED, cloud.LaunchWish),
+    "cloud.launch": Operation("Asks for machines by hand, within the budgets", ASKED, cloud.LaunchWish),
     "cloud.prices": Operation(
         "What machines cost, who said so and when",
         _list("prices", model.ShownPrice),

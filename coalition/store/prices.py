@@ -10,6 +10,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, insert, select
 
 from coalition.errors import BadInput, NotFound, nearest
 from coalition.model import Price
+from coalition.offerings import wrong_offering
 from coalition.schema import launch_wish, price
 from coalition.store.base import reads, writes
 from coalition.store.cloud import Cloud
@@ -57,12 +58,17 @@ class Prices(Cloud):
 
     @writes
     def ask_launch(self, db: Connection, pool: str, count: int, offering: str, who: str) -> int:
-        """Asks the autoscaler for instances by hand; it starts them with its next tick, as far as pool and budgets allow."""
+        """Asks the autoscaler for instances by hand; it starts them with its next tick, as far as pool and budgets allow.
+
+        BadInput for what the pool can never have, as far as cloud.ini tells.
+        """
         known = {one.name: one for one in self.settings.pools}
         if pool not in known:
             raise NotFound(f"there is no pool {pool}", fields={"pool": f"no pool {pool}; {nearest(pool, known)}"})
         if count > known[pool].max:
             raise BadInput(fields={"count": f"{count} is more than `max` of pool {pool}, which is {known[pool].max}"})
+        if wrong := wrong_offering(known[pool], offering):
+            raise BadInput(fields={"offering": wrong})
         row = {"pool": pool, "offering": offering, "count": count, "who": who, "created_at": self.clock()}
         db.execute(insert(launch_wish).values(row))
         what = f"{count} of {offering}" if offering else str(count)

@@ -9,9 +9,9 @@ import { useLive } from '../poll.js'
 function Launch({ pool, onDone }) {
   const { send, busy, told } = useForm(async ({ machines, offering }) => {
     const n = Number(machines.value)
-    await api.launch(pool.name, n, offering.value.trim())
+    const { note } = await api.launch(pool.name, n, offering.value.trim())
     onDone()
-    return `${plural(n, 'machine')} asked for in pool ${pool.name}: the next tick starts them, if its limits and the budgets allow it`
+    return `${plural(n, 'machine')} asked for in pool ${pool.name}: ${note || 'the next tick starts them, if its limits and the budgets allow it'}`
   })
   return (
     <form class="limit-form" onSubmit={send} aria-label={`Launch machines of pool ${pool.name}`}>
