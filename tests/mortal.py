@@ -317,7 +317,8 @@ def a_farm(folder: Path, empty: Path, seed: int) -> Mortal:
     dice = random.Random(seed)
     offers = dice.choice([(LINUX,), (SPOT,), (SPOT, HOURLY), (SPOT, LINUX)])
     some = [_a_pool(dice, f"p{number}") for number in range(dice.choice([1, 1, 2]))]
-    budgets = [budget("all", 50.0, window="total"), *(_a_budget(dice, number) for number in range(dice.randint(1, 3)))]
+    counts = budget("bobs", 50.0, window="total", applies_to="user:bob", hard=False)
+    budgets = [budget("all", 50.0, window="total"), counts, *(_a_budget(dice, number) for number in range(dice.randint(1, 3)))]
     world = Mortal(folder, empty, settings(folder, some, budgets), offers, seed)
     world.fake.concurrent = dice.random() < 0.2
     world.fake.renewable = dice.random() < 0.8

@@ -269,6 +269,10 @@ def test_other_users_in_cloud_ini_pay_for_what_waits_from_the_servers_start_on(w
     assert world.store.adopt_budgets()
     assert {demand.requirement.payer for demand in world.store.backlog()} == {"anns"}
     assert not world.store.adopt_budgets()
+    world.reconfigure(budgets=(budget("anns", applies_to="user:ann", hard=False),))
+    assert world.store.adopt_budgets()
+    assert {(one.requirement.payer, one.requirement.soft) for one in world.store.backlog()} == {("", "anns")}
+    assert not world.store.adopt_budgets()
 
 
 # ---------------------------------------------------------------- pause, resume, drain
