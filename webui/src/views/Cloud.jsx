@@ -13,7 +13,7 @@ export function Cloud({ farm, server }) {
         <Prices />
       </div>
       <div>
-        <Decisions farm={farm} limit={100} />
+        <Decisions farm={farm} />
       </div>
     </div>
   )

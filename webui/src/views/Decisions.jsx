@@ -4,8 +4,6 @@ import { count } from '../format.js'
 import { Ago, Empty, Fault, Lasting, Loading, Section } from '../parts.jsx'
 import { now, useLive } from '../poll.js'
 
-const READ = 100 // of which the newest are shown
-
 function Decision({ decision }) {
   const { action, count: n, pool, reason, at, last_at: last } = decision
   const lasted = last && last - at > 5
@@ -52,9 +50,10 @@ function scalingWords(scaling) {
   return scaling.paused ? 'scaling is paused' : 'scaling is on'
 }
 
-export function Decisions({ farm, limit }) {
-  const { data, error } = useLive(`decisions:${limit}`, () => api.decisions(READ))
-  const shown = newest(data || []).slice(0, limit)
+// `brief`: so many, else a hundred.
+export function Decisions({ farm, brief = 0 }) {
+  const { data, error } = useLive('decisions', () => api.decisions(100))
+  const shown = brief ? newest(data || []).slice(0, brief) : data || []
   return (
     <Section name="decisions" title="Decisions" aside={scalingWords(farm?.scaling)}>
       <Fault error={error} />

@@ -54,7 +54,7 @@ export function Farm({ farm, server }) {
       <div>
         <Fleet farm={farm} />
         <Budgets budgets={farm?.budgets} />
-        <Decisions farm={farm} limit={8} />
+        <Decisions farm={farm} brief={8} />
       </div>
     </div>
   )
