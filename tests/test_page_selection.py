@@ -214,3 +214,47 @@ def test_what_is_found_in_a_log_is_a_link(live: Live) -> None:
     expect(page).to_have_url(re.compile(r"at=\d+"))
     colleague = live.open(page.url)
     expect(colleague.locator(".log-line.marked")).to_contain_text("line 123")
+
+
+def test_what_failed_or_runs_is_run_again_on_another_worker(live: Live) -> None:
+    jobs = [live.submit(f"leaves {number}", affinity=("leaves",)) for number in range(2)]
+    first = HandWorker(live.server.url, "leaves-1", slots=2, affinity=[["leaves"]])
+    attempts = [lease["attempt"] for lease in first.take()]
+    first.end(attempts[0], exit_code=1)
+    page = live.open("/?view=jobs&filter=title:leaves")
+    row(page, jobs[0]).click()
+    row(page, jobs[1]).click(modifiers=["Control"])
+    page.locator(".selection [data-action=elsewhere]").click()
+    question = page.locator(".selection .question")
+    expect(question).to_contain_text("Run 2 jobs on another worker? What it did so far is lost.")
+    question.get_by_role("button", name="Run elsewhere").click()
+    for job in jobs:
+        expect(row(page, job).locator(".state .word")).to_have_text("waiting")
+        assert live.client.job(job).not_workers == ("leaves-1",)
+
+
+def test_what_was_cut_goes_into_a_group_only(live: Live) -> None:
+    group = live.client.submit(title="goes into", group=True)
+    job = live.submit("goes in")
+    page = live.open("/?view=jobs&filter=title:goes", wide=1920)
+    row(page, job).click()
+    page.locator(".selection [data-action=cut]").click()
+    into = page.get_by_role("button", name="Paste into")
+    expect(page.get_by_role("button", name="Paste at the top")).to_be_visible()
+    expect(into).to_have_count(0)
+    row(page, group).click()
+    into.click()
+    expect(page.get_by_role("status").filter(has_text="Moved 1 job")).to_be_visible()
+    assert live.client.job(job).parent == group
+
+
+def test_a_log_that_is_seen_at_its_end_leads_to_its_beginning(live: Live) -> None:
+    job = live.submit("from the start", affinity=("start",))
+    worker = HandWorker(live.server.url, "start-1", affinity=[["start"]])
+    worker.write(worker.take()[0]["attempt"], b"".join(b"line %06d of many\n" % number for number in range(30_000)))
+    page = live.open(f"/?view=log&job={job}")
+    expect(page.get_by_text("line 029999 of many")).to_be_visible()
+    page.get_by_role("button", name="To the beginning").click()
+    expect(page.get_by_text("line 000000 of many")).to_be_visible()
+    page.get_by_role("button", name="To the end").click()
+    expect(page.get_by_text("line 029999 of many")).to_be_visible()

@@ -107,11 +107,26 @@ export async function paste(parent) {
   say(`Moved ${plural(moved.length, 'job')}`, undo)
 }
 
-// Once more, but not where it failed.
-export async function elsewhere(job) {
+export const mayRunElsewhere = (job) => !job.group && job.worker && ['ERROR', 'WORKING'].includes(job.state) && job.allowed_actions.includes('reset')
+
+// Once more, but not where it failed or runs.
+async function runElsewhere(job) {
   await api.edit([job.id], { not_workers: [...new Set([...job.not_workers, job.worker])] })
   await api.reset([job.id])
-  say(`It will run again, not on ${job.worker}`)
+}
+
+// Of jobs, or rows of the list: what runs is asked for first.
+export function elsewhere(jobs) {
+  const running = jobs.filter((job) => job.state === 'WORKING').length
+  return {
+    name: 'elsewhere',
+    label: 'Run elsewhere',
+    confirm: running ? `Run ${jobs.length === 1 ? 'it' : plural(jobs.length, 'job')} on another worker? What ${running === 1 ? 'it did' : 'they did'} so far is lost.` : undefined,
+    run: async () => {
+      for (const { id } of jobs) await runElsewhere(await api.job(id))
+      say(jobs.length === 1 ? `It will run again, not on ${jobs[0].worker}` : `${plural(jobs.length, 'job')} will run again, each not where it was`)
+    },
+  }
 }
 
 // Of one job, as the server allows them.
@@ -139,8 +154,6 @@ export function actionsOf(job) {
   if (failed && job.allowed_actions.includes('reset')) {
     actions.unshift({ name: 'reset-errors', label: `Run ${plural(failed, 'error')} again`, run: () => api.reset(ids, { errorsOnly: true }) })
   }
-  if (!job.group && job.worker && job.state === 'ERROR' && job.allowed_actions.includes('reset')) {
-    actions.unshift({ name: 'elsewhere', label: 'Run elsewhere', run: () => elsewhere(job) })
-  }
+  if (mayRunElsewhere(job)) actions.unshift(elsewhere([job]))
   return actions
 }

@@ -4,7 +4,7 @@ import { useEffect } from 'preact/hooks'
 import * as api from '../api.js'
 import { count, duration, money, plural } from '../format.js'
 import { Add } from '../jobs/Add.jsx'
-import { BULK, paste, raise } from '../jobs/actions.js'
+import { BULK, elsewhere, mayRunElsewhere, paste, raise } from '../jobs/actions.js'
 import { ColumnsMenu } from '../jobs/columns.jsx'
 import { saveJobs } from '../jobs/csv.js'
 import { Editor } from '../jobs/Editor.jsx'
@@ -64,7 +64,9 @@ function Chosen({ tree }) {
   const which = chosen()
   const may = (name) => Boolean(filter) || allowed.has(name.replace('-errors', ''))
   const actions = BULK.filter(({ name }) => may(name) && (name !== 'reset-errors' || filter || jobs.some((job) => job.counts?.error || job.state === 'ERROR')))
+  const movable = jobs.filter(mayRunElsewhere)
   const more = [
+    movable.length > 0 && elsewhere(movable),
     { name: 'edit', label: 'Edit', run: () => (panel.value = 'edit') },
     !filter && { name: 'up', label: 'Priority ↑', run: () => raise(jobs, STEP) },
     !filter && { name: 'down', label: 'Priority ↓', run: () => raise(jobs, -STEP) },
@@ -100,8 +102,10 @@ const Unchosen = () => (
   </p>
 )
 
-function Cut() {
+function Cut({ tree }) {
   const { parent } = place.value
+  const held = new Set(cut.value.map((job) => job.id))
+  const groups = [...tree.rows()].filter((job) => job.group && selection.value.ids.has(job.id) && !held.has(job.id))
   return (
     <div class="chosen">
       <span class="what">{plural(cut.value.length, 'job')} cut</span>
@@ -109,7 +113,7 @@ function Cut() {
         label="Where the cut jobs go"
         actions={[
           { name: 'paste', label: parent ? 'Paste into this group' : 'Paste at the top', run: () => paste(parent) },
-          ...[...selection.value.ids].slice(0, 1).map((id) => ({ name: 'paste-into', label: `Paste into #${id}`, run: () => paste(id) })),
+          ...groups.slice(0, 1).map(({ id }) => ({ name: 'paste-into', label: `Paste into #${id}`, run: () => paste(id) })),
           { name: 'keep', label: 'Leave them', run: () => (cut.value = []) },
         ]}
       />
@@ -178,7 +182,7 @@ export function Jobs({ farm, home = false }) {
     <Section name="jobs" title={home ? 'Newest jobs' : 'Jobs'} lead={!home && <Filter users={[...seenUsers].sort()} />} aside={home ? <Link to={{ view: 'jobs' }}>All jobs</Link> : tools}>
       {!home && <Where />}
       {!home && <div class="selection">{ids.size > 0 || filter ? <Chosen tree={tree} /> : <Unchosen />}</div>}
-      {cut.value.length > 0 && !home && <Cut />}
+      {cut.value.length > 0 && !home && <Cut tree={tree} />}
       <Grid tree={tree} currency={farm?.currency} none={none} sortable={home ? null : (by) => sortsBy(place.value, by)} />
       {!home && tree.loaded && <Footer tree={tree} filter={query.filter} currency={farm?.currency} />}
     </Section>

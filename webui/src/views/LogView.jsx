@@ -151,6 +151,11 @@ export function LogView() {
       if (reader.end < reader.size) await reader.begin()
       setFollow(true)
     })
+  const toBeginning = () =>
+    unlessAway(async () => {
+      await reader.begin(0)
+      show(0)
+    })
   const read = (offset) => (attempt ? api.attemptLog(attempt, offset) : api.log(id, offset))
   return (
     <Section name="log-page" title={job ? job.title || `Job ${id}` : `Job ${id}`} lead={<Link to={{ view: 'jobs', job: id }} class="job-link">#{id}</Link>} aside={reader.size > 0 && `${bytes(reader.size)}${reader.open ? ', live' : ''}`}>
@@ -161,6 +166,11 @@ export function LogView() {
           <input type="checkbox" checked={wrap} onChange={() => setWrap(!wrap)} /> wrap
         </label>
         <Actions label="The log" actions={[{ name: 'save', label: 'Save', run: () => saveLog(`job-${id}.log`, read) }]} />
+        {reader.first > 0 && (
+          <button type="button" onClick={toBeginning}>
+            To the beginning
+          </button>
+        )}
         {!follow && (
           <button type="button" onClick={toEnd}>
             To the end
