@@ -41,6 +41,7 @@ from tests.databases import SERVERS
 from tests.fakes.server import HandWorker
 from tests.polling import poll_until
 
+ROW = 30  # pixels, in a list of the page
 CONNECTIONS = 32
 TURNS = 3  # of what is set side by side on a noisy machine
 
@@ -375,6 +376,8 @@ def _seen(page: Tab, group: int, each: int, logged: int, frames: int) -> Iterato
         yield Figure(f"page: frames a second, {what}", seen.frames_per_s, "1/s", "60 1/s", f"{seen.rows} rows drawn")
         yield Figure(f"page: longest task, {what}", seen.longest_ms, "ms", "100 ms", f"{seen.computing_ms:.0f} ms of computing")
     page.show(*views[f"a group of {each:,}"])
+    leap = page.leap_ms(".jobs-grid", each // 2 * ROW, f"[data-job='{group + each // 2 + 5}']")
+    yield Figure("page: leap to the middle of that group", leap, "ms", "1,000 ms")
     page.to_the_end(".jobs-grid", f"[data-job='{group + each}']")
     taken.append(page.memory())
     heap, most = max(taken, key=lambda one: one[1])

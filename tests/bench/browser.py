@@ -78,6 +78,13 @@ class Tab:
         trace = self.browser.stop_tracing()
         return Scrolled(float(rate), *longest_task_ms(trace), self.page.locator(rows).count())
 
+    def leap_ms(self, grid: str, top: int, shown: str) -> float:
+        """From when a list is scrolled far ahead at once until what is there can be seen."""
+        begun = time.perf_counter()
+        self.page.locator(grid).evaluate("(grid, top) => { grid.scrollTop = top }", top)
+        self.page.locator(shown).wait_for(timeout=PATIENCE_MS)
+        return (time.perf_counter() - begun) * 1e3
+
     def to_the_end(self, grid: str, last: str) -> None:
         self.page.locator(grid).evaluate("grid => { grid.scrollTop = 1e9 }")
         expect(self.page.locator(last)).to_be_visible(timeout=PATIENCE_MS)
