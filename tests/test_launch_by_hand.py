@@ -104,6 +104,16 @@ def test_what_no_pool_can_do_is_refused_at_once(store: WatchedStore, tmp_path: P
             "c5.large/cheap",
             'pool p has no "c5.large/cheap"; allowed: c5.large, or c5.large/ZONE/MARKET with MARKET of spot, on-demand',
         ),
+        (
+            {"provider": "aws", "types": ("c5.large",), "purchase": ("on-demand",)},
+            "c5.large/us-east-1a/spot",
+            'pool p has no "c5.large/us-east-1a/spot"; allowed: c5.large, or c5.large/ZONE/MARKET with MARKET of on-demand',
+        ),
+        (
+            {"provider": "aws", "types": ("c5.large",)},
+            "c5.large/a/b/spot",
+            'pool p has no "c5.large/a/b/spot"; allowed: c5.large, or c5.large/ZONE/MARKET with MARKET of spot, on-demand',
+        ),
     ],
 )
 def test_an_offering_that_the_pool_cannot_have_is_refused_with_what_it_has_and_nothing_is_asked_for(

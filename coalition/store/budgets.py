@@ -24,6 +24,7 @@ from coalition.store.tree import Changes
 
 PAYERS = "payers"  # the counter that tells for which budgets the jobs' payers were reckoned
 OF_JOBS = ("user", "group", "affinity")
+SOFT = "\tsoft"  # what no name of a budget or of its jobs ends with
 CHANGEABLE = ("amount_micro", "hard", "alert", "kill")  # of a budget that is there; another window or target is another budget
 
 
@@ -318,7 +319,7 @@ class Budgets(Prices):
 
     def _reckon_payers(self, db: Connection, current: InForce) -> bool:
         of_jobs = [budget for budget in current.budgets if budget.applies_to.split(":")[0] in OF_JOBS]
-        paying = sorted(f"{one.name}={one.applies_to}{'' if one.hard else ', soft'}" for one in of_jobs)
+        paying = sorted(f"{one.name}={one.applies_to}{'' if one.hard else SOFT}" for one in of_jobs)
         wanted = zlib.crc32("\n".join(paying).encode())
         adopted = self._bump(db, PAYERS, 0)
         if adopted == wanted:

@@ -63,6 +63,12 @@ const NoRight = () => <Fault error={{ status: 403 }} />
 
 const hasDetail = () => place.value.view !== 'log' && Boolean(panel.value || place.value.worker || place.value.job)
 
+// The first thing in the view that takes the focus; the address stays.
+function skip(event) {
+  event.preventDefault()
+  document.querySelector('main :is(a, button, input, select, summary, [tabindex="0"])')?.focus()
+}
+
 function Page() {
   const server = useLive('info', api.info, 60).data
   const farm = useLive('farm', loadFarm).data
@@ -73,12 +79,12 @@ function Page() {
   const View = isFor(server, view) ? VIEWS[view] : NoRight
   return (
     <>
-      <a class="skip" href="#view">Skip to the view</a>
+      <a class="skip" href="#view" onClick={skip}>Skip to the view</a>
       <div class="masthead">
         <Header server={server} />
         <Vitals farm={farm} />
       </div>
-      <main id="view" tabIndex={-1} class={hasDetail() ? `${view} with-detail` : view}>
+      <main id="view" class={hasDetail() ? `${view} with-detail` : view}>
         <div class="column main" key={view}>
           <View farm={farm} server={server} />
         </div>

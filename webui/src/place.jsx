@@ -83,12 +83,11 @@ const listOf = ({ view, parent, filter, sort }) => [view, parent, filter, sort].
 
 // Go there; `replace` leaves no step for Back (typing in a search field). The same list stays as far scrolled as it is.
 export function go(changes, replace = false) {
-  keepTop()
-  const before = listOf(place.value)
-  history[replace ? 'replaceState' : 'pushState'](null, '', address(changes))
+  if (!replace) keepTop()
+  const same = listOf({ ...place.value, ...changes }) === listOf(place.value)
+  history[replace ? 'replaceState' : 'pushState'](same ? history.state : null, '', address(changes))
   place.value = read()
-  if (listOf(place.value) === before) keepTop()
-  else leave(null)
+  if (!same) leave(null)
 }
 
 function leave(state) {

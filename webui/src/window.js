@@ -95,7 +95,11 @@ export function useRecycled(rows, rests) {
 }
 
 // A click with Shift selects rows, not their text.
-export const noText = (event) => event.shiftKey && event.preventDefault()
+export function noText(event) {
+  if (!event.shiftKey) return
+  event.preventDefault()
+  event.currentTarget.focus({ preventScroll: true })
+}
 
 // What has the focus in a row does not keep it for another one that takes its elements: the list has it then.
 export function useLetGo(row, id) {

@@ -74,7 +74,8 @@ export function Add({ onClose }) {
           const [word, kind, hint] = fieldOf(name)
           const write = (text) => {
             setFailure(null)
-            setTexts({ ...texts, [name]: text })
+            const { [name]: _, ...others } = texts
+            setTexts(text ? { ...others, [name]: text } : others)
           }
           return <Field key={name} {...{ name, word, kind, hint, before: '', text: texts[name], trouble: troubles[name] }} onText={write} />
         })}

@@ -20,7 +20,7 @@ export function Field({ name, word, kind, hint, text, before, trouble, onText })
   const shared = {
     id,
     value: text ?? (before === MIXED ? '' : before),
-    placeholder: before === MIXED ? MIXED : undefined,
+    placeholder: before === MIXED ? (numeric ? MIXED : `${MIXED}; a space empties them`) : undefined,
     'aria-invalid': trouble ? 'true' : undefined,
     'aria-describedby': trouble ? `${id}-trouble` : undefined,
     onInput: (event) => onText(event.target.value),
@@ -84,11 +84,13 @@ export function Editor({ which, onClose }) {
   const many = Array.isArray(which) ? which.length : 0
   const changed = Object.keys(texts)
   const troubles = troublesOf(error)
-  // What is as it was, or empty where there are several values, is no change.
+  const isAll = many ? many <= COMPARED : jobs?.length < COMPARED // whose values are known
+  // What is as it was of all, or empty where there are several values, is no change.
   const write = (name, text) => {
     const { [name]: _, ...others } = texts
     const before = beforeOf(name, jobs)
-    setTexts(text === (before === MIXED ? '' : before) ? others : { ...others, [name]: text })
+    const same = before === MIXED ? text === '' : isAll && text === before
+    setTexts(same ? others : { ...others, [name]: text })
   }
   const submit = async (event) => {
     event.preventDefault()
@@ -111,7 +113,7 @@ export function Editor({ which, onClose }) {
       {!jobs && <Loading />}
       {jobs && (
         <form class="fields" ref={begin} onSubmit={submit}>
-          {(many > COMPARED || (!many && jobs.length === COMPARED)) && <p class="hint">These are the values of the first {COMPARED}; those of others may differ.</p>}
+          {!isAll && <p class="hint">These are the values of the first {COMPARED}; those of others may differ.</p>}
           {Object.entries(FIELDS).map(([name, [word, kind, hint]]) => (
             <Field
               key={name}

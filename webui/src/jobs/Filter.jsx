@@ -6,6 +6,7 @@ import { go, place } from '../place.jsx'
 
 const KEY = 'coalition.filters'
 const PAUSE_MS = 250
+const UNFINISHED = /(^|\s)-?\w+[:<>]=?$/ // a field whose value is to come: told with Enter only
 // The server's grammar (coalition/filters.py); it also says what is wrong with a filter.
 const FIELDS = {
   'state:': ['WAITING', 'PENDING', 'WORKING', 'FINISHED', 'ERROR'],
@@ -98,25 +99,30 @@ export function Filter({ users }) {
   }, [place.value.filter])
   useEffect(() => () => clearTimeout(timer.current), [])
   const found = open ? completions(text, users) : []
+  const tell = (value) => {
+    told.current = value.trim()
+    go({ filter: told.current }, true)
+  }
   const write = (value, wait = 0) => {
     setText(value)
     setAt(-1)
     clearTimeout(timer.current)
-    if (/(^|\s)-?\w+[:<>]=?$/.test(value)) return // what it should be is to come
-    timer.current = setTimeout(() => {
-      told.current = value.trim()
-      go({ filter: told.current }, true)
-    }, wait)
+    timer.current = setTimeout(() => tell(value.replace(UNFINISHED, '$1')), wait)
   }
   const keys = {
     ArrowDown: () => setAt((at + 1) % found.length),
     ArrowUp: () => setAt((at + found.length - 1) % found.length),
     Tab: () => write(found[Math.max(0, at)]),
     Escape: () => setOpen(false),
-    Enter: () => (at >= 0 ? write(found[at]) : setOpen(false)),
+    Enter: () => at >= 0 && write(found[at]),
   }
   const onKeyDown = (event) => {
     if (event.key === 'Tab' && event.shiftKey) return
+    if (event.key === 'Enter' && at < 0) {
+      clearTimeout(timer.current)
+      setOpen(false)
+      tell(text)
+    }
     if (!found.length || !keys[event.key]) return
     event.preventDefault()
     event.stopPropagation()

@@ -91,8 +91,7 @@ const Coming = ({ number, top }) => (
   </div>
 )
 
-function Head({ shown, sortable }) {
-  const { sort } = place.value
+function Head({ shown, sort, sortable }) {
   const flipSort = (by) => {
     const [first, then] = by === 'title' ? [by, `-${by}`] : [`-${by}`, by]
     go({ sort: sort === first ? then : first }, true)
@@ -222,7 +221,7 @@ export function Grid({ tree, currency, none, sortable }) {
       onMouseDown={noText}
       onKeyDown={onKeyDown}
     >
-      <Head shown={shown} sortable={sortable} />
+      <Head shown={shown} sort={place.value.sort && tree.root.query.sort} sortable={sortable} />
       <div role="rowgroup" style={{ height: `${tree.length * height}px` }}>
         {rows.map(({ key, number, row }) => {
           const top = `${number * height}px`

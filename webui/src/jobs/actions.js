@@ -28,7 +28,6 @@ function told(done, words) {
   return `${words} ${plural(done.changed, 'job')}${left}`
 }
 
-const STATES = ['waiting', 'pending', 'working', 'finished', 'error']
 const PARTIAL = { partial: true }
 const idsOf = (which) => (Array.isArray(which) ? which : [])
 
@@ -42,21 +41,21 @@ async function flipPause(which, on) {
   say(told(done, word), done.changed > 0 && undo)
 }
 
-// What would happen, by a rehearsal on the server: of a group also to the jobs in it.
-async function ask(which, act, words, end) {
+// What would happen, by a rehearsal on the server. `inAll`: to how many, also those in groups, by the farm's counts before and after.
+async function ask(which, act, words, end, inAll) {
   const { changed, dry_run: dry, refused } = await act(which, { ...PARTIAL, dryRun: true })
-  const left = (state) => Math.max(0, dry.before[state] - dry.after[state])
-  const inAll = STATES.reduce((sum, state) => sum + left(state), 0)
-  const all = inAll > changed ? `, ${plural(inAll, 'job')} in all` : ''
-  const running = left('working') ? `, of which ${count(left('working'))} run now` : ''
+  const many = inAll(dry.before, dry.after)
+  const all = many > changed ? `, ${plural(many, 'job')} in all` : ''
+  const runs = Math.max(0, dry.before.working - dry.after.working)
+  const running = runs ? `, of which ${count(runs)} run now` : ''
   const out = refused?.length ? ` ${plural(refused.length, 'job')} would be left out: ${refused[0].detail}.` : ''
   return `${words} ${plural(changed, 'selected job')}${all}${running}?${out} ${end}`
 }
 
-const bulk = (name, label, act, words, end, after) => ({
+const bulk = (name, label, act, words, end, inAll, after) => ({
   name,
   label,
-  confirm: (which) => ask(which, act, words, end),
+  confirm: (which) => ask(which, act, words, end, inAll),
   run: async (which) => {
     const done = await act(which, PARTIAL)
     after?.()
@@ -68,15 +67,16 @@ const forget = () => {
   clear()
   go({ job: 0 })
 }
+const begun = ({ working, finished, error }) => working + finished + error
 const errorsOnly = (which, how) => api.reset(which, { errorsOnly: true, ...how })
 
 export const BULK = [
   { name: 'pause', label: 'Pause', run: (which) => flipPause(which, true) },
   { name: 'start', label: 'Start', run: (which) => flipPause(which, false) },
-  bulk('reset', 'Run again', api.reset, 'Run again:', 'What was finished is done anew, and paid anew.'),
-  bulk('reset-errors', 'Run errors again', errorsOnly, 'Run the errors again in', 'What was finished stays.'),
-  bulk('skip', 'Skip', api.skip, 'Let count as finished without being run:', 'A reset takes it back.'),
-  bulk('delete', 'Delete', api.delete, 'Delete', 'This cannot be undone.', forget),
+  bulk('reset', 'Run again', api.reset, 'Run again:', 'What was finished is done anew, and paid anew.', (before, after) => begun(before) - begun(after)),
+  bulk('reset-errors', 'Run errors again', errorsOnly, 'Run the errors again in', 'What was finished stays.', (before, after) => before.error - after.error),
+  bulk('skip', 'Skip', api.skip, 'Let count as finished without being run:', 'A reset takes it back.', (before, after) => after.finished - before.finished),
+  bulk('delete', 'Delete', api.delete, 'Delete', 'This cannot be undone.', (before, after) => before.total - after.total, forget),
 ]
 
 // Priorities up or down by a step; undone to what each was.
@@ -123,8 +123,22 @@ export function elsewhere(jobs) {
     label: 'Run elsewhere',
     confirm: running ? `Run ${jobs.length === 1 ? 'it' : plural(jobs.length, 'job')} on another worker? What ${running === 1 ? 'it did' : 'they did'} so far is lost.` : undefined,
     run: async () => {
-      for (const { id } of jobs) await runElsewhere(await api.job(id))
-      say(jobs.length === 1 ? `It will run again, not on ${jobs[0].worker}` : `${plural(jobs.length, 'job')} will run again, each not where it was`)
+      let done = 0
+      let reason = 'it is no longer there'
+      for (const row of jobs) {
+        try {
+          const job = await api.job(row.id) // it may have ended since
+          if (!mayRunElsewhere(job) || job.worker !== row.worker) continue
+          await runElsewhere(job)
+          done += 1
+        } catch (error) {
+          if (error.status === undefined || error.away) throw error
+          reason = error.message
+        }
+      }
+      const left = jobs.length - done
+      if (!left && done === 1) say(`It will run again, not on ${jobs[0].worker}`)
+      else say(`${plural(done, 'job')} will run again, not where each was${left ? `; ${plural(left, 'job')} left out: ${reason}` : ''}`)
     },
   }
 }

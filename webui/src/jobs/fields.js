@@ -1,6 +1,7 @@
 // The fields of a job that can be given or changed: word, kind, and how a kind is written in a text field and read back.
 const words = { to: (value) => value.join(' '), from: (text) => text.split(/[\s,]+/).filter(Boolean) }
-const lines = { to: (value) => value.join('\n'), from: (text) => text.split('\n').filter(Boolean), area: true }
+const unlessBlank = (text) => (text.trim() ? text : '')
+const lines = { to: (value) => value.join('\n'), from: (text) => text.split('\n').filter(unlessBlank), area: true }
 const number = { to: String, from: (text) => (text.trim() === '' ? 0 : Number(text)), numeric: true }
 const UNITS = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 }
 
@@ -15,9 +16,9 @@ function sizeText(value) {
 }
 
 export const KINDS = {
-  text: { to: (value) => value ?? '', from: (text) => text },
+  text: { to: (value) => value ?? '', from: unlessBlank },
   pattern: { to: (value) => value ?? '', from: (text) => text || null },
-  area: { to: (value) => value ?? '', from: (text) => text, area: true },
+  area: { to: (value) => value ?? '', from: unlessBlank, area: true },
   number,
   size: { to: sizeText, from: sizeOf, numeric: true },
   words,
@@ -27,7 +28,7 @@ export const KINDS = {
   flag: { to: (value) => (value ? 'yes' : 'no'), from: (text) => text === 'yes' },
   pairs: {
     to: (value) => Object.entries(value).map((pair) => pair.join('=')).join('\n'),
-    from: (text) => Object.fromEntries(text.split('\n').filter(Boolean).map((line) => [line.split('=')[0], line.slice(line.indexOf('=') + 1)])),
+    from: (text) => Object.fromEntries(text.split('\n').filter(unlessBlank).map((line) => [line.split('=')[0], line.slice(line.indexOf('=') + 1)])),
     area: true,
   },
   counts: {

@@ -31,6 +31,10 @@ class Level {
     return this.pages.reduce((sum, page) => sum + page.size, 0)
   }
 
+  get loaded() {
+    return this.pages.reduce((sum, page) => sum + (page.rows?.length ?? 0), 0)
+  }
+
   get end() {
     return this.pages[this.pages.length - 1]
   }

@@ -1,5 +1,5 @@
 // Activity: what happened on the farm and who did it, newest first, and the audit; the filters stand in the address.
-import { useMemo } from 'preact/hooks'
+import { useMemo, useState } from 'preact/hooks'
 import * as api from '../api.js'
 import { Audit } from '../activity/Audit.jsx'
 import { Older, usePages } from '../activity/pages.jsx'
@@ -26,13 +26,13 @@ function WorkerField() {
   const { data } = useLive('workers:names', names, 5)
   const workers = data || []
   const { worker } = place.value
+  const [unknown, setUnknown] = useState('')
   const name = workers.find((one) => one.id === worker)?.name ?? (worker ? `#${worker}` : '')
   const choose = (event) => {
     const text = event.target.value.trim()
     const found = workers.find((one) => one.name === text || `#${one.id}` === text)
     if (found || !text) go({ worker: found?.id ?? 0 }, true)
-    event.target.setCustomValidity(found || !text ? '' : `There is no worker ${text}.`)
-    event.target.reportValidity()
+    setUnknown(found || !text ? '' : text)
   }
   return (
     <>
@@ -42,6 +42,7 @@ function WorkerField() {
           <option key={one.id} value={one.name} />
         ))}
       </datalist>
+      {unknown && <span class="trouble" role="alert">There is no worker {unknown}.</span>}
     </>
   )
 }

@@ -1,5 +1,5 @@
 // The jobs: where one is among them, the list, what is done to the selected, and what it comes to.
-import { signal } from '@preact/signals'
+import { effect, signal } from '@preact/signals'
 import { useEffect } from 'preact/hooks'
 import * as api from '../api.js'
 import { count, duration, money, plural } from '../format.js'
@@ -13,12 +13,13 @@ import { Grid, rowsWord, useTree } from '../jobs/Grid.jsx'
 import { all, chosen, clear, cut, filterOf, selection } from '../jobs/selection.js'
 import { Actions, Empty, Section } from '../parts.jsx'
 import { Link, place } from '../place.jsx'
-import { useLive } from '../poll.js'
+import { locked, useLive } from '../poll.js'
 
 export const panel = signal('') // '', 'add' or 'edit'
 
 const STEP = 10 // of priority
-const seenUsers = new Set() // whose jobs were listed
+const seenUsers = new Set() // whose jobs were listed, to who is signed in
+effect(() => locked.value && seenUsers.clear())
 
 // A filter looks everywhere below a group, or in the whole farm, which nothing sorts by title.
 export const sortsBy = ({ parent, filter }, by) => by !== 'title' || parent > 0 || !filter
@@ -124,10 +125,12 @@ function Cut({ tree }) {
 // Sums of what is selected, else of what is loaded; a group's are those of what is in it.
 function Footer({ tree, filter, currency }) {
   const { ids } = selection.value
-  const rows = [...tree.rows()].filter((job) => !ids.size || ids.has(job.id))
+  const all = new Map([...tree.rows()].map((job) => [job.id, job]))
+  const rows = [...all.values()].filter((job) => !ids.size || ids.has(job.id))
   const there = new Set(rows.map((job) => job.id))
-  const jobs = rows.filter((job) => !there.has(job.parent))
-  const ended = jobs.filter((job) => job.ended_at && !job.group)
+  const isIn = (id) => there.has(id) || (all.has(id) && isIn(all.get(id).parent))
+  const jobs = rows.filter((job) => !isIn(job.parent))
+  const ended = rows.filter((job) => job.ended_at && !job.group)
   const sum = (name) => jobs.reduce((total, job) => total + (job[name] || 0), 0)
   const { root } = tree
   return (
@@ -142,7 +145,7 @@ function Footer({ tree, filter, currency }) {
       <span>run time {duration(sum('run_s'))}</span>
       {ended.length > 0 && <span>average {duration(ended.reduce((total, job) => total + job.run_s, 0) / ended.length)}</span>}
       <span>cost {money(sum('cost_micro'), currency)}</span>
-      {!ids.size && root.length > jobs.length && <span class="of">sums of the {count(jobs.length)} rows loaded</span>}
+      {!ids.size && root.length > root.loaded && <span class="of">sums of the {count(root.loaded)} rows loaded</span>}
     </p>
   )
 }

@@ -27,6 +27,7 @@ function useSearch(reader, show) {
   const found = useMemo(() => (text ? new Set(reader.lines.filter(fits(text)).map((line) => line.at)) : null), [text, reader.version.value])
   const step = (test, forward) => unlessAway(() => look(test, forward))
   const look = async (test, forward) => {
+    const { job, attempt } = place.value
     const hits = () => reader.lines.filter(fits(test)).map((line) => line.at)
     const next = () => (forward ? hits().find((at) => at > (current ?? -1)) : hits().findLast((at) => at < (current ?? Infinity)))
     let at = next()
@@ -43,7 +44,7 @@ function useSearch(reader, show) {
       if (place >= 0) at = place
     }
     setWords(at === undefined ? (forward ? 'none further on' : 'none further back') : '')
-    if (at === undefined) return
+    if (at === undefined || job !== place.value.job || attempt !== place.value.attempt) return
     setCurrent(at)
     go({ at: at + 1 }, true) // a link to it
     show(at)

@@ -221,7 +221,7 @@ export const useWorkers = () => useLive('workers', () => api.workers({ fields: F
 export function Workers() {
   const { data, error } = useWorkers()
   const { find: text, order } = place.value
-  const sort = order in SORTS ? order : 'name'
+  const sort = Object.hasOwn(SORTS, order) ? order : 'name'
   const paid = useLive('instances', () => api.instances({}), 3).data
   const instances = useMemo(() => new Map((paid || []).map((one) => [one.id, one])), [paid])
   const shown = useMemo(() => {
