@@ -234,6 +234,7 @@ def test_what_is_found_in_a_log_is_a_link(live: Live) -> None:
     worker = HandWorker(live.server.url, "found-1", affinity=[["found"]])
     worker.write(worker.take()[0]["attempt"], b"".join(b"line %d\n" % number for number in range(500)))
     page = live.open(f"/?view=log&job={job}")
+    expect(page.get_by_text("line 499")).to_be_visible()
     search = page.get_by_label("Find in the log")
     search.fill("line 123")
     page.keyboard.press("Enter")

@@ -63,7 +63,7 @@ function Search({ search, ready, all }) {
         title="Enter: further back; Shift+Enter: further on"
         value={text}
         onInput={(event) => setText(event.target.value)}
-        onKeyDown={(event) => event.key === 'Enter' && text && step(text, event.shiftKey)}
+        onKeyDown={(event) => event.key === 'Enter' && text && ready && step(text, event.shiftKey)}
       />
       {text && (
         <>
