@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from coalition.client import Client
 from tests.fakes.server import HandWorker, RealServer
@@ -334,3 +334,54 @@ def test_an_unknown_worker_is_told_beside_its_field(live: Live) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_role("alert")).to_have_text("There is no worker nobody-9.")
     expect(field).not_to_be_focused()
+
+
+def test_who_sees_own_jobs_only_has_no_menu_of_machines_and_money(live: Live) -> None:
+    page = live.open("/?view=limits")
+    expect(page.get_by_role("link", name="Money", exact=True)).to_be_visible()
+
+    def own(route: Route) -> None:
+        answer = route.fetch(headers={**route.request.headers, "If-None-Match": ""})
+        route.fulfill(response=answer, json={**answer.json(), "rights": ["create"]})
+
+    page.route("**/api/v1/server", own)
+    page.goto(f"{live.server.url}/?view=money")
+    expect(page.get_by_role("alert")).to_have_text("You may not see this. Ask whoever runs the farm for the right to.")
+    expect(page.get_by_role("link", name="Limits", exact=True)).to_be_visible()
+    for view in ("Money", "Cloud"):
+        expect(page.get_by_role("link", name=view, exact=True)).to_have_count(0)
+
+
+def test_the_home_view_tells_the_newest_of_what_holds_a_pool_back(live: Live) -> None:
+    page = live.open("/?view=limits")
+    told = [
+        ("hold", "a", "3 wait"),
+        ("hold", "b", "no money"),
+        ("hold", "a", "2 wait"),
+        ("launch", "a", "1 wants it"),
+        ("hold", "a", "0 wait"),
+    ]
+    rows = [
+        {"id": 9 - number, "at": 1e9, "last_at": None, "action": action, "pool": pool, "count": 0, "reason": reason}
+        for number, (action, pool, reason) in enumerate(told)
+    ]
+    page.route("**/api/v1/decisions*", lambda route: route.fulfill(json={"decisions": rows, "next": None}))
+    page.goto(live.server.url)
+    expect(page.locator(".decision p")).to_have_text(["3 wait", "no money", "1 wants it"])
+    page.goto(f"{live.server.url}/?view=cloud")
+    expect(page.locator(".decision p")).to_have_text([reason for _, _, reason in told])
+
+
+def test_the_map_of_a_group_marks_what_failed_and_what_runs_yet(live: Live) -> None:
+    group = live.client.submit(title="mapped", command="true", frames="1-3", affinity=("mapped",))
+    worker = HandWorker(live.server.url, "mapped-1", slots=3, affinity=[["mapped"]])
+    first, second, _ = (lease["attempt"] for lease in worker.take())
+    worker.end(first, exit_code=1)
+    worker.end(second)
+    page = live.open(f"/?view=jobs&job={group}")
+    page.locator(".children").get_by_role("button", name="Time", exact=True).click()
+    cells = page.locator(".children .glyphs .cell")
+    expect(cells.nth(0)).to_have_class(re.compile("failed"))
+    expect(cells.nth(0)).to_have_attribute("aria-label", re.compile(", error$"))
+    expect(cells.nth(1)).to_have_class(re.compile(r"^cell shade-[0-6]$"))
+    expect(cells.nth(2)).to_have_class(re.compile("runs"))

@@ -96,7 +96,7 @@ export function useRecycled(rows, rests) {
 
 // A click with Shift selects rows, not their text.
 export function noText(event) {
-  if (!event.shiftKey) return
+  if (!event.shiftKey || event.target.tagName === 'INPUT') return
   event.preventDefault()
   event.currentTarget.focus({ preventScroll: true })
 }
