@@ -373,7 +373,7 @@ def test_no_row_moves_in_the_document_while_the_list_is_scrolled_however_slowly(
     def moved() -> int | None:
         """None where the browser was held up for so long that the list rested."""
         in_order(grid)
-        found, longest_ms, _ = page.evaluate(SLOWLY, [".jobs-grid", 8, 150])
+        found, longest_ms, _ = page.evaluate(SLOWLY, [".jobs-grid", 8, 80])
         return int(found) if longest_ms < 100 else None
 
     assert poll_until(lambda: [found] if (found := moved()) is not None else None) == [0]
